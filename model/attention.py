@@ -1,0 +1,169 @@
+"""Causal attention and its executors; the only caller of the slot's rotate, unrotate, score_mod and rescore.
+
+One `score_mod` serves every executor:
+- `dense`: all T × T scores at once; the reference (float64 in the tests), and the fastest in bf16 on CPU at short T.
+- `blocked`: the same by blocks of query rows; memory linear in T.
+- `fused`: the fused causal kernel (scaled_dot_product_attention), where scores are not changed.
+- `hankel`: the fused kernel with a bias of the distance alone: one table a head, seen through an overlapping strided
+  view as the whole T × T mask, without its memory. For forward passes.
+- `flex`: FlexAttention, compiled, on CUDA.
+`choose` picks by what the encoding needs, the device, the dtype and the length, from measurements.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from model.encodings import PositionEncoding, ScoreMod
+
+EXECUTORS = ("dense", "blocked", "fused", "hankel", "flex")
+BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T)
+
+
+def attention(
+    q_BHTK: Tensor,
+    k_BHTK: Tensor,
+    v_BHTK: Tensor,
+    encoding: PositionEncoding,
+    positions: Tensor,
+    x_BTD: Tensor,
+    layer: int,
+    *,
+    queries: int | None = None,
+    executor: str | None = None,
+) -> Tensor:
+    """Causal attention with position encoding: (B, H, T, K), before the output projection.
+
+    queries: only the last so many rows are wanted (decoding); (B, H, queries, K) comes back.
+    executor: one of EXECUTORS, or None to choose. Raises ValueError for one that can't run this encoding.
+    """
+    scale = q_BHTK.shape[-1] ** -0.5
+    q_BHTK, k_BHTK, v_BHTK = encoding.rotate(q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer)
+    mod = encoding.score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer)
+    first = 0 if queries is None else q_BHTK.shape[2] - queries
+    executor = executor or choose(encoding, mod, q_BHTK, first)
+    if executor in ("dense", "blocked"):
+        rows = functools.partial(
+            _rows, q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale
+        )  # rows(first, last): those rows of the output
+        out_BHTK = rows(first, q_BHTK.shape[2]) if executor == "dense" else _blocked(rows, q_BHTK, first)
+    else:
+        _require_whole_rows_unused(encoding, executor, first)
+        out_BHTK = _KERNELS[executor](q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale)
+    if first:
+        positions, x_BTD = positions.narrow(min(positions.ndim - 1, 1), first, queries), x_BTD[:, first:]
+    return encoding.unrotate(out_BHTK, positions, x_BTD, layer)
+
+
+def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0) -> str:
+    """The executor for this encoding, device, dtype and length. What it rests on was measured: see README, Speed."""
+    B, H, T, _ = q_BHTK.shape
+    small = B * H * T * T <= BLOCK_SCORES
+    if encoding.rescores or first:
+        return "dense" if small else "blocked"
+    if q_BHTK.is_cuda:
+        return "fused" if mod is None else "flex"
+    training = torch.is_grad_enabled()
+    if mod is None:  # the fused kernel's backward in bf16 is slow on CPU at short lengths
+        return "dense" if training and q_BHTK.dtype == torch.bfloat16 and T <= 512 else "fused"
+    if encoding.distance_bias and not training and T >= 256:
+        return "hankel"
+    return "dense" if small else "blocked"
+
+
+def _require_whole_rows_unused(encoding: PositionEncoding, executor: str, first: int) -> None:
+    if encoding.rescores or first:
+        why = f"{type(encoding).__name__} needs whole rows of scores" if encoding.rescores else "decoding is by rows"
+        raise ValueError(f"executor={executor!r} can't be used: {why}; use dense or blocked")
+
+
+def _rows(q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale, first: int, last: int) -> Tensor:
+    """Rows first..last−1 of the attention's output, with their scores written out: (B, H, last − first, K)."""
+    T = k_BHTK.shape[2]
+    rows_Q = torch.arange(first, last, device=q_BHTK.device)
+    columns_T = torch.arange(T, device=q_BHTK.device)
+    visible_QT = columns_T <= rows_Q[:, None]
+    with torch.autocast(q_BHTK.device.type, enabled=False):
+        scores_BHQT = (q_BHTK[:, :, first:last] * scale) @ k_BHTK.transpose(-1, -2)
+        if mod is not None and encoding.distance_bias and not encoding.rescores:
+            distances_QT = (rows_Q[:, None] - columns_T).clamp_min(0)
+            scores_BHQT = scores_BHQT + distance_table(mod, encoding, T, scores_BHQT.dtype)[:, distances_QT]
+        elif mod is not None:
+            b = torch.arange(q_BHTK.shape[0], device=q_BHTK.device)[:, None, None, None]
+            h = torch.arange(q_BHTK.shape[1], device=q_BHTK.device)[:, None, None]
+            scores_BHQT = mod(scores_BHQT, b, h, rows_Q[:, None], columns_T)
+        if encoding.rescores:
+            weights_BHQT = encoding.rescore(scores_BHQT, visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer)
+        else:
+            weights_BHQT = PositionEncoding.rescore(encoding, scores_BHQT, visible_QT, *(None,) * 6)
+        return weights_BHQT.to(v_BHTK.dtype) @ v_BHTK
+
+
+def _blocked(rows, q_BHTK: Tensor, first: int) -> Tensor:
+    """`rows` by blocks of query rows. In training each block's scores are computed again in the backward pass."""
+    B, H, T, _ = q_BHTK.shape
+    step = max(1, BLOCK_SCORES // (B * H * T))
+    if torch.is_grad_enabled():
+        rows = functools.partial(checkpoint, rows, use_reentrant=False)
+    return torch.cat([rows(start, min(start + step, T)) for start in range(first, T, step)], dim=2)
+
+
+def _fused(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
+    if mod is not None:
+        raise ValueError(f"executor='fused' can't be used: {type(encoding).__name__} changes the scores; use dense")
+    return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True, scale=scale)
+
+
+def distance_table(mod: ScoreMod, encoding: PositionEncoding, length: int, dtype: torch.dtype) -> Tensor:
+    """The bias of a `distance_bias` encoding by head and distance 0..length−1, (H, length), out of its score_mod."""
+    device = next(iter([*encoding.buffers(), *encoding.parameters()])).device
+    zero = torch.zeros((), dtype=torch.long, device=device)
+    heads_H1 = torch.arange(encoding.shape.num_heads, device=device)[:, None]
+    distances_T = torch.arange(length, device=device)
+    score = torch.zeros((encoding.shape.num_heads, length), dtype=dtype, device=device)
+    return mod(score, zero, heads_H1, distances_T, zero)
+
+
+def _hankel(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
+    """The fused kernel, its float mask a view of one table: with the queries in reverse order, mask[r, j] = bias at
+    distance (T − 1 − r) − j depends on r + j alone, so row r is the table read from r on; −inf beyond the diagonal."""
+    if mod is None or not encoding.distance_bias:
+        raise ValueError(
+            f"executor='hankel' can't be used: {type(encoding).__name__}'s scores have no bias of the distance alone"
+        )
+    B, H, T, _ = q_BHTK.shape
+    table_HT = distance_table(mod, encoding, T, torch.float32).flip(-1).to(q_BHTK.dtype)
+    future_HT = torch.full((H, T - 1), float("-inf"), dtype=q_BHTK.dtype, device=q_BHTK.device)
+    line = torch.cat([table_HT, future_HT], dim=-1).contiguous()  # (H, 2T − 1): distance T−1 ... 0, then the future
+    mask_HTT = line.as_strided((H, T, T), (2 * T - 1, 1, 1)).expand(B, H, T, T)
+    return F.scaled_dot_product_attention(q_BHTK.flip(2), k_BHTK, v_BHTK, attn_mask=mask_HTT, scale=scale).flip(2)
+
+
+def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    length = q_BHTK.shape[2]
+    run = _compiled_flex() if q_BHTK.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    return run(q_BHTK, k_BHTK, v_BHTK, score_mod=mod, block_mask=_causal_blocks(length, q_BHTK.device), scale=scale)
+
+
+@functools.cache
+def _compiled_flex():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@functools.lru_cache(maxsize=8)
+def _causal_blocks(length: int, device: torch.device):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device=str(device))
+
+
+_KERNELS = {"fused": _fused, "hankel": _hankel, "flex": _flex}

@@ -1,0 +1,213 @@
+"""The slot: `PositionEncoding`, the only contract between a position encoding and the model.
+
+Every hook does nothing by default, so the base class *is* NoPE ("no position encoding", Kazemnejad et al. 2023,
+https://arxiv.org/abs/2305.19466), and "none" is no special case. One paper is one file in this folder; the folder is the
+registry. The transformer owns the encoding and passes it through `forward`; `model/attention.py` is the only caller of
+`rotate`, `unrotate`, `score_mod` and `rescore`.
+
+Shapes in names: B batch, T tokens (query and key rows), H heads, K head width, D model width; i query row, j key row.
+Positions are (T,) when the batch shares them, (B, T) when it does not, (B, T, A) when a token has A coordinates.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# score_mod(score, b, h, i, j) -> score: pointwise; b, h, i, j are integer tensors that broadcast against score.
+# The dense executors pass index tensors of shape (B,1,1,1), (H,1,1), (Tq,1), (Tk,); FlexAttention passes scalars.
+ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an encoding may know of the model and its text: sizes, the context it will be trained on, separators.
+
+    dim: model width; num_heads: heads a layer; num_layers: blocks; context: training length in tokens (L).
+    separators: ids of the tokens that end a "line" or a "sentence", for encodings with coordinates of that kind.
+    """
+
+    dim: int
+    num_heads: int
+    num_layers: int
+    context: int
+    separators: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("dim", "num_heads", "num_layers", "context"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim={self.dim} is not divisible by num_heads={self.num_heads}: choose a multiple of it")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head (d)."""
+        return self.dim // self.num_heads
+
+
+class PositionEncoding(nn.Module):
+    """No position encoding, and the base of all others: override the hooks that the paper's method needs.
+
+    Class attributes are claims that the laws in tests/ hold an encoding to:
+    max_length: longest sequence it is defined on, in tokens; None is unlimited. Longer input raises ValueError.
+    relative: attention scores depend on i − j alone (given the same content at i and j).
+    distance_bias: score_mod adds a bias that depends on (head, i − j) and nothing else, so that executors may
+        tabulate it once per distance instead of once per pair (only used where positions are the default 0..T−1).
+    rescores: `rescore` is in use, so attention needs whole rows of scores and weights.
+    prefix_consistent: the first t rows of a longer sequence are those of the shorter; False only where a method
+        looks at the sequence's length, and such a method can't decode token by token.
+    """
+
+    max_length: int | None = None
+    relative: bool = False
+    distance_bias: bool = False
+    rescores: bool = False
+    prefix_consistent: bool = True
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = shape
+
+    def positions(self, tokens_BT: Tensor) -> Tensor:
+        """The coordinates of each token: (T,), (B, T) or (B, T, A), on the tokens' device. Default 0..T−1."""
+        return torch.arange(tokens_BT.shape[-1], device=tokens_BT.device)
+
+    def embed(self, x_BTD: Tensor, positions: Tensor) -> Tensor:
+        """Change the embeddings, once, before the first block."""
+        return x_BTD
+
+    def rotate(
+        self, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, positions: Tensor, x_BTD: Tensor, layer: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn, scale or extend q and k (and, for placement variants, v), before the scores q·k/√d.
+
+        x_BTD is the block's normalised input. q and k may come back wider than K (both alike): the scores keep the
+        scale 1/√d of the head width, so that a term that expands into a dot product needs no T × T tensor.
+        """
+        return q_BHTK, k_BHTK, v_BHTK
+
+    def unrotate(self, out_BHTK: Tensor, positions: Tensor, x_BTD: Tensor, layer: int) -> Tensor:
+        """Change each head's output (placement variants turn it back), before the output projection."""
+        return out_BHTK
+
+    def score_mod(
+        self, q_BHTK: Tensor, k_BHTK: Tensor, positions: Tensor, x_BTD: Tensor, layer: int
+    ) -> ScoreMod | None:
+        """A pointwise function of (score, b, h, i, j), applied to q·k/√d, or None.
+
+        q and k are those that `rotate` returned. i and j are rows of q and k, not coordinates: look those up with
+        `take(positions, b, i)`. Written once with broadcasting index tensors, it serves every executor.
+        """
+        return None
+
+    def rescore(
+        self,
+        scores_BHQT: Tensor,
+        visible_QT: Tensor,
+        rows_Q: Tensor,
+        q_BHTK: Tensor,
+        k_BHTK: Tensor,
+        positions: Tensor,
+        x_BTD: Tensor,
+        layer: int,
+    ) -> Tensor:
+        """Whole rows of scores (after score_mod, not masked) to attention weights, where `rescores` is set.
+
+        rows_Q are the rows i of q that these Q rows of scores belong to; visible_QT[r, j] is j ≤ rows_Q[r]. Returns
+        (B, H, Q, T) weights that are zero where not visible. The default is the softmax over what is visible.
+        """
+        return torch.softmax(scores_BHQT.masked_fill(~visible_QT, float("-inf")), dim=-1)
+
+    def check_length(self, length: int) -> None:
+        """Raises ValueError where the encoding is not defined on `length` tokens."""
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(
+                f"{type(self).__name__} is not defined beyond {self.max_length} tokens (asked for {length}): "
+                "evaluate at shorter lengths or choose an encoding without a table"
+            )
+
+    def extra_repr(self) -> str:
+        return f"max_length={self.max_length}, relative={self.relative}"
+
+
+class Wrapper(PositionEncoding):
+    """An encoding around another: every hook and claim is the inner one's until a subclass changes it."""
+
+    def __init__(self, shape: Shape, inner: PositionEncoding):
+        super().__init__(shape)
+        if not isinstance(inner, PositionEncoding):
+            raise ValueError(f"encoding.inner={inner!r}: {type(self).__name__} wraps another encoding; name one")
+        self.inner = inner
+        for claim in ("max_length", "relative", "distance_bias", "rescores", "prefix_consistent"):
+            setattr(self, claim, getattr(inner, claim))
+
+    def positions(self, tokens_BT):
+        return self.inner.positions(tokens_BT)
+
+    def embed(self, x_BTD, positions):
+        return self.inner.embed(x_BTD, positions)
+
+    def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
+        return self.inner.rotate(q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer)
+
+    def unrotate(self, out_BHTK, positions, x_BTD, layer):
+        return self.inner.unrotate(out_BHTK, positions, x_BTD, layer)
+
+    def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer):
+        return self.inner.score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer)
+
+    def rescore(self, *args):
+        return self.inner.rescore(*args)
+
+    def check_length(self, length):
+        self.inner.check_length(length)
+
+
+def take(positions: Tensor, b: Tensor, i: Tensor) -> Tensor:
+    """The coordinate of row i of sequence b, for positions of shape (T,) or (B, T); broadcasts over b and i."""
+    return positions[i] if positions.ndim == 1 else positions[b, i]
+
+
+def build_encoding(config: Mapping[str, Any], shape: Shape, seed: int = 0) -> PositionEncoding:
+    """The encoding of a config (`_target_`: a class under model.encodings; other keys: its settings), built with its own
+    random generator, so that an encoding's parameters never move the backbone's initial weights.
+
+    A setting that is itself such a config (a wrapped encoding) is built first, a list of them likewise.
+    Raises ValueError, naming the value, for an unknown class or setting.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 2 + 1)  # odd; the backbone draws from even seeds
+        return _build(config, shape)
+
+
+def _build(config: Mapping[str, Any], shape: Shape) -> PositionEncoding:
+    settings = {key: value for key, value in config.items() if key not in ("_target_", "name")}
+    target = config.get("_target_", "")
+    module_name, _, class_name = target.rpartition(".")
+    if not module_name.startswith("model.encodings"):
+        raise ValueError(f"encoding._target_={target!r}: must name a class under model.encodings")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"encoding._target_={target!r}: no such class ({error})") from None
+    if not (isinstance(cls, type) and issubclass(cls, PositionEncoding)):
+        raise ValueError(f"encoding._target_={target!r}: not a PositionEncoding")
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            settings[key] = _build(value, shape)
+        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            settings[key] = [_build(item, shape) for item in value]
+    known = list(inspect.signature(cls).parameters)[1:]  # the first is the shape
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(
+            f"encoding {class_name} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}"
+        )
+    return cls(shape, **settings)

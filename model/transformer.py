@@ -1,0 +1,177 @@
+"""A small pre-norm decoder-only transformer with a slot for the position encoding.
+
+Embedding, blocks of (RMSNorm, causal attention, RMSNorm, MLP), RMSNorm, tied head. It owns the encoding and passes it
+through `forward`, so that its parameters stand once in the state_dict. In the manner of GPT-2 (Radford et al. 2019) with
+RMSNorm (Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467) and no biases.
+
+Shapes in names: B batch, T tokens, D width, H heads, K head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.attention import attention
+from model.encodings import PositionEncoding, Shape
+
+INIT_STD = 0.02
+
+
+class MLP(nn.Module):
+    """Position-wise feed-forward layer: "gelu", "relu2" (squared ReLU, Primer) or "swiglu" (Shazeer 2020)."""
+
+    KINDS = ("gelu", "relu2", "swiglu")
+
+    def __init__(self, dim: int, hidden: int, kind: str):
+        super().__init__()
+        if kind not in self.KINDS:
+            raise ValueError(f"model.mlp={kind!r}: must be one of {', '.join(self.KINDS)}")
+        self.kind = kind
+        self.up = nn.Linear(dim, hidden * (2 if kind == "swiglu" else 1), bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        up = self.up(x_BTD)
+        if self.kind == "gelu":
+            return self.down(F.gelu(up, approximate="tanh"))
+        if self.kind == "relu2":
+            return self.down(F.relu(up).square())
+        gate, up = up.chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, shape: Shape, hidden: int, mlp: str, dropout: float):
+        super().__init__()
+        self.num_heads, self.head_dim, self.dropout = shape.num_heads, shape.head_dim, dropout
+        self.attention_norm = nn.RMSNorm(shape.dim)
+        self.qkv = nn.Linear(shape.dim, 3 * shape.dim, bias=False)
+        self.out = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.mlp_norm = nn.RMSNorm(shape.dim)
+        self.mlp = MLP(shape.dim, hidden, mlp)
+
+    def forward(
+        self, x_BTD: Tensor, encoding: PositionEncoding, positions: Tensor, layer: int, past: Past | None = None
+    ) -> Tensor:
+        h_BTD = self.attention_norm(x_BTD)
+        q, k, v = self.qkv(h_BTD).chunk(3, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))  # (B, H, T, K)
+        queries = None
+        if past is not None:
+            queries = h_BTD.shape[1]
+            q, k, v, h_BTD = past.append(layer, q, k, v, h_BTD)
+        a_BHTK = attention(q, k, v, encoding, positions, h_BTD, layer, queries=queries)
+        x_BTD = x_BTD + self._drop(self.out(a_BHTK.transpose(1, 2).flatten(-2)))
+        return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)))
+
+    def _drop(self, x_BTD: Tensor) -> Tensor:
+        return F.dropout(x_BTD, self.dropout, self.training) if self.dropout else x_BTD
+
+
+@dataclass
+class Past:
+    """What decoding keeps of the tokens before: their ids, and each layer's q, k, v (before `rotate`) and input.
+
+    Turned keys are not kept: any encoding decodes that is `prefix_consistent`, also those that look at the content.
+    """
+
+    tokens_BT: Tensor | None = None
+    layers: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def append(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """All q, k, v (B, H, T, K) and inputs (B, T, D) of this layer so far, the new ones last."""
+        new = (q, k, v, x)
+        if layer in self.layers:
+            new = tuple(torch.cat(pair, dim=-2) for pair in zip(self.layers[layer], new, strict=True))
+        self.layers[layer] = new
+        return new
+
+
+class Transformer(nn.Module):
+    """tokens (B, T) to logits (B, T, V).
+
+    For one seed the backbone's initial weights are the same under every encoding: the encoding is built with a
+    generator of its own (`build_encoding`) and draws nothing here.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        encoding: PositionEncoding,
+        *,
+        mlp: str = "gelu",
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if vocab_size < 2:
+            raise ValueError(f"vocab_size={vocab_size}: a language model needs at least 2 tokens")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"model.dropout={dropout}: must lie in [0, 1)")
+        shape = encoding.shape
+        hidden = int(mlp_ratio * shape.dim)
+        if hidden < 1:
+            raise ValueError(f"model.mlp_ratio={mlp_ratio}: leaves the MLP no width at dim={shape.dim}")
+        self.shape = shape
+        self.dropout = dropout
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed * 2)  # even; encodings draw from odd seeds
+            self.embedding = nn.Embedding(vocab_size, shape.dim)
+            self.blocks = nn.ModuleList(Block(shape, hidden, mlp, dropout) for _ in range(shape.num_layers))
+            self.norm = nn.RMSNorm(shape.dim)
+            self._initialise()
+        self.encoding = encoding
+
+    def _initialise(self) -> None:
+        """Normal with deviation 0.02, the projections into the residual stream smaller by √(2 · layers) (GPT-2)."""
+        residual_std = INIT_STD / (2 * self.shape.num_layers) ** 0.5
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                nn.init.normal_(weight, std=residual_std if name.endswith(("out.weight", "down.weight")) else INIT_STD)
+
+    def hidden(self, tokens_BT: Tensor, past: Past | None = None, encoding: PositionEncoding | None = None) -> Tensor:
+        """The last norm's output (B, T, D); with `past`, of the new tokens alone.
+
+        encoding: takes the place of the model's own for this call (a length extension). Raises ValueError past its
+        max_length.
+        """
+        encoding = encoding or self.encoding
+        new = tokens_BT.shape[1]
+        if past is not None:
+            if not encoding.prefix_consistent:
+                name = type(encoding).__name__
+                raise ValueError(f"{name} can't decode token by token: its early rows change with the length")
+            if past.tokens_BT is not None:
+                tokens_BT = torch.cat([past.tokens_BT, tokens_BT], dim=1)
+            past.tokens_BT = tokens_BT
+        encoding.check_length(tokens_BT.shape[1])
+        positions = encoding.positions(tokens_BT)
+        x_BTD = encoding.embed(self.embedding(tokens_BT), positions)[:, -new:]
+        if self.dropout:
+            x_BTD = F.dropout(x_BTD, self.dropout, self.training)
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, encoding, positions, layer, past)
+        return self.norm(x_BTD)
+
+    def forward(self, tokens_BT: Tensor, past: Past | None = None, encoding: PositionEncoding | None = None) -> Tensor:
+        """Logits of the next token at every position: (B, T, V); see `hidden`."""
+        return F.linear(self.hidden(tokens_BT, past, encoding), self.embedding.weight)
+
+    def count_parameters(self) -> dict[str, int]:
+        """Parameters: `total`, `embedding` (the tied table), `encoding` (the slot's own), `backbone` (the rest)."""
+        total = sum(p.numel() for p in self.parameters())
+        embedding = self.embedding.weight.numel()
+        encoding = sum(p.numel() for p in self.encoding.parameters())
+        return {
+            "total": total,
+            "embedding": embedding,
+            "encoding": encoding,
+            "backbone": total - embedding - encoding,
+        }
