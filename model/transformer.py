@@ -1,8 +1,8 @@
 """A small pre-norm decoder-only transformer with a slot for the position encoding.
 
 Embedding, blocks of (RMSNorm, causal attention, RMSNorm, MLP), RMSNorm, tied head. It owns the encoding and passes it
-through `forward`, so that its parameters stand once in the state_dict. In the manner of GPT-2 (Radford et al. 2019) with
-RMSNorm (Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467) and no biases.
+through `forward`, so that its parameters stand once in the state_dict. In the manner of GPT-2 (Radford et al. 2019),
+with RMSNorm (Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467) and no biases.
 
 Shapes in names: B batch, T tokens, D width, H heads, K head width, V vocabulary.
 """

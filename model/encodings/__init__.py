@@ -1,9 +1,9 @@
 """The slot: `PositionEncoding`, the only contract between a position encoding and the model.
 
 Every hook does nothing by default, so the base class *is* NoPE ("no position encoding", Kazemnejad et al. 2023,
-https://arxiv.org/abs/2305.19466), and "none" is no special case. One paper is one file in this folder; the folder is the
-registry. The transformer owns the encoding and passes it through `forward`; `model/attention.py` is the only caller of
-`rotate`, `unrotate`, `score_mod` and `rescore`.
+https://arxiv.org/abs/2305.19466), and "none" is no special case. One paper is one file in this folder; the folder
+is the registry. The transformer owns the encoding and passes it through `forward`; `model/attention.py` is the only
+caller of `rotate`, `unrotate`, `score_mod` and `rescore`.
 
 Shapes in names: B batch, T tokens (query and key rows), H heads, K head width, D model width; i query row, j key row.
 Positions are (T,) when the batch shares them, (B, T) when it does not, (B, T, A) when a token has A coordinates.
@@ -176,8 +176,8 @@ def take(positions: Tensor, b: Tensor, i: Tensor) -> Tensor:
 
 
 def build_encoding(config: Mapping[str, Any], shape: Shape, seed: int = 0) -> PositionEncoding:
-    """The encoding of a config (`_target_`: a class under model.encodings; other keys: its settings), built with its own
-    random generator, so that an encoding's parameters never move the backbone's initial weights.
+    """The encoding of a config (`_target_`: a class under model.encodings; other keys: its settings), built with a
+    random generator of its own, so that an encoding's parameters never move the backbone's initial weights.
 
     A setting that is itself such a config (a wrapped encoding) is built first, a list of them likewise.
     Raises ValueError, naming the value, for an unknown class or setting.
