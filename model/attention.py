@@ -13,6 +13,9 @@ One `score_mod` serves every executor:
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +50,8 @@ def attention(
     mod = encoding.score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer)
     first = 0 if queries is None else q_BHTK.shape[2] - queries
     executor = executor or choose(encoding, mod, q_BHTK, first)
+    if not torch.compiler.is_compiling() and (used := _recorder.get()) is not None:
+        used.add(executor)
     if executor in ("dense", "blocked"):
         rows = functools.partial(
             _rows, q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale
@@ -58,6 +63,20 @@ def attention(
     if first:
         positions, x_BTD = positions.narrow(min(positions.ndim - 1, 1), first, queries), x_BTD[:, first:]
     return encoding.unrotate(out_BHTK, positions, x_BTD, layer)
+
+
+_recorder: ContextVar[set[str] | None] = ContextVar("recorder", default=None)
+
+
+@contextmanager
+def record_executors() -> Iterator[set[str]]:
+    """Collects the names of the executors that attention uses inside the block."""
+    used: set[str] = set()
+    token = _recorder.set(used)
+    try:
+        yield used
+    finally:
+        _recorder.reset(token)
 
 
 def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0) -> str:

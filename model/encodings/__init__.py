@@ -63,6 +63,7 @@ class PositionEncoding(nn.Module):
     rescores: `rescore` is in use, so attention needs whole rows of scores and weights.
     prefix_consistent: the first t rows of a longer sequence are those of the shorter; False only where a method
         looks at the sequence's length, and such a method can't decode token by token.
+    lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
     """
 
     max_length: int | None = None
@@ -70,6 +71,7 @@ class PositionEncoding(nn.Module):
     distance_bias: bool = False
     rescores: bool = False
     prefix_consistent: bool = True
+    lr_scale: float = 1.0
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -145,7 +147,7 @@ class Wrapper(PositionEncoding):
         if not isinstance(inner, PositionEncoding):
             raise ValueError(f"encoding.inner={inner!r}: {type(self).__name__} wraps another encoding; name one")
         self.inner = inner
-        for claim in ("max_length", "relative", "distance_bias", "rescores", "prefix_consistent"):
+        for claim in ("max_length", "relative", "distance_bias", "rescores", "prefix_consistent", "lr_scale"):
             setattr(self, claim, getattr(inner, claim))
 
     def positions(self, tokens_BT):
@@ -188,26 +190,38 @@ def build_encoding(config: Mapping[str, Any], shape: Shape, seed: int = 0) -> Po
 
 
 def _build(config: Mapping[str, Any], shape: Shape) -> PositionEncoding:
+    cls, settings = configured_class(config, "encoding", PositionEncoding)
+    return cls(shape, **{key: _build_inner(value, shape) for key, value in settings.items()})
+
+
+def _build_inner(value: Any, shape: Shape) -> Any:
+    """A setting, where the configs of encodings that it is or holds (in a mapping or a list) are built."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return _build(value, shape)
+        return {key: _build_inner(item, shape) for key, item in value.items()}
+    return [_build_inner(item, shape) for item in value] if isinstance(value, list | tuple) else value
+
+
+def configured_class(config: Mapping[str, Any], slot: str, base: type) -> tuple[type, dict[str, Any]]:
+    """The class that a config names and its settings; the class must lie under model.<slot>s and derive from `base`.
+
+    Raises ValueError, naming the value, for another class or a setting that the class doesn't have.
+    """
     settings = {key: value for key, value in config.items() if key not in ("_target_", "name")}
-    target = config.get("_target_", "")
+    target = str(config.get("_target_", ""))
     module_name, _, class_name = target.rpartition(".")
-    if not module_name.startswith("model.encodings"):
-        raise ValueError(f"encoding._target_={target!r}: must name a class under model.encodings")
+    if not f"{module_name}.".startswith(f"model.{slot}s."):
+        raise ValueError(f"{slot}._target_={target!r}: must name a class under model.{slot}s")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"encoding._target_={target!r}: no such class ({error})") from None
-    if not (isinstance(cls, type) and issubclass(cls, PositionEncoding)):
-        raise ValueError(f"encoding._target_={target!r}: not a PositionEncoding")
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and "_target_" in value:
-            settings[key] = _build(value, shape)
-        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-            settings[key] = [_build(item, shape) for item in value]
-    known = list(inspect.signature(cls).parameters)[1:]  # the first is the shape
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
+        raise ValueError(f"{slot}._target_={target!r}: no such class ({error})") from None
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(f"{slot}._target_={target!r}: not a {base.__name__}")
+    known = [name for name in inspect.signature(cls).parameters if name != "shape"]
+    if unknown := sorted(set(settings) - set(known)):
         raise ValueError(
-            f"encoding {class_name} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}"
+            f"{slot} {class_name} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}"
         )
-    return cls(shape, **settings)
+    return cls, settings

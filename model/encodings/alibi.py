@@ -8,7 +8,7 @@ from torch import Tensor
 from model.encodings import PositionEncoding, ScoreMod, Shape, take
 
 
-def alibi_slopes(num_heads: int) -> Tensor:
+def alibi_slopes(num_heads: int, exponent: float = 8.0) -> Tensor:
     """Slopes m_h of each head, shape (H,), float64: 2^(−8h/H), h = 1..H, where H is a power of two.
 
     Otherwise, as in the authors' code, the slopes of the next lower power of two, then every other one of the next
@@ -20,10 +20,10 @@ def alibi_slopes(num_heads: int) -> Tensor:
     [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125]
     """
     lower = 2 ** math.floor(math.log2(num_heads))
-    slopes = 2.0 ** (-8 * torch.arange(1, lower + 1, dtype=torch.float64) / lower)
+    slopes = 2.0 ** (-exponent * torch.arange(1, lower + 1, dtype=torch.float64) / lower)
     if lower == num_heads:
         return slopes
-    return torch.cat([slopes, alibi_slopes(2 * lower)[0::2][: num_heads - lower]])
+    return torch.cat([slopes, alibi_slopes(2 * lower, exponent)[0::2][: num_heads - lower]])
 
 
 class ALiBi(PositionEncoding):
@@ -31,17 +31,29 @@ class ALiBi(PositionEncoding):
 
     Press, Smith, Lewis 2022, "Train Short, Test Long", https://arxiv.org/abs/2108.12409. The authors' code adds
     m_h · j instead, which differs by a constant in each row and so is the same under softmax.
+
+    exponent: the flattest head's slope is 2^(−exponent); 8 in the paper (MPT calls it alibi_bias_max). Raises
+    ValueError where it is not positive.
     """
 
     relative = True
     distance_bias = True
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape, exponent: float = 8.0):
         super().__init__(shape)
-        self.register_buffer("slopes_H", alibi_slopes(shape.num_heads).float(), persistent=False)
+        if exponent <= 0:
+            raise ValueError(f"encoding.exponent={exponent}: must be positive, or slopes would favour what is far")
+        self.exponent = exponent
+        self.register_buffer("slopes_H", alibi_slopes(shape.num_heads, exponent), persistent=False)
+
+    def slopes(self) -> Tensor:
+        """Scores lost per token of distance, (H,)."""
+        return self.slopes_H
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
+        slopes_H = self.slopes().to(torch.promote_types(q_BHTK.dtype, torch.float32))
+
         def mod(score, b, h, i, j):
-            return score - self.slopes_H[h] * (take(positions, b, i) - take(positions, b, j))
+            return score - slopes_H[h] * (take(positions, b, i) - take(positions, b, j))
 
         return mod

@@ -15,7 +15,7 @@ class Learned(PositionEncoding):
 
     def __init__(self, shape: Shape, length: int | None = None):
         super().__init__(shape)
-        self.max_length = length or shape.context
+        self.max_length = shape.context if length is None else length
         if self.max_length < shape.context:
             raise ValueError(f"encoding.length={length}: shorter than the training context {shape.context}")
         self.table = nn.Parameter(torch.empty(self.max_length, shape.dim).normal_(std=0.02))

@@ -34,9 +34,9 @@ class Sinusoidal(PositionEncoding):
         super().__init__(shape)
         if shape.dim % 2:
             raise ValueError(f"dim={shape.dim}: sinusoids come in pairs, so the width must be even")
-        if base < 1:
+        if not base >= 1:
             raise ValueError(f"encoding.base={base}: must be at least 1")
-        if scale <= 0:
+        if not scale > 0:
             raise ValueError(f"encoding.scale={scale}: must be positive")
         self.base, self.scale = base, scale
 

@@ -1,0 +1,45 @@
+# make run | compare | test | test-all | lint | dashboard | explore | benchmark
+# An environment that is already prepared can be used instead of .venv: make run VENV= PYTHON=python3
+VENV ?= .venv
+PYTHON ?= $(if $(VENV),$(VENV)/bin/python,python3)
+# Any Python from 3.11 to 3.13 makes the environment.
+BOOTSTRAP ?= python3
+STAMP := $(if $(VENV),$(VENV)/.installed)
+ARGS ?=
+
+.PHONY: run compare test test-all lint dashboard explore benchmark setup clean
+
+setup: $(STAMP)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(BOOTSTRAP) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,cluster,dashboard]'
+	touch $@
+
+run: setup
+	$(PYTHON) train.py $(ARGS)
+
+compare: setup
+	$(PYTHON) train.py -m sweep=compare encoding=none,sinusoidal,learned,rope,alibi,t5 $(ARGS)
+
+test: setup
+	$(PYTHON) -m pytest $(ARGS)
+
+test-all: setup
+	$(PYTHON) -m pytest -m '' $(ARGS)
+
+lint: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+dashboard: setup
+	$(PYTHON) -m wandb leet runs/wandb
+
+explore: setup
+	$(PYTHON) -m scripts.explore $(ARGS)
+
+benchmark: setup
+	$(PYTHON) -m scripts.benchmark $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache

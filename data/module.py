@@ -1,0 +1,198 @@
+"""The data module: everything a run reads, from the settings of `conf/data` and `conf/tokenizer`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.corpus import build_corpus
+from data.prepare import Prepared, prepare
+from data.separators import separators
+from data.stream import TokenStream
+from data.tokenizer import TextTokenizer, build_recipe
+from data.windows import EndlessSampler, TrainingWindows, gather_windows, non_overlapping_windows
+
+
+class TextDataModule(L.LightningDataModule):
+    """Batches of token windows, int64 (B, context + 1): inputs `[:, :-1]`, targets `[:, 1:]`.
+
+    - `data`: the keys of a `conf/data` file; those that are not named here go to the corpus' source.
+    - `tokenizer`: the keys of a `conf/tokenizer` file.
+    - `context`: tokens of context in training; `batch_size`: windows a batch and rank.
+    - `seed`: of the training windows' order, which depends on nothing else (see `data/windows.py`).
+    - `start_sample`: how many training windows have been read before; null takes it from the trainer's global step
+      (times its ranks and accumulation), so that a resumed run goes on with the next window.
+
+    The training loader never ends: bound it by the trainer's `max_steps`, with `use_distributed_sampler=False`.
+    Raises ValueError, on construction or in `prepare`, for settings and texts that cannot be used.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, object],
+        tokenizer: Mapping[str, object],
+        context: int,
+        batch_size: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        cache_dir: str | Path = ".cache",
+        start_sample: int | None = None,
+    ):
+        super().__init__()
+        if context < 1 or batch_size < 1:
+            raise ValueError(f"context={context} and batch_size={batch_size} must be at least 1")
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+        self.num_workers, self.cache_dir, self.start_sample = num_workers, cache_dir, start_sample
+        settings = dict(data)
+        self.source = settings.pop("source", None)
+        self.name = settings.pop("name", self.source)
+        self.cross_documents = bool(settings.pop("cross_documents", False))
+        self.validation_windows = settings.pop("validation_windows", 64)
+        self._caps = {key: settings.pop(key, None) for key in ("max_documents", "max_tokens")}
+        self._corpus_settings = settings
+        tokenizer_settings = dict(tokenizer)
+        self._recipe = build_recipe(tokenizer_settings.pop("name", None), tokenizer_settings)
+        self._prepared: Prepared | None = None
+
+    def prepare(self) -> "TextDataModule":
+        """Open the prepared corpus, building it where it is missing; returns itself."""
+        if self._prepared is None:
+            corpus = build_corpus(self.source, self._corpus_settings)
+            self._prepared = prepare(corpus, self._recipe, self.cache_dir, **self._caps)
+        return self
+
+    def prepare_data(self) -> None:
+        self.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        self.prepare()
+
+    @property
+    def streams(self) -> dict[str, TokenStream]:
+        """The token streams of "train", "validation" and "test"."""
+        return self.prepare()._prepared.streams
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        return self.prepare()._prepared.tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id, the separator's included."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def corpus_hash(self) -> str:
+        """SHA-256 of all documents' texts, split by split."""
+        return self.prepare()._prepared.meta["corpus_hash"]
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 of the tokenizer's JSON."""
+        return self.tokenizer.hash
+
+    @property
+    def separators(self) -> dict[str, tuple[int, ...]]:
+        """Ids of the tokens that end a line or a sentence."""
+        return separators(self.tokenizer)
+
+    def describe(self) -> str:
+        """One line: the documents and tokens of train / validation / test."""
+        splits = self.streams.values()
+        documents = "/".join(str(stream.num_documents) for stream in splits)
+        tokens = "/".join(f"{len(stream) / 1e6:.3g}M" for stream in splits)
+        size = self.streams["test"].bytes_per_token
+        return (
+            f"{self.name}: {documents} documents, {tokens} tokens (train/validation/test), "
+            f"{size:.2f} bytes a test token, vocabulary {self.vocab_size}"
+        )
+
+    def train_windows(self) -> TrainingWindows:
+        """The endless sequence of training windows."""
+        return TrainingWindows(self.streams["train"], self.context, self.seed, self.cross_documents)
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless batches, (batch_size, context + 1), from `start_sample` on."""
+        rank, world, start = 0, 1, self.start_sample
+        if self.trainer is not None:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+            if start is None:
+                steps = self.trainer.global_step * self.trainer.accumulate_grad_batches
+                start = steps * self.batch_size * world
+        return self._loader(self.train_windows(), EndlessSampler(start or 0, rank, world))
+
+    def val_dataloader(self) -> DataLoader:
+        """At most `validation_windows` windows side by side, evenly spread over the validation split.
+
+        Raises ValueError if no validation document is longer than `context`.
+        """
+        stream = self.streams["validation"]
+        windows = non_overlapping_windows(stream, self.context, self.cross_documents)
+        starts = windows.starts[windows.scored == self.context]
+        if len(starts) == 0:
+            raise ValueError(
+                f"no validation document is longer than context={self.context} tokens: shorten the context, or set "
+                "data.cross_documents=true"
+            )
+        count = min(self.validation_windows or len(starts), len(starts))
+        return self._loader(FixedWindows(stream, starts[np.arange(count) * len(starts) // count], self.context + 1))
+
+    def _loader(self, dataset: Dataset, sampler: EndlessSampler | None = None) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_already_a_batch,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class FixedWindows(Dataset):
+    """The windows of `width` tokens at given starts, int64 (width,) each."""
+
+    def __init__(self, stream: TokenStream, starts: np.ndarray, width: int):
+        self.stream, self.starts, self.width = stream, starts, width
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> torch.Tensor:
+        """A batch at once, int64 (B, width)."""
+        return gather_windows(self.stream, self.starts[indices], self.width)
+
+
+def build_data(config: Mapping[str, Any]) -> TextDataModule:
+    """The prepared data module of a run's configuration (plain dicts), its batch shared by the run's devices.
+
+    Raises ValueError where the batch can't be shared evenly.
+    """
+    training, trainer = config["training"], config["trainer"]
+    devices = trainer["devices"] if isinstance(trainer["devices"], int) else 1
+    shares = training["accumulate"] * devices * trainer["num_nodes"]
+    if training["batch_size"] % shares:
+        raise ValueError(
+            f"training.batch_size={training['batch_size']} can't be shared by {shares} (accumulate x devices x nodes): "
+            "choose a multiple of it"
+        )
+    return TextDataModule(
+        config["data"],
+        config["tokenizer"],
+        context=config["context"],
+        batch_size=training["batch_size"] // shares,
+        seed=config["seed"],
+        num_workers=config["num_workers"],
+        cache_dir=config["cache_dir"],
+    ).prepare()
+
+
+def _already_a_batch(batch: torch.Tensor) -> torch.Tensor:
+    return batch

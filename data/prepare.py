@@ -1,0 +1,162 @@
+"""Prepare a corpus once: tokenizer and token streams in a cache folder that is whole, checked, or rebuilt.
+
+The folder's name is a hash of the corpus, the tokenizer's settings and FORMAT, so a changed setting never meets stale
+tokens. It is written beside its place and renamed into it: there is never half a folder. `meta.json` records every
+file's size and CRC-32, which are held against the files each time they are opened. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from data.corpus import SPLITS, Corpus, Document
+from data.stream import TokenStream, crc32, open_stream, write_stream
+from data.tokenizer import Bpe, Byte, Char, Pretrained, TextTokenizer
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # raised whenever the same settings would give other files
+LOCK_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus ready to read: its tokenizer, a stream for each split, and what `meta.json` says of them."""
+
+    tokenizer: TextTokenizer
+    streams: dict[str, TokenStream]
+    meta: dict
+
+
+def cache_folder(cache_dir: str | Path) -> Path:
+    """Where prepared corpora lie: the environment's TRAINSHORT_CACHE, or else `cache_dir`."""
+    return Path(os.environ.get("TRAINSHORT_CACHE") or cache_dir).expanduser()
+
+
+def prepare(
+    corpus: Corpus,
+    recipe: Bpe | Byte | Char | Pretrained,
+    cache_dir: str | Path,
+    max_documents: int | None = None,
+    max_tokens: int | None = None,
+) -> Prepared:
+    """Open the prepared corpus, building it first where it is missing, or (with a warning) damaged.
+
+    `max_documents` and `max_tokens` cap each split. Of several processes that start at once, one builds and the
+    others wait. Raises ValueError if the cache folder cannot be written, or the corpus cannot be used.
+    """
+    for name, cap in (("max_documents", max_documents), ("max_tokens", max_tokens)):
+        if cap is not None and cap < 2:
+            raise ValueError(f"data.{name}={cap} leaves nothing to learn from: give 2 or more, or null for no cap")
+    parts = (FORMAT, corpus.fingerprint(), recipe.fingerprint(), max_documents, max_tokens)
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
+    folder = cache_folder(cache_dir) / key
+    if (prepared := _open_if_whole(folder)) is not None:
+        return prepared
+    with _errors_naming(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _errors_naming(folder.parent):
+            lock = FileLock(folder.with_suffix(".lock"), timeout=LOCK_SECONDS).acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"another process has been preparing {folder} for {LOCK_SECONDS} s: wait for it, or set TRAINSHORT_CACHE "
+            "to another folder"
+        ) from error
+    with lock:
+        if (prepared := _open_if_whole(folder)) is not None:
+            return prepared
+        _discard(folder)
+        _build(folder, corpus, recipe, max_documents, max_tokens)
+        return _open(folder)
+
+
+def _build(
+    folder: Path,
+    corpus: Corpus,
+    recipe: Bpe | Byte | Char | Pretrained,
+    max_documents: int | None,
+    max_tokens: int | None,
+) -> None:
+    def documents(split: str) -> Iterator[Document]:
+        return islice(corpus.documents(split), max_documents)
+
+    tokenizer = recipe.build(documents("train"))
+    with (
+        _errors_naming(folder.parent),
+        tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as name,
+    ):
+        temporary = Path(name) / folder.name
+        temporary.mkdir()
+        tokenizer.save(temporary / "tokenizer.json")
+        splits = {}
+        for split in SPLITS:
+            splits[split] = write_stream(temporary, split, documents(split), tokenizer, max_tokens)
+            if splits[split]["empty"]:
+                log.warning("%s: %d empty documents left out", split, splits[split]["empty"])
+        meta = {
+            "format": FORMAT,
+            "vocab_size": tokenizer.vocab_size,
+            "separator": tokenizer.separator,
+            "separator_token": tokenizer.tokenizer.id_to_token(tokenizer.separator),
+            "splits": splits,
+            "corpus_hash": hashlib.sha256("".join(splits[s]["sha256"] for s in SPLITS).encode()).hexdigest(),
+            "tokenizer_hash": tokenizer.hash,
+            "files": {
+                path.name: {"size": path.stat().st_size, "crc32": crc32(path)} for path in sorted(temporary.iterdir())
+            },
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.rename(folder)
+
+
+def _open(folder: Path) -> Prepared:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    tokenizer = TextTokenizer.load(folder / "tokenizer.json", meta["separator_token"])
+    if (tokenizer.hash, tokenizer.separator) != (meta["tokenizer_hash"], meta["separator"]):
+        raise ValueError(f"{folder / 'tokenizer.json'} is not the tokenizer that wrote the tokens beside it")
+    return Prepared(tokenizer, {split: open_stream(folder, split, meta) for split in SPLITS}, meta)
+
+
+def _open_if_whole(folder: Path) -> Prepared | None:
+    if not folder.exists():
+        return None
+    try:
+        return _open(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("the prepared corpus in %s is damaged and is built again: %s", folder, error)
+        return None
+
+
+def _discard(folder: Path) -> None:
+    """Remove what is left of the folder, and of builds of it that were killed (we hold its lock)."""
+    with _errors_naming(folder.parent):
+        for left in folder.parent.glob(f"{folder.name}*"):
+            if left.is_dir():
+                shutil.rmtree(left)
+
+
+@contextmanager
+def _errors_naming(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, Timeout):
+            raise
+        raise ValueError(
+            f"the cache folder {folder} cannot be written ({error.strerror or error}): make room or give rights there, "
+            "or set cache_dir or TRAINSHORT_CACHE to another folder"
+        ) from error

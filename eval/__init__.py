@@ -1,0 +1,1 @@
+"""Scoring a trained model: protocols, probes, statistics, results and the report."""

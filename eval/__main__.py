@@ -1,0 +1,56 @@
+"""Scores a finished run again: python -m eval run=DIR [eval.lengths=[1,16]] [extension=yarn,pi].
+
+Settings are those of conf/eval, as the run was scored; rows that are new or changed are added to its results.
+"""
+
+import sys
+
+from omegaconf import OmegaConf
+
+from eval.jobs import FAILED, MISTAKES, one_sentence
+
+USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [eval.KEY=VALUE ...]"
+
+
+def main(arguments: list[str]) -> None:
+    from data.module import build_data
+    from eval.evaluate import evaluate
+    from eval.results import RunFolder
+    from eval.terminal import print_rows
+    from model.build import build_transformer
+    from model.checkpoint import load_weights, newest
+    from model.trainer import prepare_process
+
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if "run" not in options or len(options) != len(arguments):
+        raise ValueError(USAGE)
+    folder = RunFolder(options.pop("run"))
+    config = folder.config
+    settings = OmegaConf.create(config["eval"])
+    if extensions := options.pop("extension", None):
+        settings.extensions = extensions.split(",")
+    OmegaConf.set_struct(settings, True)
+    for key, value in options.items():
+        if not key.startswith("eval.") or not OmegaConf.select(settings, key[5:].split(".")[0]):
+            raise ValueError(f"{key}={value}: no such setting; known are eval.{{{', '.join(settings)}}}")
+        settings.merge_with_dotlist([f"{key[5:]}={value}"])
+    settings = OmegaConf.to_container(settings, resolve=True)
+    checkpoint = newest(folder.checkpoints)
+    if checkpoint is None:
+        raise ValueError(f"{folder.path} has no whole checkpoint: finish the run first")
+    scored = {row["context_length"] / config["context"] for row in folder.results["rows"]}
+    settings["lengths"] = sorted(scored | set(settings["lengths"]))
+    prepare_process(config["trainer"]["threads"])
+    data = build_data(config)
+    model = build_transformer(config, data.vocab_size, data.separators)
+    model.load_state_dict(load_weights(checkpoint))
+    rows = evaluate(model, data.streams[settings["split"]], folder, settings, calibration=data.streams["validation"])
+    print_rows(rows, config["context"])
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except MISTAKES as error:
+        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        sys.exit(FAILED)

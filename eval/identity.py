@@ -1,0 +1,38 @@
+"""What names a run: the encoding, the seed and a hash of everything that its numbers depend on. Light to import."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# Settings that change where and how a run is carried out, and not what it computes.
+NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """SHA-256 of the settings that a run's numbers depend on, hexadecimal."""
+    settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_id(config: dict[str, Any]) -> str:
+    """Readable and unique, as in rope-s0-1f2e3d: the same settings find the same folder again."""
+    return f"{config['encoding']['name']}-s{config['seed']}-{config_hash(config)[:6]}"
+
+
+def _resolve_run_id(_root_: DictConfig) -> str:
+    names = [name for name in _root_ if name not in NOT_IDENTITY]
+    return run_id({name: OmegaConf.to_container(_root_, resolve=False)[name] for name in names})
+
+
+def sweep_name(overrides: list[str]) -> str:
+    """The default name of a multirun's folder: a hash of its command, so that the same command goes on in it."""
+    return "sweep-" + hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:6]
+
+
+def register_resolvers() -> None:
+    """Makes `${run_id:}` known to the configuration."""
+    OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)

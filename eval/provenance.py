@@ -1,0 +1,70 @@
+"""What a number needs to be believed: which program, on which machine, with which data and settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.identity import config_hash
+
+PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "hydra-core", "numpy")
+
+
+def describe_run(config: Mapping[str, Any], data, module, meter) -> dict[str, Any]:
+    """The fields of results.json beside its rows: identity, provenance, parameters, training."""
+    return {
+        "run_id": config["run_id"],
+        "sweep": config["sweep"],
+        "encoding": config["encoding"]["name"],
+        "seed": config["seed"],
+        "context": config["context"],
+        "config_hash": config_hash(dict(config)),
+        "corpus": config["data"]["name"],
+        "corpus_hash": data.corpus_hash,
+        "tokenizer_hash": data.tokenizer_hash,
+        "commit": commit(),
+        "machine": machine(module.device),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "parameters": module.transformer.count_parameters(),
+        "training": meter.summary(),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, with "+" where files differ from it; None outside a git checkout."""
+    here = Path(__file__).parent.parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Device, processor, cores, threads."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def processor() -> str:
+    """The processor's name as Linux gives it, else what Python knows."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

@@ -1,0 +1,172 @@
+"""What a run leaves on disk, and how it is written: whole or not at all, and read back with its version checked.
+
+A run's folder:
+    config.json      the resolved configuration
+    status.json      state (running, finished, failed, interrupted), stage, error
+    results.json     schema version, provenance, training, rows (protocol, extension, context length)
+    losses.npz       the scored tokens' losses of every row, float32, and the windows they stand in
+    curve.csv        the training curve
+    checkpoints/     the newest two
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA = 1
+STATES = ("running", "finished", "failed", "interrupted")
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes beside the target, flushes to the disk, then renames: a reader sees a whole file or none."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written: {error.strerror}; what stood there before is unchanged") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Strict JSON (no NaN), indented, atomic."""
+    write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises ValueError, naming the file, where it is cut or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and run the same command again") from None
+
+
+def write_table(path: Path, rows: list[Mapping[str, Any]]) -> None:
+    """A CSV with the union of the rows' keys as its header, in order of appearance; atomic."""
+    text = io.StringIO()
+    fields = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
+
+
+class RunFolder:
+    """One run on disk. `open` it to carry a run out; construct it to read one."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration. Raises ValueError where the folder is no run."""
+        path = self.path / "config.json"
+        if not path.exists():
+            raise ValueError(f"{self.path} is not a run's folder: it has no config.json")
+        return read_json(path)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        return read_json(path) if path.exists() else {"state": "missing"}
+
+    @property
+    def finished(self) -> bool:
+        return self.status["state"] == "finished"
+
+    def set_status(self, state: str, **more: Any) -> None:
+        assert state in STATES
+        write_json(self.path / "status.json", {"state": state, "time": datetime.now(UTC).isoformat(), **more})
+
+    @contextmanager
+    def open(self, config: Mapping[str, Any]) -> Iterator[RunFolder]:
+        """Holds the folder for one run at a time, and records how it ends. Raises ValueError where it is held."""
+        from filelock import FileLock, Timeout
+
+        from model.checkpoint import Interrupted
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(f"{self.path} is in use by another process: wait for it, or change a setting") from None
+        try:
+            write_json(self.path / "config.json", config)
+            self.set_status("running")
+            yield self
+            self.set_status("finished")
+        except (Interrupted, KeyboardInterrupt) as error:
+            self.set_status("interrupted", error=str(error) or "stopped by SIGINT")
+            raise
+        except BaseException as error:
+            self.set_status("failed", error=f"{error}" or type(error).__name__, traceback=traceback.format_exc())
+            raise
+        finally:
+            lock.release()
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """results.json, or a fresh one with no rows. Raises ValueError for a damaged file or another schema."""
+        path = self.path / "results.json"
+        if not path.exists():
+            return {"schema": SCHEMA, "rows": []}
+        results = read_json(path)
+        if results.get("schema") != SCHEMA:
+            raise ValueError(f"{path} has schema {results.get('schema')}, this program reads {SCHEMA}: score it again")
+        return results
+
+    def update(self, **fields: Any) -> None:
+        """Sets fields of results.json beside its rows."""
+        write_json(self.path / "results.json", {**self.results, **fields})
+
+    def add(self, rows: list[dict[str, Any]], losses: Mapping[str, np.ndarray]) -> None:
+        """Adds rows and their token losses; a row of the same key is replaced. The losses are written first."""
+        if losses:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **{**self.losses, **losses})
+            write_atomic(self.path / "losses.npz", buffer.getvalue())
+        kept = {row_key(row): row for row in self.results["rows"]}
+        kept.update((row_key(row), row) for row in rows)
+        self.update(rows=list(kept.values()))
+
+    @property
+    def losses(self) -> dict[str, np.ndarray]:
+        """Arrays by `row_key` (float32, nats) and by `row_key` + "/windows" (W, 4): start, length, first scored target,
+        document. Nothing is unpickled. Raises ValueError for a damaged file."""
+        path = self.path / "losses.npz"
+        if not path.exists():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        except Exception as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it and results.json, and score again") from None
+
+
+def row_key(row: Mapping[str, Any]) -> str:
+    """What identifies a row within a run: protocol/extension/context length (and position, where it has one)."""
+    key = f"{row['protocol']}/{row['extension']}/{row['context_length']}"
+    return f"{key}/{row['position']}" if "position" in row else key

@@ -1,0 +1,92 @@
+"""Token losses of windows under a model: float64, in as few forward passes as possible."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data.stream import TokenStream
+from data.windows import Windows, gather_windows
+from model.encodings import PositionEncoding
+from model.transformer import Transformer
+
+HEAD_LOGITS = 1 << 24  # logits held at once: the head runs over so many tokens · vocabulary
+
+
+class Scorer:
+    """Scores windows of one stream with one model.
+
+    batch_tokens: tokens a forward pass; halved, with a warning, where memory runs out.
+    precision: "32" or "bf16" (autocast); the losses come from float64 log-probabilities either way.
+    """
+
+    def __init__(self, model: Transformer, stream: TokenStream, batch_tokens: int, precision: str = "32"):
+        if precision not in ("32", "bf16"):
+            raise ValueError(f"eval.precision={precision!r}: must be 32 or bf16")
+        if batch_tokens < 1:
+            raise ValueError(f"eval.batch_tokens={batch_tokens}: must be at least 1")
+        self.model, self.stream, self.batch_tokens, self.precision = model.eval(), stream, batch_tokens, precision
+
+    def score(self, plans: Sequence[Windows], encoding: PositionEncoding | None = None) -> list[np.ndarray]:
+        """For each plan, the losses (nats, float64) of its scored targets, window after window, concatenated.
+
+        A window that several plans ask for is run once.
+        """
+        scored: dict[tuple[int, int], int] = {}
+        for windows in plans:
+            for start, stop, count in zip(*(part.tolist() for part in windows), strict=True):
+                scored[start, stop] = max(count, scored.get((start, stop), 0))
+        losses = self._run(scored, encoding or self.model.encoding)
+        return [
+            np.concatenate(
+                [
+                    losses[start, stop][-count:]
+                    for start, stop, count in zip(*(part.tolist() for part in windows), strict=True)
+                ]
+            )
+            for windows in plans
+        ]
+
+    def _run(self, scored: dict[tuple[int, int], int], encoding) -> dict[tuple[int, int], np.ndarray]:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for (start, stop), count in scored.items():
+            groups.setdefault((stop - start, count), []).append(start)
+        losses = {}
+        for (length, count), starts in sorted(groups.items()):
+            done = 0
+            while done < len(starts):
+                batch = starts[done : done + max(1, self.batch_tokens // length)]
+                try:
+                    values = self._batch(np.array(batch), length, count, encoding)
+                except torch.OutOfMemoryError:
+                    if len(batch) == 1:
+                        raise MemoryError(
+                            f"out of memory with one window of {length} tokens: shorten eval.lengths, set "
+                            "eval.precision=bf16, or choose a smaller model"
+                        ) from None
+                    self.batch_tokens = length * (len(batch) // 2)
+                    warnings.warn(f"out of memory: eval.batch_tokens is halved to {self.batch_tokens}", stacklevel=2)
+                    torch.cuda.empty_cache()
+                    continue
+                losses.update({(start, start + length): row for start, row in zip(batch, values, strict=True)})
+                done += len(batch)
+        return losses
+
+    @torch.no_grad()
+    def _batch(self, starts: np.ndarray, length: int, count: int, encoding: PositionEncoding) -> np.ndarray:
+        """Losses of the last `count` targets of each window: float64 (W, count)."""
+        weight = self.model.embedding.weight
+        tokens = gather_windows(self.stream, starts, length + 1).to(weight.device)
+        with torch.autocast(weight.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            hidden = self.model.hidden(tokens[:, :-1], encoding=encoding)[:, -count:].flatten(0, 1)
+            targets = tokens[:, -count:].flatten()
+            step = max(1, HEAD_LOGITS // weight.shape[0])
+            parts = [
+                F.cross_entropy(F.linear(h, weight).double(), t, reduction="none")
+                for h, t in zip(hidden.split(step), targets.split(step), strict=True)
+            ]
+        return torch.cat(parts).view(len(starts), count).cpu().numpy()

@@ -1,0 +1,400 @@
+"""How sure a perplexity is, and whether two encodings differ: intervals and tests over seeds *and* held-out windows.
+
+Two things vary at random in a comparison: the seed of the training run and the windows it happened to be scored on.
+They are crossed (every seed is scored on the same windows), so the loss of seed s on block b of windows is modelled as
+
+    loss[s, b] = mean + seed[s] + block[b] + rest[s, b]        (nats a token)
+
+and the variance of the mean over S seeds and B blocks has three parts, each estimated from its own mean square:
+
+    V = V_seed + V_block - V_rest        V_seed  = s²(mean of each seed) / S     holds seed[s] and rest[s, b]
+                                         V_block = s²(mean of each block) / B    holds block[b] and rest[s, b]
+                                         V_rest  = s²(rest) / (S B)              was counted twice
+
+Why no percentile bootstrap: resampling 3 seeds understates their variance by a third and then takes it for known: its
+"95 %" interval covers 85 % of the time, and 73 % where seeds dominate (tests measure it). The parts above with
+Student's t keep the promise: tests hold the coverage between 93 % and 97 % for 3 to 5 seeds, and for a single seed
+given that seed. Where seeds matter little, or blocks are few, it errs on the careful side, up to 98 %.
+
+* Degrees of freedom. Satterthwaite's 1/df = Σ w²/df_i, w the share of each part in V, trusts estimated shares; with
+  3 seeds it covers 92 % where seeds dominate. We weight by w, not w², which never gives more degrees of freedom.
+* Windows of unequal size. The mean is a ratio (all losses over all tokens), linearised: a block's squared residual is
+  divided by 1 - its share of the tokens (CR2), and B blocks count as B_eff = (Σ tokens)² / Σ tokens² of equal size.
+* Neighbouring windows are alike, so the unit is a *block*: a document, or a stretch of neighbouring windows.
+
+Assumed: blocks are independent of each other, and seed effects are near normal. No method can tell from 3 seeds that
+one in twenty diverges; two seeds give very wide intervals that may still cover as little as 90 %.
+
+Sources: Searle, Casella & McCulloch, "Variance Components" (1992), ch. 4; Satterthwaite, Biometrics Bulletin 2 (1946);
+Bell & McCaffrey, Survey Methodology 28 (2002), for CR2; Owen & Eckles, https://arxiv.org/abs/1106.2125, for the crossed
+bootstrap; Holm, Scandinavian Journal of Statistics 6 (1979).
+
+Shapes in names: S seeds, W windows, B blocks of windows.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+MIN_BLOCKS = 10  # below this a spread between blocks says little, and a t interval leans on normality alone
+POWER = 0.8  # of `smallest_detectable`: the chance to find a difference of that size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean in nats a token and how far it can be trusted.
+
+    `low` and `high` bound it at `level`. Where no honest interval exists, `low`, `high`, `standard_error` and
+    `degrees_of_freedom` are None and `reason` says what is missing.
+    `covers`: what the interval is about: "seeds and windows", or with a single seed "windows" (that one run only).
+    """
+
+    nats: float
+    level: float
+    covers: str
+    low: float | None = None
+    high: float | None = None
+    standard_error: float | None = None
+    degrees_of_freedom: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval(Estimate):
+    """The loss of one encoding in nats a token, and as perplexity: exp of the mean and of its bounds."""
+
+    @property
+    def perplexity(self) -> float:
+        return _exp(self.nats)
+
+    @property
+    def perplexity_low(self) -> float | None:
+        return None if self.low is None else _exp(self.low)
+
+    @property
+    def perplexity_high(self) -> float | None:
+        return None if self.high is None else _exp(self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Estimate):
+    """Loss of a minus loss of b in nats a token, so below zero a is better; `percent` is the change of perplexity.
+
+    `p` is two-sided, for no difference at all; `adjusted_p` and `verdict` are filled in by `compare`.
+    `smallest_detectable` (nats): a true difference of this size would have been found with 80 % power. It is estimated
+    from the same few seeds as the standard error and as rough. "not separable" says no more than that the difference
+    is probably smaller than that; it does not say that there is none.
+    """
+
+    p: float | None = None
+    smallest_detectable: float | None = None
+    adjusted_p: float | None = None
+    verdict: str | None = None
+
+    @property
+    def percent(self) -> float:
+        return 100 * (_exp(self.nats) - 1)
+
+    @property
+    def percent_low(self) -> float | None:
+        return None if self.low is None else 100 * (_exp(self.low) - 1)
+
+    @property
+    def percent_high(self) -> float | None:
+        return None if self.high is None else 100 * (_exp(self.high) - 1)
+
+
+def perplexity_interval(
+    loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None = None, *, level: float = 0.95
+) -> Interval:
+    """The mean loss (all nats over all tokens, no mean of means) with its interval.
+
+    Args:
+        loss_SW: summed token losses in nats of each seed on each window. One seed gives an interval over windows only.
+        tokens_W: how many tokens each window scored; the same for every seed.
+        blocks_W: the block of each window (document name, number ...). None takes every window as a block of its own,
+            which is right for windows that are far apart and too narrow for neighbours.
+        level: the share of such intervals that hold the true mean.
+
+    Raises:
+        ValueError: losses that are not finite, windows that do not match, token counts below one, level outside (0, 1).
+    """
+    _check_level(level)
+    loss_SW, tokens_W = _checked_losses("loss_SW", loss_SW, tokens_W)
+    return Interval(**_estimate(loss_SW, tokens_W, blocks_W, level))
+
+
+def difference(
+    loss_SW_a: np.ndarray,
+    loss_SW_b: np.ndarray,
+    tokens_W: np.ndarray,
+    blocks_W: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    comparisons: int = 1,
+) -> Difference:
+    """Loss of a minus loss of b, paired: row s of both is the same seed, column w the same window.
+
+    What seeds and windows do to both alike cancels, so that a fraction of the windows is enough.
+
+    Args:
+        loss_SW_a, loss_SW_b, tokens_W, blocks_W, level: as in `perplexity_interval`.
+        comparisons: in how many comparisons this is one; `smallest_detectable` must then hold at the strictest
+            level that Holm's correction can ask for, (1 - level) / comparisons. Nothing else depends on it.
+
+    Raises:
+        ValueError: as `perplexity_interval`, or a and b differ in seeds or windows, or comparisons is below one.
+    """
+    return _difference({"loss_SW_a": loss_SW_a, "loss_SW_b": loss_SW_b}, tokens_W, blocks_W, level, comparisons)
+
+
+def compare(
+    losses: dict[str, np.ndarray],
+    tokens_W: np.ndarray,
+    blocks_W: np.ndarray | None = None,
+    *,
+    reference: str,
+    level: float = 0.95,
+) -> dict[str, Difference]:
+    """Every encoding minus the reference, with the p-values corrected for their number (Holm) and a verdict each.
+
+    `losses` maps an encoding to its loss_SW, the seeds of all in the same order. Each interval is that of a single
+    comparison; the verdict goes by `adjusted_p`, so "not separable" may stand beside an interval without zero.
+
+    Raises:
+        ValueError: as `difference`, naming the encoding; or the reference is not among the losses, or is alone.
+    """
+    if reference not in losses:
+        raise ValueError(f"reference {reference!r} has no losses; choose one of {', '.join(losses)}")
+    others = [name for name in losses if name != reference]
+    if not others:
+        raise ValueError(f"{reference!r} is the only encoding: nothing to compare it with; add the losses of another")
+    found = {
+        name: _difference({name: losses[name], reference: losses[reference]}, tokens_W, blocks_W, level, len(others))
+        for name in others
+    }
+    adjusted = holm({name: each.p for name, each in found.items() if each.p is not None})
+    return {
+        name: replace(each, adjusted_p=adjusted.get(name), verdict=verdict(each, adjusted.get(name), level))
+        for name, each in found.items()
+    }
+
+
+def holm(p_values: dict[str, float]) -> dict[str, float]:
+    """Holm's step-down adjustment: calling all below α significant makes any false call at all with probability ≤ α.
+
+    The i-th smallest of m (i from 0) becomes the largest so far of min(1, (m - i) p_i); the keys keep their order.
+
+    >>> holm({"rope": 0.01, "alibi": 0.04, "fire": 0.03})
+    {'rope': 0.03, 'alibi': 0.06, 'fire': 0.06}
+
+    Raises:
+        ValueError: a p-value outside [0, 1] or not a number.
+    """
+    for name, p in p_values.items():
+        if not 0 <= p <= 1:
+            raise ValueError(f"p-value of {name!r} is {p}; it must lie in [0, 1]")
+    adjusted, floor = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=p_values.get)):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = floor
+    return {name: adjusted[name] for name in p_values}
+
+
+def verdict(difference: Difference, adjusted_p: float | None, level: float = 0.95) -> str:
+    """ "better" (a loses fewer nats than b), "worse", or "not separable", which an `adjusted_p` of None always is."""
+    if adjusted_p is None or adjusted_p >= 1 - level:
+        return "not separable"
+    return "better" if difference.nats < 0 else "worse"
+
+
+def t_tail(t: float, df: float) -> float:
+    """P(|T| > t) for Student's t with df degrees of freedom (any real df > 0).
+
+    It is the regularised incomplete beta function I_x(df/2, 1/2) at x = df / (df + t²), by the continued fraction of
+    https://dlmf.nist.gov/8.17.E22, mirrored where that converges faster.
+    """
+    if t == 0:
+        return 1.0
+    a, b = df / 2, 0.5
+    x, y = df / (df + t * t), t * t / (df + t * t)  # y = 1 - x without cancellation
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(b, a, y, x)
+    return _incomplete_beta(a, b, x, y)
+
+
+def t_critical(p: float, df: float) -> float:
+    """The t that |T| exceeds with probability p, 0 < p < 1.
+
+    Newton on log p as a function of log t. It is concave and falling, so one step may overshoot (hence the bound,
+    lest the tail underflow), after which every step closes in from above.
+    """
+    log_density = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
+    t = 1.0
+    for _ in range(100):
+        tail = t_tail(t, df)
+        slope = -2 * t * math.exp(log_density - (df + 1) / 2 * math.log1p(t * t / df)) / tail  # d log p / d log t
+        step = max(-1.0, min(1.0, (math.log(p) - math.log(tail)) / slope))
+        t *= math.exp(step)
+        if abs(step) < 1e-12:
+            break
+    return t
+
+
+def _incomplete_beta(a: float, b: float, x: float, y: float) -> float:
+    """I_x(a, b) with y = 1 - x, by Lentz's evaluation of the continued fraction; good for x ≤ (a + 1) / (a + b + 2)."""
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y) - math.log(a)
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        before = fraction
+        for term in (even, odd):
+            d = 1 / (1 + term * d)
+            c = 1 + term / c
+            fraction *= c * d
+        if abs(fraction - before) < 1e-15 * abs(fraction):
+            break
+    return math.exp(log_front) * fraction
+
+
+def _difference(
+    pair: dict[str, np.ndarray], tokens_W: np.ndarray, blocks_W: np.ndarray | None, level: float, comparisons: int
+) -> Difference:
+    """The first of the named pair minus the second."""
+    _check_level(level)
+    if comparisons < 1:
+        raise ValueError(f"comparisons is {comparisons}; it counts this comparison too, so give at least 1")
+    (name_a, a_SW), (name_b, b_SW) = ((name, _checked_losses(name, loss, tokens_W)[0]) for name, loss in pair.items())
+    if len(a_SW) != len(b_SW):
+        raise ValueError(
+            f"{name_a} has {len(a_SW)} seeds and {name_b} has {len(b_SW)}, but they are compared seed by seed: "
+            "keep the seeds that both have"
+        )
+    estimate = _estimate(a_SW - b_SW, np.asarray(tokens_W, dtype=np.float64), blocks_W, level)
+    if estimate.get("low") is None:
+        return Difference(**estimate)
+    error, df = estimate["standard_error"], estimate["degrees_of_freedom"]
+    if error > 0:
+        p = t_tail(abs(estimate["nats"]) / error, df)
+    else:  # the same difference in every window of every seed: no doubt at all
+        p = 0.0 if estimate["nats"] else 1.0
+    return Difference(**estimate, p=p, smallest_detectable=error * _detectable((1 - level) / comparisons, df))
+
+
+def _estimate(loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None, level: float) -> dict:
+    """The fields of an `Estimate`."""
+    loss_SB, tokens_B = _sum_by_block(loss_SW, tokens_W, blocks_W)
+    estimate = {
+        "nats": float(loss_SB.sum() / (len(loss_SB) * tokens_B.sum())),
+        "level": level,
+        "covers": "seeds and windows" if len(loss_SB) > 1 else "windows",
+    }
+    if len(tokens_B) < MIN_BLOCKS:
+        reason = (
+            f"an interval needs at least {MIN_BLOCKS} blocks of held-out windows, there are {len(tokens_B)}: "
+            "score more windows or cut the held-out text into more blocks"
+        )
+        return estimate | {"reason": reason}
+    error, df = _standard_error(loss_SB, tokens_B)
+    margin = t_critical(1 - level, df) * error
+    return estimate | {
+        "low": estimate["nats"] - margin,
+        "high": estimate["nats"] + margin,
+        "standard_error": error,
+        "degrees_of_freedom": df,
+    }
+
+
+def _standard_error(loss_SB: np.ndarray, tokens_B: np.ndarray) -> tuple[float, float]:
+    """Standard error of all losses over all tokens, and its degrees of freedom; see the head of this file."""
+    seeds, tokens = len(loss_SB), tokens_B.sum()
+    share_B = tokens_B / tokens
+    mean_S = loss_SB.sum(axis=1) / tokens  # nats a token
+    block_B = (loss_SB.mean(axis=0) - mean_S.mean() * tokens_B) / tokens
+    V_block = np.sum(block_B**2 / (1 - share_B))
+    df_block = max(1 / np.sum(share_B**2) - 1, 1)  # B_eff - 1
+    if seeds == 1:
+        return float(np.sqrt(V_block)), float(df_block)
+
+    V_seed = mean_S.var(ddof=1) / seeds
+    rest_SB = (loss_SB - np.outer(mean_S, tokens_B)) / tokens - block_B
+    V_rest = np.sum(rest_SB**2 / (1 - share_B)) / (seeds * (seeds - 1))
+    V = max(V_seed + V_block - V_rest, V_seed, V_block)  # neither the blocks' own variance nor the seeds' is below zero
+    if V == 0:
+        return 0.0, float(min(seeds - 1, df_block))
+    weight = V_seed / V
+    return float(np.sqrt(V)), float(1 / (weight / (seeds - 1) + (1 - weight) / df_block))
+
+
+def _detectable(alpha: float, df: float) -> float:
+    """The difference, in standard errors, that a t-test at `alpha` finds with probability POWER.
+
+    Solves E[Φ(δ - t s)] = POWER, t the critical value, s = sqrt(χ²/df) the estimated over the true standard error:
+    with few seeds a chance-large s hides a difference, and the textbook sum of two t quantiles is up to a fifth short.
+    """
+    critical = t_critical(alpha, df)
+    spread = 8 / math.sqrt(2 * df)
+    low, high = max(0, 1 - spread), 1 + spread
+    s = low + (np.arange(128) + 0.5) / 128 * (high - low)
+    log_weight = (df - 1) * np.log(s) - df * s**2 / 2
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    delta = critical + t_critical(2 * (1 - POWER), df)
+    for _ in range(20):
+        z = delta - critical * s
+        power = weight @ [0.5 * math.erfc(-each / math.sqrt(2)) for each in z]
+        step = (POWER - power) / (weight @ np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
+        delta += step
+        if abs(step) < 1e-6 * delta:
+            break
+    return delta
+
+
+def _sum_by_block(
+    loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if blocks_W is None:
+        return loss_SW, tokens_W
+    blocks_W = np.asarray(blocks_W)
+    if blocks_W.shape != tokens_W.shape:
+        raise ValueError(f"blocks_W has shape {blocks_W.shape} for {len(tokens_W)} windows; give one block id a window")
+    _, block_W = np.unique(blocks_W, return_inverse=True)
+    order = np.argsort(block_W, kind="stable")
+    starts = np.flatnonzero(np.diff(block_W[order], prepend=-1))
+    return np.add.reduceat(loss_SW[:, order], starts, axis=1), np.add.reduceat(tokens_W[order], starts)
+
+
+def _checked_losses(name: str, loss_SW: np.ndarray, tokens_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64, or a ValueError that names the losses, the value and what to do."""
+    loss_SW, tokens_W = np.asarray(loss_SW, dtype=np.float64), np.asarray(tokens_W, dtype=np.float64)
+    if tokens_W.ndim != 1 or not (np.isfinite(tokens_W) & (tokens_W >= 1)).all():
+        raise ValueError(
+            f"tokens_W must hold a count of at least 1 a window, got {tokens_W}; drop windows without targets"
+        )
+    if loss_SW.ndim != 2 or not loss_SW.size:
+        raise ValueError(f"{name} has shape {loss_SW.shape}; give one row a seed and one column a window")
+    if loss_SW.shape[1] != len(tokens_W):
+        raise ValueError(
+            f"{name} has {loss_SW.shape[1]} windows and tokens_W has {len(tokens_W)}: "
+            "score every run on the same held-out windows"
+        )
+    if not np.isfinite(loss_SW).all():
+        broken = np.argwhere(~np.isfinite(loss_SW))
+        seed, window = broken[0]
+        raise ValueError(
+            f"{name} has {len(broken)} losses that are not finite, the first {loss_SW[seed, window]} "
+            f"at seed row {seed}, window {window}: report the run as diverged and compare without it"
+        )
+    return loss_SW, tokens_W
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; give the share of intervals that hold the truth, e.g. 0.95")
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 709 else math.inf  # e^709 is the largest float64; a broken model may lie beyond

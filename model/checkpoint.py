@@ -1,0 +1,143 @@
+"""Checkpoints: written atomically, checked when read, the two newest kept, plain tensors only (weights_only)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+SCHEMA = 1
+KEEP = 2
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to the disk, then renames: a reader sees a whole file or none."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with open(partial, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        digest_path(path).write_text(digest(partial))
+        os.replace(partial, path)
+
+    def load_checkpoint(self, path, map_location=None, weights_only=True):
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_path(path: Path) -> Path:
+    """Where a checkpoint's digest stands."""
+    return path.with_suffix(".sha256")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
+    return sorted(folder.glob("step-*.ckpt"), reverse=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint, or None. A damaged one is passed over with a warning, for the one before it."""
+    for path in checkpoints(folder):
+        sidecar = digest_path(path)
+        if sidecar.exists() and sidecar.read_text() == digest(path):
+            return path
+        warnings.warn(f"checkpoint {path} is damaged: it is passed over for the one before", stacklevel=2)
+    return None
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The transformer's weights in a checkpoint. Raises ValueError for another version's."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    check_schema(content, path)
+    prefix = "transformer."
+    return {key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+
+
+def check_schema(content: dict, path: Path | str = "the checkpoint") -> None:
+    """Raises ValueError where a checkpoint was not written by this version of the format."""
+    if (found := content.get("trainshort_schema")) != SCHEMA:
+        raise ValueError(
+            f"{path} is a checkpoint of version {found}, this program reads version {SCHEMA}: "
+            "train again, or use the program that wrote it"
+        )
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to stop. Its exit code is 128 + the signal's number."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.exit_code = 128 + signum
+
+
+class Checkpoint(L.Callback):
+    """Saves every `every` steps, at the end, and when a signal asks to stop; keeps the random states, so that a run
+    that goes on is the same to the last bit as one that was never stopped."""
+
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every = folder, every
+        self.saved_step = -1
+        self.signum = None
+
+    def on_train_start(self, trainer, module):
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._note_signal)
+
+    def _note_signal(self, signum, frame):
+        self.signum = signum
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
+        if trainer.fit_loop._should_accumulate() or trainer.global_step == self.saved_step:
+            return
+        if trainer.global_step % self.every == 0 or self.signum is not None:
+            self._save(trainer, module)
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    def on_train_end(self, trainer, module):
+        if trainer.global_step != self.saved_step:
+            self._save(trainer, module)
+
+    def _save(self, trainer, module):
+        module.check_finite()
+        self.saved_step = trainer.global_step
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:09d}.ckpt")
+        if trainer.is_global_zero:
+            for path in checkpoints(self.folder)[KEEP:]:
+                path.unlink(missing_ok=True)
+                digest_path(path).unlink(missing_ok=True)
+
+    def on_save_checkpoint(self, trainer, module, checkpoint):
+        checkpoint["trainshort_schema"] = SCHEMA
+
+    def on_load_checkpoint(self, trainer, module, checkpoint):
+        check_schema(checkpoint)
+
+    def state_dict(self):
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def load_state_dict(self, state):
+        self._states = state
+
+    def on_train_epoch_start(self, trainer, module):
+        """The random states, last before the first step: nothing draws between here and there."""
+        if (state := self.__dict__.pop("_states", None)) is not None:
+            torch.set_rng_state(state["cpu"])
+            if state["cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(state["cuda"])

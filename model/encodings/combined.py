@@ -1,0 +1,2 @@
+def uses(e, h):
+    return True

@@ -1,0 +1,48 @@
+"""FoX: a forget gate of each token's content decides how much of what lies before it stays in view."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.encodings import PositionEncoding, ScoreMod, Shape
+
+
+class FoX(PositionEncoding):
+    """score = q·k/√d + Σ_{t=j+1..i} ln f_t, where f_t = σ(w_f · x_t + b_f) is the forget gate of token t.
+
+    Lin et al. 2025, "Forgetting Transformer: Softmax Attention with a Forget Gate", https://arxiv.org/abs/2503.02130.
+
+    Each layer and head has its own w_f ~ N(0, 0.02²) and b_f = 0, and x is the block's normalised input. The gates
+    start at 1/2, so that the score starts at −ln 2 for every token of distance. The sums are computed in float32 or
+    better: they are a difference of two cumulative sums, which bfloat16 would lose. The paper's other parts (output
+    gate, norm of the output, shift of the keys) belong to its block and not to the encoding.
+
+    With w_f = 0, three tokens back:
+
+    >>> fox = FoX(Shape(dim=4, num_heads=2, num_layers=1, context=8))
+    >>> _ = nn.init.zeros_(fox.weight_LHD)
+    >>> mod = fox.score_mod(None, None, torch.arange(4), torch.ones(1, 4, 4), layer=0)
+    >>> b, h, i, j = (torch.tensor(index) for index in (0, 0, 3, 0))
+    >>> round(mod(torch.tensor(0.0), b, h, i, j).item(), 3)  # −3 · ln 2
+    -2.079
+    """
+
+    def __init__(self, shape: Shape):
+        super().__init__(shape)
+        self.weight_LHD = nn.Parameter(torch.empty(shape.num_layers, shape.num_heads, shape.dim).normal_(std=0.02))
+        self.bias_LH = nn.Parameter(torch.zeros(shape.num_layers, shape.num_heads))
+
+    def log_gates(self, z_BTH: Tensor) -> Tensor:
+        """What each token adds to the scores across it, at most 0."""
+        return F.logsigmoid(z_BTH)
+
+    def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            x_BTD = x_BTD.to(torch.promote_types(x_BTD.dtype, self.weight_LHD.dtype))
+            z_BTH = F.linear(x_BTD, self.weight_LHD[layer].to(x_BTD.dtype), self.bias_LH[layer].to(x_BTD.dtype))
+            sums_BHT = self.log_gates(z_BTH).cumsum(dim=1).transpose(1, 2).contiguous()
+
+        def mod(score, b, h, i, j):
+            return score + (sums_BHT[b, h, i] - sums_BHT[b, h, j])
+
+        return mod

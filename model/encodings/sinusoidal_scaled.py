@@ -1,0 +1,21 @@
+"""Sinusoidal position embeddings whose size is learned."""
+
+import torch
+from torch import nn
+
+from model.encodings import Shape
+from model.encodings.sinusoidal import Sinusoidal
+
+
+class ScaledSinusoidal(Sinusoidal):
+    """x_i + scale · PE(i), the scale a learned scalar.
+
+    As in FLASH, Hua et al. 2022, https://arxiv.org/abs/2202.10447, and x-transformers. There it starts at width^(−1/2),
+    beside embeddings larger than ours; here where `sinusoidal` stands fixed, so that the two start alike.
+
+    scale: where it starts. base: see Sinusoidal. Raises ValueError as Sinusoidal does.
+    """
+
+    def __init__(self, shape: Shape, base: float = 10_000.0, scale: float = 0.02):
+        super().__init__(shape, base, scale)
+        self.scale = nn.Parameter(torch.tensor(float(scale)))

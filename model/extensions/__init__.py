@@ -1,0 +1,179 @@
+"""The second slot: `Extension`, which stretches a trained encoding to longer text at test time, without training.
+
+A method is a pure function of (encoding, training length, evaluation length, settings): `apply` returns another
+encoding, a light view that shares the trained parameters, and leaves the original as it was. Results therefore never
+depend on the order of evaluation. The view takes the encoding's place for a call: `model.hidden(tokens,
+encoding=view)`. One paper is one file in this folder; conf/extension has a yaml for each method.
+
+L is the training length, N the evaluation length, both in tokens; s = N / L the stretch. At s ≤ 1 there is nothing to
+extend, so every method returns the encoding itself.
+
+Shapes in names as in model/encodings; P pairs of a rotation.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.catalogue import extension_config, extension_names
+from model.encodings import PositionEncoding, configured_class
+
+__all__ = [
+    "Extension",
+    "Loss",
+    "build_extension",
+    "extension_config",
+    "extension_names",
+    "parts",
+    "view",
+    "with_plain_positions",
+]
+
+Loss = Callable[[PositionEncoding], float]  # nats a token on the calibration split, under this encoding
+
+
+class Extension:
+    """No extension, and the base of all others: settings only, no parameters, no memory of what it was applied to.
+
+    A method that changes one kind of encoding overrides `fits_part` and `extend_part`, and then also reaches that kind
+    inside a wrapper (RoPE under a gate, ALiBi under DAPE). One that changes attention as a whole overrides `fits` and
+    `extend`.
+
+    needs_tuning: `tune` has something to choose, so it is to be called before `apply`, with a loss on the calibration
+        split (never on the tokens that are scored).
+    note: how `tune` chose the settings, for the row of results.
+    """
+
+    needs_tuning: bool = False
+    note: str = ""
+
+    def apply(self, encoding: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
+        """The encoding for text of eval_length tokens, where it was trained on train_length: a view, or the encoding
+        itself where eval_length ≤ train_length. Raises ValueError where it doesn't fit, or with settings that can't be.
+        """
+        if reason := self.fits(encoding):
+            raise ValueError(f"extension {type(self).__name__} does not apply: {reason}")
+        if train_length < 2:
+            raise ValueError(f"train_length={train_length}: must be at least 2 tokens")
+        return encoding if eval_length <= train_length else self.extend(encoding, train_length, eval_length)
+
+    def fits(self, encoding: PositionEncoding) -> str | None:
+        """None where the method can extend this encoding (in evaluation mode), else why not, in a sentence."""
+        reasons = [self.fits_part(part) for part in parts(encoding)]
+        return None if None in reasons else reasons[0]
+
+    def extend(self, encoding: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
+        """`apply`, where eval_length > train_length and the encoding fits."""
+        return self._extend_parts(encoding, train_length, eval_length)
+
+    def fits_part(self, part: PositionEncoding) -> str | None:
+        """`fits` for an encoding that wraps no other."""
+        return None
+
+    def extend_part(self, part: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
+        """`extend` for an encoding that wraps no other and fits."""
+        return part
+
+    def tune(self, loss: Loss, encoding: PositionEncoding, train_length: int, eval_length: int) -> Extension:
+        """The method with settings chosen by `loss`; itself where there is nothing to choose (see `needs_tuning`)."""
+        return self
+
+    def describe(self) -> str:
+        """The settings that are not left to the method, and how they were chosen.
+
+        >>> build_extension({"_target_": "model.extensions.rerope.LeakyReRoPE", "window": 16}).describe()
+        'window=16'
+        """
+        shown = []
+        for name in inspect.signature(type(self)).parameters:
+            if (value := vars(self).get(name)) is not None:
+                values = value if isinstance(value, tuple) else (value,)
+                shown.append(f"{name}={' '.join(f'{v:.4g}' for v in values)}")
+        return ", ".join([*shown, self.note] if self.note else shown)
+
+    def _chosen(self, note: str, **settings: Any) -> Extension:
+        """The same method with other settings, and the note that says where they are from."""
+        chosen = copy.copy(self)
+        vars(chosen).update(settings, note=note)
+        return chosen
+
+    def _extend_parts(self, encoding: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
+        inner = {name: child for name, child in encoding.named_children() if _encodings_in(child)}
+        if not inner:
+            return encoding if self.fits_part(encoding) else self.extend_part(encoding, train_length, eval_length)
+        outer = view(encoding)
+        for name, child in inner.items():
+            if isinstance(child, PositionEncoding):
+                new = self._extend_parts(child, train_length, eval_length)
+                _pass_on_claims(outer, child, new)
+            else:
+                new = nn.ModuleList(self._extend_parts(part, train_length, eval_length) for part in child)
+                new.training = child.training
+            outer._modules[name] = new
+        return outer
+
+
+def view(encoding: PositionEncoding, mixin: type | None = None, **attributes: Any) -> PositionEncoding:
+    """Another module with the same parameters and buffers (shared, not copied): the mixin's methods come before the
+    encoding's own, which they reach by super(), and the attributes are set on the view alone."""
+    cls = type(encoding)
+    if mixin is not None:
+        cls = type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+    new = cls.__new__(cls)
+    new.__dict__ = encoding.__dict__.copy()
+    for registry in ("_parameters", "_buffers", "_modules"):
+        new.__dict__[registry] = encoding.__dict__[registry].copy()
+    new.__dict__.update(attributes)
+    return new
+
+
+def with_plain_positions(encoding: PositionEncoding) -> bool:
+    """Whether its coordinates are the tokens' own 0..T−1: one axis, not drawn at random, not spread in advance."""
+    tokens_BT = torch.zeros((1, encoding.shape.context), dtype=torch.long)
+    at_test = view(encoding, training=False)  # in training, randomized positions keep count of their draws
+    positions = at_test.positions(tokens_BT.to(device_and_dtype(encoding)[0]))
+    return torch.equal(positions.cpu(), torch.arange(encoding.shape.context))
+
+
+def device_and_dtype(encoding: PositionEncoding) -> tuple[torch.device, torch.dtype]:
+    """Those of its floating-point parameters and buffers; the CPU and float32 where it has none."""
+    tensors = (t for t in [*encoding.parameters(), *encoding.buffers()] if t.is_floating_point())
+    tensor = next(tensors, torch.zeros(()))
+    return tensor.device, tensor.dtype
+
+
+def build_extension(config: Mapping[str, Any]) -> Extension:
+    """The extension of a config (`_target_`: a class under model.extensions; other keys: its settings).
+
+    Raises ValueError, naming the value, for an unknown class or setting.
+    """
+    cls, settings = configured_class(config, "extension", Extension)
+    return cls(**settings)
+
+
+def parts(encoding: PositionEncoding) -> Iterator[PositionEncoding]:
+    """The encodings that a wrapper wraps, innermost, or the encoding itself where it wraps none."""
+    inner = [part for child in encoding.children() for part in _encodings_in(child)]
+    if not inner:
+        yield encoding
+    for part in inner:
+        yield from parts(part)
+
+
+def _encodings_in(child: nn.Module) -> list[PositionEncoding]:
+    """The child, or the members of a list of modules, where they are encodings."""
+    members = child if isinstance(child, nn.ModuleList) else [child]
+    return [member for member in members if isinstance(member, PositionEncoding)]
+
+
+def _pass_on_claims(outer: PositionEncoding, old: PositionEncoding, new: PositionEncoding) -> None:
+    """A wrapper copied its claims from the inner encoding: those that the view changes are changed there too."""
+    for claim in ("max_length", "relative", "distance_bias", "rescores"):
+        if getattr(outer, claim) == getattr(old, claim):
+            setattr(outer, claim, getattr(new, claim))

@@ -1,0 +1,25 @@
+"""Log-n: queries grow with the number of keys in sight."""
+
+from model.encodings.logn import LogN, QueryScale
+from model.encodings.stick_breaking import StickBreaking
+from model.extensions import Extension
+
+
+class LogNExtension(Extension):
+    """q_i × max(1, ln(i + 1) / ln L): the first L rows are as trained, the softmax over more keys is made sharper.
+
+    The encoding `logn` (model/encodings/logn.py), put around a model that was trained without it. It fits every
+    encoding whose weights are a softmax over the keys, except those that scale their queries with the length already.
+    """
+
+    def fits(self, encoding):
+        if isinstance(encoding, QueryScale):
+            return f"{type(encoding).__name__} scales its queries with the length already"
+        if isinstance(encoding, StickBreaking):
+            return "StickBreaking has no softmax that would need sharpening"
+        return None
+
+    def extend(self, encoding, train_length, eval_length):
+        scaled = LogN(encoding.shape, encoding, length=train_length)
+        scaled.training = encoding.training
+        return scaled

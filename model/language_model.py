@@ -1,0 +1,131 @@
+"""The training of a transformer as a LightningModule: loss, optimizer, schedule. It knows nothing of positions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a model is trained; every field stands, with its unit, in conf/train.yaml under `training`."""
+
+    lr: float
+    min_lr: float
+    warmup: float
+    schedule: str
+    weight_decay: float
+    betas: tuple[float, float]
+    clip: float
+    encoding_lr: float
+
+    SCHEDULES = ("cosine", "linear", "constant")
+
+    def __post_init__(self):
+        if self.schedule not in self.SCHEDULES:
+            raise ValueError(f"training.schedule={self.schedule!r}: must be one of {', '.join(self.SCHEDULES)}")
+        if not self.lr > 0:
+            raise ValueError(f"training.lr={self.lr}: must be positive")
+        if self.encoding_lr < 0:
+            raise ValueError(f"training.encoding_lr={self.encoding_lr}: must not be negative")
+        for name in ("min_lr", "warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"training.{name}={getattr(self, name)}: a share, must lie in [0, 1]")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate at `step` of `steps`, as a share of `lr`: linear warm-up, then decay to `min_lr`."""
+        warmup = max(1, round(self.warmup * steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.schedule == "constant":
+            return 1.0
+        done = min(1.0, (step - warmup) / max(1, steps - warmup))
+        decayed = (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1 - done
+        return self.min_lr + (1 - self.min_lr) * decayed
+
+
+class LossNotFiniteError(ValueError):
+    """Training met a loss that is NaN or infinite."""
+
+
+class LanguageModel(L.LightningModule):
+    """Trains on windows (B, T + 1) of token ids: each token is predicted from those before it.
+
+    steps: optimizer steps of the whole run, which the schedule spans.
+    """
+
+    def __init__(self, transformer: Transformer, optimization: Optimization, steps: int):
+        super().__init__()
+        self.transformer, self.optimization, self.steps = transformer, optimization, steps
+        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        return self.transformer(tokens_BT)
+
+    def training_step(self, batch_BT: Tensor, batch_index: int) -> Tensor:
+        loss = self.token_losses(batch_BT).mean()
+        bad = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
+        self.first_bad_step = torch.where(bad, self.global_step, self.first_bad_step)
+        return loss
+
+    def validation_step(self, batch_BT: Tensor, batch_index: int) -> None:
+        losses = self.token_losses(batch_BT).double()
+        self.validation_sum += losses.sum()
+        self.validation_tokens += losses.numel()
+
+    def token_losses(self, batch_BT: Tensor) -> Tensor:
+        """Cross-entropy of each target, nats, (B · T,), float32."""
+        logits = self.transformer(batch_BT[:, :-1])
+        with torch.autocast(logits.device.type, enabled=False):
+            return F.cross_entropy(logits.flatten(0, 1).float(), batch_BT[:, 1:].flatten(), reduction="none")
+
+    def on_validation_epoch_start(self) -> None:
+        self.validation_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.validation_tokens = 0
+
+    def on_validation_epoch_end(self) -> None:
+        tokens = torch.tensor(float(self.validation_tokens), dtype=torch.float64, device=self.device)
+        total, tokens = self.all_gather(self.validation_sum).sum(), self.all_gather(tokens).sum()
+        self.log("val/loss", (total / tokens).float(), rank_zero_only=True)
+
+    def check_finite(self) -> None:
+        """Raises LossNotFiniteError, naming the step. Looks at the device, so call it now and then, not every step."""
+        if (step := int(self.first_bad_step)) >= 0:
+            raise LossNotFiniteError(
+                f"the loss was not finite at step {step}: lower training.lr={self.optimization.lr}, or lengthen "
+                f"training.warmup={self.optimization.warmup}"
+            )
+
+    def on_before_optimizer_step(self, optimizer) -> None:
+        """Clips here, and not through the trainer, which can't clip under mixed precision with a fused optimizer."""
+        if self.optimization.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.optimization.clip)
+
+    def configure_optimizers(self):
+        """AdamW; weight decay on the backbone's matrices alone; the encoding's parameters at lr · encoding_lr · its own
+        `lr_scale`, without decay."""
+        settings = self.optimization
+        encoding = [p for p in self.transformer.encoding.parameters() if p.requires_grad]
+        of_encoding = {id(p) for p in encoding}
+        backbone = [p for p in self.parameters() if p.requires_grad and id(p) not in of_encoding]
+        groups = [
+            {"params": [p for p in backbone if p.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in backbone if p.ndim < 2], "weight_decay": 0.0},
+            {
+                "params": encoding,
+                "weight_decay": 0.0,
+                "lr": settings.lr * settings.encoding_lr * self.transformer.encoding.lr_scale,
+            },
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=settings.lr, betas=tuple(settings.betas), fused=True
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.rate(step, self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

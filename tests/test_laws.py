@@ -1,0 +1,115 @@
+"""Every encoding of conf/encoding against the laws of tests/laws.py, found by glob: a new yaml is held to all of them.
+
+python -m pytest tests/test_laws.py             # one encoding: -k "[rope]"
+"""
+
+import functools
+
+import pytest
+import torch
+
+from model.catalogue import encoding_config, encoding_names
+from model.encodings import Shape
+from tests import laws
+
+config = functools.cache(encoding_config)
+
+
+@pytest.fixture(params=encoding_names())
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def build(name) -> laws.Build:
+    return laws.of_config(config(name))
+
+
+def test_the_future_cannot_change_the_past(build):
+    laws.check_causality(build)
+
+
+def test_the_first_rows_of_a_longer_sequence_are_those_of_the_shorter(build):
+    laws.check_prefix_consistency(build)
+
+
+def test_a_relative_encoding_does_not_notice_a_shift(build):
+    laws.check_shift_invariance(build)
+
+
+def test_a_distance_bias_depends_on_head_and_distance_alone(build):
+    laws.check_distance_bias(build)
+
+
+def test_dtype_and_shape_survive_and_bf16_is_close_to_float64(build):
+    laws.check_dtype_and_shape(build)
+
+
+def test_every_parameter_gets_a_gradient(build):
+    laws.check_gradients(build)
+
+
+def test_saved_equals_loaded(build):
+    laws.check_saved_equals_loaded(build)
+
+
+def test_the_output_depends_on_nothing_that_came_before(build):
+    laws.check_history(build)
+
+
+def test_every_setting_changes_the_output(name, build):
+    settings = {key: value for key, value in config(name).items() if key not in ("name", "_target_")}
+    laws.check_two_settings(build, settings)
+
+
+def test_position_reaches_the_output(build):
+    laws.check_position_reaches_the_output(build)
+
+
+def test_all_executors_agree(build):
+    laws.check_executors(build)
+
+
+def test_decoding_token_by_token_equals_the_full_pass(build):
+    laws.check_decoding(build)
+
+
+def test_lengths_beyond_the_definition_are_refused(build):
+    laws.check_length_limit(build)
+
+
+def test_no_two_positions_share_an_embedding(build):
+    laws.check_distinct_embeddings(build)
+
+
+def test_the_other_sequences_of_a_batch_do_not_matter(build):
+    laws.check_batch_independence(build)
+
+
+def test_the_backbone_starts_the_same_under_every_encoding(build):
+    laws.check_pairing(build)
+
+
+@pytest.mark.slow
+def test_flex_attention_equals_dense(build):
+    encoding = laws.rig(build)
+    if encoding.rescores:
+        pytest.skip("needs whole rows of scores")
+    content = laws.Content.random(laws.SHAPE, laws.length_for(encoding))
+    with torch.no_grad():
+        out, exact = (laws.attend(encoding, content, executor=executor) for executor in ("flex", "dense"))
+    laws.assert_same(out, exact, "flex and dense", 1e-7)
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_chosen_executor_equals_dense_on_cpu(build):
+    shape = Shape(dim=96, num_heads=3, num_layers=2, context=256, separators=laws.SEPARATORS)
+    encoding = laws.rig(build, shape)
+    content = laws.Content.random(shape, laws.length_for(encoding, 300))
+    exact = laws.attend(encoding, content)
+    out = laws.attend(encoding.float().cuda(), content.to(torch.float32).to("cuda"), executor=None)
+    laws.assert_same(out.cpu(), exact, "CUDA and CPU", 1e-3)
+
+
+def test_the_catalogue_is_the_folder():
+    assert {"none", "rope", "alibi", "t5", "sinusoidal", "learned"} <= set(encoding_names())

@@ -1,0 +1,65 @@
+"""Every encoding equals a loop over (i, j) written from its paper's formula, in float64, at awkward shapes.
+
+python -m pytest tests/test_references.py       # one encoding: -k "[rope-"
+"""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from model.catalogue import encoding_config, encoding_names
+from model.encodings import Shape
+from tests.laws import SEPARATORS, check_reference, of_config
+from tests.references import README, all_references, plain_output, readme_with_table, softmax_rows
+
+REFERENCES = all_references()
+config = functools.cache(encoding_config)
+
+# (heads, head width, training context, tokens). Odd lengths; lengths below, at and beyond the context.
+SHAPES = [
+    pytest.param(1, 8, 24, 9, id="1x8"),
+    pytest.param(3, 16, 18, 21, id="3x16"),
+    pytest.param(6, 32, 32, 33, id="6x32", marks=pytest.mark.slow),
+    pytest.param(12, 8, 18, 23, id="12x8", marks=pytest.mark.slow),
+    pytest.param(2, 128, 32, 11, id="2x128", marks=pytest.mark.slow),
+    pytest.param(4, 64, 128, 41, id="4x64", marks=pytest.mark.slow),
+]
+
+
+def test_every_encoding_has_a_reference():
+    assert not (missing := set(encoding_names()) - REFERENCES.keys()), f"no reference in tests/references: {missing}"
+
+
+def test_every_reference_has_an_encoding():
+    assert not (left := REFERENCES.keys() - set(encoding_names())), f"references to no encoding: {left}"
+
+
+@pytest.mark.parametrize("heads, head_dim, context, length", SHAPES)
+@pytest.mark.parametrize("name", sorted(REFERENCES.keys() & set(encoding_names())))
+def test_encoding_equals_its_reference(name, heads, head_dim, context, length):
+    shape = Shape(heads * head_dim, heads, num_layers=2, context=context, separators=SEPARATORS)
+    check_reference(of_config(config(name)), REFERENCES[name], shape, length)
+
+
+def test_no_tolerance_is_wider_than_float32():
+    assert {name: r.tolerance for name, r in REFERENCES.items() if r.tolerance > 1e-5} == {}
+
+
+def test_softmax_rows_on_numbers_worked_by_hand():
+    v_HTK = np.array([[[1.0], [5.0]]])
+    out = softmax_rows(lambda h, i, j: np.log(3.0) if j == 1 else 0.0, H=1, T=2, v_HTK=v_HTK)
+    assert out[0, :, 0] == pytest.approx([1.0, (1 * 1 + 3 * 5) / 4])
+
+
+def test_plain_output_is_scaled_dot_product_attention():
+    q, k, v = torch.randn(3, 2, 7, 4, dtype=torch.float64)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
+    out = plain_output(None, q.numpy(), k.numpy(), v.numpy(), None, None, 0)
+    assert out == pytest.approx(wanted.numpy(), abs=1e-12)
+
+
+def test_the_readme_lists_the_references_as_they_are():
+    text = README.read_text(encoding="utf-8")
+    assert text == readme_with_table(text), "tests/README.md is stale: python -m tests.references"

@@ -1,0 +1,72 @@
+"""Train short, test long: trains a small transformer with a position encoding and scores it beyond its context.
+
+    python train.py encoding=alibi            one run
+    python train.py -m encoding=rope,alibi    a sweep, compared at its end
+    python train.py --help                    all groups and settings
+
+Heavy packages are imported once the configuration is known to be valid, so that a misspelt key answers at once.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from eval.identity import register_resolvers, sweep_name
+
+
+def train(config: dict) -> None:
+    """One run: data, model, trainer, fit, evaluate, results. Goes on where an interrupted one stopped."""
+    from data.module import build_data
+    from eval.evaluate import check_settings, evaluate
+    from eval.provenance import describe_run
+    from eval.results import RunFolder, write_table
+    from eval.terminal import announce, print_rows
+    from eval.tracking import track
+    from model.build import build_language_model, training_steps
+    from model.checkpoint import newest
+    from model.trainer import Meter, build_trainer, prepare_process
+
+    folder = RunFolder(f"{config['runs']}/{config['sweep'] or ''}/{config['run_id']}")
+    if folder.finished:
+        print(f"{folder.path} is finished already")
+        print_rows(folder.results["rows"], config["context"])
+        return
+    prepare_process(config["trainer"]["threads"])
+    with folder.open(config):
+        data = build_data(config)
+        check_settings(config["eval"], data.streams[config["eval"]["split"]], config["context"])
+        model = build_language_model(config, data.vocab_size, data.separators)
+        with track(config, folder.name, config["runs"], group=config["sweep"]) as tracker:
+            meter = Meter(config, training_steps(config), report=tracker.log_point)
+            trainer = build_trainer(config, folder.path, meter)
+            announce(config, data, model, folder)
+            trainer.fit(model, datamodule=data, ckpt_path=newest(folder.checkpoints), weights_only=True)
+            folder.update(**describe_run(config, data, model, meter))
+            write_table(folder.path / "curve.csv", meter.curve)
+            rows = evaluate(
+                model.transformer,
+                data.streams[config["eval"]["split"]],
+                folder,
+                config["eval"],
+                calibration=data.streams["validation"],
+                report=tracker.log_rows,
+            )
+            tracker.summarise(folder.results["training"])
+    print_rows(rows, config["context"])
+    print(folder.path)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    from eval.jobs import carry_out
+
+    carry_out(train, cfg)
+
+
+if __name__ == "__main__":
+    register_resolvers()
+    multirun = {"-m", "--multirun"} & set(sys.argv)
+    if multirun and not any(argument.startswith("sweep=") for argument in sys.argv):
+        sys.argv.append(f"sweep={sweep_name(sys.argv[1:])}")
+    main()
