@@ -23,37 +23,32 @@ def train(config: dict) -> None:
     from eval.results import RunFolder, write_table
     from eval.terminal import announce, print_rows
     from eval.tracking import track
+    from eval.tuning import tuned
     from model.build import build_language_model, training_steps
     from model.checkpoint import newest
     from model.trainer import Meter, build_trainer, prepare_process
 
-    folder = RunFolder(f"{config['runs']}/{config['sweep'] or ''}/{config['run_id']}")
-    if folder.finished:
-        print(f"{folder.path} is finished already")
-        print_rows(folder.results["rows"], config["context"])
-        return
     prepare_process(config["trainer"]["threads"])
-    with folder.open(config):
-        data = build_data(config)
-        check_settings(config["eval"], data.streams[config["eval"]["split"]], config["context"])
-        model = build_language_model(config, data.vocab_size, data.separators)
-        with track(config, folder.name, config["runs"], group=config["sweep"]) as tracker:
-            meter = Meter(config, training_steps(config), report=tracker.log_point)
-            trainer = build_trainer(config, folder.path, meter)
-            announce(config, data, model, folder)
-            trainer.fit(model, datamodule=data, ckpt_path=newest(folder.checkpoints), weights_only=True)
-            folder.update(**describe_run(config, data, model, meter))
-            write_table(folder.path / "curve.csv", meter.curve)
-            rows = evaluate(
-                model.transformer,
-                data.streams[config["eval"]["split"]],
-                folder,
-                config["eval"],
-                calibration=data.streams["validation"],
-                report=tracker.log_rows,
-            )
-            tracker.summarise(folder.results["training"])
-    print_rows(rows, config["context"])
+    folder = RunFolder(f"{config['runs']}/{config['sweep'] or ''}/{config['run_id']}")
+    with folder.hold():
+        if folder.finished:
+            print(f"{folder.path} is finished already")
+        else:
+            config = tuned(config, train)
+            with folder.recording(config), track(config, folder.name, config["runs"], config["sweep"]) as tracker:
+                data = build_data(config)
+                held_out, calibration = data.streams[config["eval"]["split"]], data.streams["validation"]
+                check_settings(config["eval"], held_out, config["context"])
+                model = build_language_model(config, data.vocab_size, data.separators)
+                meter = Meter(config, training_steps(config), report=tracker.log_point)
+                trainer = build_trainer(config, folder.path, meter)
+                announce(config, data, model, folder)
+                trainer.fit(model, datamodule=data, ckpt_path=newest(folder.checkpoints), weights_only=True)
+                write_table(folder.path / "curve.csv", meter.curve)
+                folder.update(**describe_run(config, data, model, meter))
+                evaluate(model.transformer, held_out, folder, config["eval"], calibration, report=tracker.log_rows)
+                tracker.summarise(folder.results["training"])
+    print_rows(folder.results["rows"], config["context"])
     print(folder.path)
 
 

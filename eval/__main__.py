@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
     data = build_data(config)
     model = build_transformer(config, data.vocab_size, data.separators)
     model.load_state_dict(load_weights(checkpoint))
-    rows = evaluate(model, data.streams[settings["split"]], folder, settings, calibration=data.streams["validation"])
+    with folder.hold():
+        rows = evaluate(model, data.streams[settings["split"]], folder, settings, data.streams["validation"])
     print_rows(rows, config["context"])
 
 

@@ -60,8 +60,8 @@ def evaluate(
     stream: TokenStream,
     folder: RunFolder,
     settings: Mapping[str, Any],
-    *,
     calibration: TokenStream | None = None,
+    *,
     report=lambda rows: None,
 ) -> list[dict[str, Any]]:
     """Scores what folder's results lack, adds it there, and returns all rows asked for.

@@ -66,7 +66,7 @@ def write_table(path: Path, rows: list[Mapping[str, Any]]) -> None:
 
 
 class RunFolder:
-    """One run on disk. `open` it to carry a run out; construct it to read one."""
+    """One run on disk. To carry one out, `hold` the folder, and inside be `recording`."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -101,22 +101,23 @@ class RunFolder:
         write_json(self.path / "status.json", {"state": state, "time": datetime.now(UTC).isoformat(), **more})
 
     @contextmanager
-    def open(self, config: Mapping[str, Any]) -> Iterator[RunFolder]:
-        """Holds the folder for one run at a time, and records how it ends. Raises ValueError where it is held."""
-        from filelock import FileLock, Timeout
-
-        from model.checkpoint import Interrupted
+    def hold(self) -> Iterator[None]:
+        """Holds the folder for one process at a time; others wait."""
+        from filelock import FileLock
 
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ValueError(f"{self.path} is in use by another process: wait for it, or change a setting") from None
+        with FileLock(self.path / ".lock"):
+            yield
+
+    @contextmanager
+    def recording(self, config: Mapping[str, Any]) -> Iterator[None]:
+        """Records the configuration, that the run goes on, and how it ends."""
+        from model.checkpoint import Interrupted
+
         try:
             write_json(self.path / "config.json", config)
             self.set_status("running")
-            yield self
+            yield
             self.set_status("finished")
         except (Interrupted, KeyboardInterrupt) as error:
             self.set_status("interrupted", error=str(error) or "stopped by SIGINT")
@@ -124,8 +125,6 @@ class RunFolder:
         except BaseException as error:
             self.set_status("failed", error=f"{error}" or type(error).__name__, traceback=traceback.format_exc())
             raise
-        finally:
-            lock.release()
 
     @property
     def results(self) -> dict[str, Any]:

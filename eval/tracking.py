@@ -61,7 +61,7 @@ class Tracker:
 
 @contextmanager
 def track(
-    config: Mapping[str, Any], name: str, folder: Path, *, job_type: str = "train", group: str | None = None
+    config: Mapping[str, Any], name: str, folder: Path | str, group: str | None = None, *, job_type: str = "train"
 ) -> Iterator[Tracker]:
     """A tracker for one run; says in one line which mode was chosen, and why."""
     settings = config["logger"]
@@ -69,7 +69,7 @@ def track(
         yield Tracker()
         return
     try:
-        run = _start(config, settings, name, folder, job_type, group)
+        run = _start(config, settings, name, Path(folder), job_type, group)
     except Exception as error:
         warnings.warn(f"W&B could not start ({error}); the run goes on, its files are complete", stacklevel=3)
         yield Tracker()

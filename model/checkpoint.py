@@ -93,10 +93,17 @@ class Checkpoint(L.Callback):
         self.folder, self.every = folder, every
         self.saved_step = -1
         self.signum = None
+        self._handlers = {}
 
     def on_train_start(self, trainer, module):
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._note_signal)
+        self._handlers = {
+            signum: signal.signal(signum, self._note_signal) for signum in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def teardown(self, trainer, module, stage):
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}
 
     def _note_signal(self, signum, frame):
         self.signum = signum

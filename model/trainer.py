@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,8 @@ def prepare_process(threads: int | None) -> None:
     """
     if threads:
         torch.set_num_threads(threads)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")  # its advice on workers, loggers and pytrees
     torch.set_float32_matmul_precision("high")
     if sys.platform == "linux" and not os.environ.get("LD_PRELOAD"):
         m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h

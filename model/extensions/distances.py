@@ -62,7 +62,10 @@ class DistanceExtension(Extension):
 
     def extend_part(self, part, train_length, eval_length):
         near = self.near(train_length)
-        functions = {"seen_far": torch.ones_like, **self.far(near, train_length, eval_length)}
+        functions = {
+            "seen_far": lambda j: torch.ones_like(j, dtype=torch.bool),
+            **self.far(near, train_length, eval_length),
+        }
         return view(part, TwoRanges, near=near, rescores=True, relative=False, **functions)
 
     @staticmethod

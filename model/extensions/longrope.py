@@ -36,11 +36,14 @@ class LongRoPE(FrequencyExtension):
         return self.factors is None
 
     def stretch(self, frequencies, train_length, eval_length):
+        return frequencies / torch.tensor(self.factors, dtype=torch.float64, device=frequencies.device)
+
+    def extend_part(self, part, train_length, eval_length):
         if self.factors is None:
             raise ValueError("extension.factors=null: search them on a calibration split first (`tune`), or give them")
-        if len(self.factors) != frequencies.shape[-1]:
-            raise ValueError(f"extension.factors: {len(self.factors)} of them for {frequencies.shape[-1]} pairs")
-        return frequencies / torch.tensor(self.factors, dtype=torch.float64, device=frequencies.device)
+        if len(self.factors) != (pairs := part.frequencies(0).shape[-1]):
+            raise ValueError(f"extension.factors={self.factors}: {pairs} pairs need as many")
+        return super().extend_part(part, train_length, eval_length)
 
     def attention_factor(self, train_length, eval_length):
         return math.sqrt(1 + math.log(eval_length / train_length) / math.log(train_length))

@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from tests.references import softmax_rows
 
 REFERENCES = {}  # of encodings: none here
@@ -81,7 +79,7 @@ def by_distance(distance: Callable) -> Callable:
     return output
 
 
-# ------------------------------------------------------------------------------------------------------- the frequencies
+# ------------------------------------------------------------------------------------------------------ the frequencies
 
 
 def pi(extension, encoding, K, L, N):
@@ -152,7 +150,7 @@ def longrope_temperature(extension, L, N):
     return math.sqrt(1 + math.log(N / L) / math.log(L))
 
 
-# --------------------------------------------------------------------------------------------------------- the distances
+# -------------------------------------------------------------------------------------------------------- the distances
 
 
 def rerope(extension, i, j, L, N):
@@ -179,7 +177,7 @@ def window(extension, i, j, L, N):
     return cache.index(i) - cache.index(j) if j in cache else None
 
 
-# ---------------------------------------------------------------------------------------------------- the other encodings
+# -------------------------------------------------------------------------------------------------- the other encodings
 
 
 def logn(extension, encoding, q_HTK, k_HTK, v_HTK, L, N):

@@ -1,0 +1,167 @@
+"""The program as a user runs it: single runs, sweeps, resuming, bad input. Real processes, the nano model.
+
+python -m pytest tests/test_train.py
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMOKE = ["experiment=smoke", "training.tokens=4096", "eval.windows=12", "eval.targets=8"]
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """Runs `python train.py` (or a module) with arguments, in a folder of its own for runs and one cache for all."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def run(*arguments, runs, command=("train.py",), timeout=240, **variables):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRAINSHORT_CACHE": str(cache), **variables}
+        extra = [f"runs={runs}"] if command == ("train.py",) else []
+        return subprocess.run(
+            [sys.executable, *command, *arguments, *extra],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(program, tmp_path_factory):
+    """A finished smoke run of ALiBi: its folder and what it printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = program(*SMOKE, "encoding=alibi", runs=runs)
+    assert done.returncode == 0, done.stderr
+    return next(runs.glob("alibi-s0-*")), done.stdout
+
+
+def test_a_run_ends_with_a_table_and_its_folder(finished):
+    folder, printed = finished
+    assert printed.rstrip().endswith(str(folder))
+    for context in ("32 (1x)", "64 (2x)", "128 (4x)", "256 (8x)"):
+        assert context in printed
+
+
+def test_results_hold_a_row_for_every_protocol_and_length(finished):
+    results = json.loads((finished[0] / "results.json").read_text())
+    found = {(row["protocol"], row["context_length"]) for row in results["rows"]}
+    assert found == {(p, n) for p in ("fixed_targets", "non_overlapping") for n in (32, 64, 128, 256)}
+    for name in ("schema", "encoding", "seed", "config_hash", "commit", "machine", "parameters", "training"):
+        assert name in results
+
+
+def test_stored_losses_add_up_to_the_rows(finished):
+    from eval.results import RunFolder, row_key
+
+    folder = RunFolder(finished[0])
+    for row in folder.results["rows"]:
+        losses = folder.losses[row_key(row)].astype("float64")
+        assert len(losses) == row["tokens"]
+        assert losses.mean() == pytest.approx(row["nats"], rel=1e-6)
+
+
+def test_the_same_command_does_not_train_again(program, finished):
+    again = program(*SMOKE, "encoding=alibi", runs=finished[0].parent)
+    assert again.returncode == 0 and "finished already" in again.stdout
+
+
+def test_a_finished_run_is_scored_again_at_other_lengths(program, finished):
+    done = program(f"run={finished[0]}", "eval.lengths=[16]", runs=None, command=("-m", "eval"))
+    assert done.returncode == 0, done.stderr
+    assert "512 (16x)" in done.stdout
+    rows = json.loads((finished[0] / "results.json").read_text())["rows"]
+    fixed = [row for row in rows if row["protocol"] == "fixed_targets"]
+    assert [row["context_length"] for row in sorted(fixed, key=lambda r: r["context_length"])] == [
+        32,
+        64,
+        128,
+        256,
+        512,
+    ]
+    assert len({row["targets_id"] for row in fixed}) == 1  # all lengths score the same targets
+
+
+def test_learned_positions_get_rows_that_say_why_they_have_no_number(program, tmp_path):
+    done = program(*SMOKE, "encoding=learned", runs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(next(tmp_path.glob("learned-*/results.json")).read_text())["rows"]
+    by_length = {row["context_length"]: row for row in rows if row["protocol"] == "fixed_targets"}
+    assert by_length[32]["status"] == "ok"
+    assert by_length[64]["status"] == "undefined" and "not defined beyond 32" in by_length[64]["reason"]
+
+
+BAD = {
+    "a misspelt key": (["trainin.lr=1"], "trainin"),
+    "an unknown encoding": (["encoding=rop"], "alibi"),
+    "a context below two": (["context=1"], "context=1"),
+    "a corpus that is missing": (["data=text", "data.path=/nowhere/at/all"], "/nowhere/at/all"),
+    "a corpus too short for the longest window": (["eval.lengths=[1,4096]"], "possible"),
+    "an odd head width": (["model.dim=30", "model.num_heads=2", "encoding=rope"], "head_dim=15"),
+    "heads that do not divide the width": (["model.num_heads=3"], "num_heads=3"),
+    "an unknown schedule": (["training.schedule=step"], "step"),
+    "an unknown protocol": (["eval.protocols=[fixed]"], "fixed_targets"),
+    "an unknown extension": (["eval.extensions=[yarm]"], "yarm"),
+    "a batch that does not split": (["training.accumulate=5"], "accumulate"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_ends_in_one_clear_sentence(program, tmp_path, name):
+    arguments, expected = BAD[name]
+    done = program(*SMOKE, *arguments, runs=tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert expected in done.stderr
+
+
+def test_a_misspelt_key_answers_without_loading_torch(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "train.py", "trainin.lr=1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(program, tmp_path):
+    done = program(*SMOKE, "training.lr=1e30", "training.clip=0", runs=tmp_path)
+    assert done.returncode == 1
+    assert re.search(r"not finite at step \d+", done.stderr)
+    assert json.loads(next(tmp_path.glob("rope-*/status.json")).read_text())["state"] == "failed"
+
+
+def test_a_sweep_goes_on_past_a_failing_job_and_exits_with_3(program, tmp_path):
+    command = [*SMOKE, "-m", "sweep=demo", "encoding=none,alibi", "model.dim=32,33"]
+    done = program(*command, runs=tmp_path)
+    assert done.returncode == 3, done.stderr
+    folder = tmp_path / "demo"
+    states = sorted(json.loads(path.read_text())["state"] for path in folder.glob("*/status.json"))
+    assert states == ["failed", "failed", "finished", "finished"]
+    for name in ("comparison.csv", "report.html", "report.md"):
+        assert (folder / name).stat().st_size > 0
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/losses.npz")}
+    again = program(*command, runs=tmp_path)
+    assert again.returncode == 3
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/losses.npz")}
+
+
+def test_an_offline_wandb_run_holds_the_curves(program, tmp_path):
+    done = program(*SMOKE, "logger=auto", runs=tmp_path, WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    assert "W&B: offline" in done.stdout
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    inspected = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)], capture_output=True, text=True
+    )
+    for metric in ("train/loss", "val/loss", "eval/fixed_targets/perplexity", "eval/context_length"):
+        assert metric in inspected.stdout
