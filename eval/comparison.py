@@ -1,10 +1,13 @@
-"""A sweep read from its runs' files: which runs there are, whether they may be compared, and what comes of it."""
+"""A sweep read from its runs' files: which runs there are, whether they may be compared, and what comes of it.
+
+Nothing here knows of tables or pages: `read_comparison` gives rows, eval/report.py shows them.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +16,195 @@ import numpy as np
 from eval.evaluate import BLOCK_TOKENS
 from eval.identity import NOT_IDENTITY
 from eval.results import RunFolder, row_key, write_table
-from eval.statistics import compare, perplexity_interval
+from eval.statistics import Difference, compare, perplexity_interval
 
-# What must be equal between runs that are compared, by the names of the settings.
-COMPARED_ALIKE = ("context", "model", "training.tokens", "training.batch_size", "eval.split", "eval.precision")
+HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
+# What must be equal between runs that are compared: settings (or whole groups), and what results.json knows of the data.
+COMPARED_SETTINGS = ("context", "model", "training.tokens", "training.batch_size", "eval.split", "eval.precision")
 COMPARED_RESULTS = ("corpus_hash", "tokenizer_hash")
+# The settings that choose which tokens are scored.
+TARGET_SETTINGS = ("context", "data", "eval")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows behind a row: summed losses (nats), token counts and blocks of the bootstrap, three arrays (W,)."""
+
+    losses: np.ndarray
+    tokens: np.ndarray
+    blocks: np.ndarray
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep. `label` tells it from the others: the encoding, and the settings in which it differs from
-    other runs of that encoding (the seed apart)."""
+    """One run of a sweep, as its files have it.
+
+    label: the encoding, with the settings in which it differs from other runs of that encoding (the seed apart).
+    state: that of status.json, "missing" where there is none, or "damaged" where a file can't be read.
+    problem: why the run takes no part in the comparison; None where it does.
+    control: what the run is a control for, where it is one: shown beside the encodings, never ranked among them.
+    """
 
     folder: RunFolder
-    config: dict[str, Any]
-    status: dict[str, Any]
-    results: dict[str, Any]
     label: str
+    state: str
+    problem: str | None = None
+    control: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=lambda: {"rows": []})
+    windows: Mapping[str, Windows] = field(default_factory=dict)
 
     @property
-    def seed(self) -> int:
-        return self.config["seed"]
+    def name(self) -> str:
+        return self.folder.name
 
     @property
-    def finished(self) -> bool:
-        return self.status["state"] == "finished"
+    def encoding(self) -> str:
+        return self.config["encoding"]["name"]
+
+    @property
+    def seed(self) -> int | None:
+        return self.config.get("seed")
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.results["rows"]
 
     @functools.cached_property
-    def losses(self) -> dict[str, np.ndarray]:
-        return self.folder.losses
-
-    def window_losses(self, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Summed losses, token counts and blocks of the windows behind a row: three arrays (W,)."""
-        _, stops, scored, _ = self.losses[key + "/windows"].T
-        values = self.losses[key].astype(np.float64)
-        return np.add.reduceat(values, np.cumsum(scored) - scored), scored, stops // BLOCK_TOKENS
+    def row(self) -> dict[str, dict[str, Any]]:
+        """The rows by their key."""
+        return {row_key(row): row for row in self.rows}
 
 
-def read_runs(path: Path) -> list[Run]:
-    """The runs of a sweep's folder (or of one run's own), in order of label and seed.
+@dataclass(frozen=True)
+class Comparison:
+    """A sweep's runs and what they come to.
 
-    Raises ValueError where the folder holds none.
+    summary: a row for each (protocol, extension, context length, label), best first within a place; see `summarise`.
+    positions: likewise for each stretch of positions of the protocol `positions`.
+    objection: why nothing is compared (then both are empty), naming what differs; None where the runs are comparable.
     """
-    folders = [RunFolder(path)] if (path / "config.json").exists() else []
-    folders += [RunFolder(child.parent) for child in sorted(path.glob("*/config.json"))]
+
+    path: Path
+    runs: list[Run]
+    reference: str | None
+    level: float
+    summary: list[dict[str, Any]] = field(default_factory=list)
+    positions: list[dict[str, Any]] = field(default_factory=list)
+    objection: str | None = None
+
+    @property
+    def compared(self) -> list[Run]:
+        return [run for run in self.runs if run.problem is None]
+
+    @property
+    def left_out(self) -> list[Run]:
+        return [run for run in self.runs if run.problem is not None]
+
+    @property
+    def labels(self) -> list[str]:
+        """Those of the runs that are compared, controls last."""
+        found = {run.label: run.control is not None for run in self.compared}
+        return sorted(found, key=lambda label: (found[label], label))
+
+    @property
+    def context(self) -> int | None:
+        """The training context, in tokens, of the runs that are no controls."""
+        return min((run.config["context"] for run in self.compared if not run.control), default=None)
+
+
+def read_comparison(
+    path: Path, *, reference: str | None = None, level: float | None = None, jobs: Collection[str] = ()
+) -> Comparison:
+    """The comparison of a sweep's folder, or the figures of one run's own.
+
+    reference, level: instead of those in the runs' configuration.
+    jobs: names of runs that should be there; one without a folder is a run that is missing.
+
+    Raises ValueError where the folder holds no run at all.
+    """
+    runs = read_runs(path, jobs)
+    compared = [run for run in runs if run.problem is None]
+    settings = compared[0].config["compare"] if compared else {"reference": None, "level": 0.95}
+    level = level or settings["level"]
+    labels = sorted({run.label for run in compared if not run.control})
+    found = find_reference(labels, reference or settings["reference"])
+    if objection := find_objection(compared):
+        return Comparison(path, runs, found, level, objection=objection)
+    summary, positions = summarise(compared, found, level)
+    return Comparison(path, runs, found, level, summary, positions)
+
+
+def read_runs(path: Path, jobs: Collection[str] = ()) -> list[Run]:
+    """The runs of a sweep's folder (or of one run's own), in order of label and seed. A run whose files are missing or
+    damaged is among them, with its problem. Raises ValueError where the folder holds none."""
+    folders = [path] if (path / "config.json").exists() else []
+    folders += sorted({child.parent for name in ("config.json", "status.json") for child in path.glob(f"*/{name}")})
+    folders += [path / job for job in sorted(jobs) if path / job not in folders]
     if not folders:
         raise ValueError(f"{path} holds no run: give the folder of a run or of a sweep")
-    configs = [folder.config for folder in folders]
-    labels = _labels(configs)
+    runs = [_read_run(RunFolder(folder)) for folder in folders]
+    contexts = [run.config["context"] for run in runs if run.problem is None and not run.control]
+    configs = [run.config for run in runs if run.config]
     runs = [
-        Run(folder, config, _recover(lambda f=folder: f.status), _recover(lambda f=folder: f.results), label)
-        for folder, config, label in zip(folders, configs, labels, strict=True)
+        Run(**{**vars(run), "label": _label(run, configs), "control": _control(run, min(contexts, default=0))})
+        for run in runs
     ]
-    return sorted(runs, key=lambda run: (run.label, run.seed))
+    return sorted(runs, key=lambda run: (run.label, run.seed if run.seed is not None else -1, run.name))
 
 
-def _recover(read) -> dict[str, Any]:
-    """What a file says, or where it is damaged a failed state that says so: one cut file doesn't hide a sweep."""
+def _read_run(folder: RunFolder) -> Run:
+    """One run, labelled by its folder; where a file is damaged, with as much as could be read."""
+    known: dict[str, Any] = {"folder": folder, "label": folder.name, "state": "damaged"}
     try:
-        return read()
-    except ValueError as error:
-        return {"state": "failed", "error": str(error), "rows": []}
+        known["state"] = folder.status["state"]
+        problem = _unfinished(folder.status)
+        if known["state"] != "missing" or (folder.path / "config.json").exists():
+            known["config"] = folder.config
+            known["results"] = folder.results
+        if problem is None:
+            known["windows"] = dict(_read_windows(folder))
+        return Run(**known, problem=problem, control=known.get("results", {}).get("control"))
+    except (ValueError, OSError) as error:
+        return Run(**{**known, "state": "damaged"}, problem=str(error))
+
+
+def _unfinished(status: Mapping[str, Any]) -> str | None:
+    """Why a run isn't finished, None where it is."""
+    match status["state"]:
+        case "finished":
+            return None
+        case "missing":
+            return "it left no files: run the same command again"
+        case "running":
+            return "still running, or ended without a word (killed, out of memory, power): run the same command again"
+        case state:
+            return status.get("error") or state
+
+
+def _read_windows(folder: RunFolder) -> Iterator[tuple[str, Windows]]:
+    """The windows behind each row, by the row's key; token losses are summed and let go, run by run.
+
+    Raises ValueError where a row has none, or some that are no numbers.
+    """
+    losses = folder.losses
+    for row in folder.results["rows"]:
+        if row["status"] != "ok":
+            continue
+        key = row_key(row)
+        stored = key.removesuffix(f"/{row['position']}") if "position" in row else key
+        if stored not in losses:
+            raise ValueError(f"{folder.path / 'losses.npz'} lacks the losses of {stored}: score the run again")
+        _, stops, scored, _ = losses[stored + "/windows"].T
+        values = losses[stored].astype(np.float64)
+        if "position" in row:
+            values = values.reshape(len(stops), -1)[:, row["position_from"] - 1 : row["position"]]
+            summed, scored = values.sum(axis=1), np.full(len(stops), values.shape[1])
+        else:
+            summed = np.add.reduceat(values, np.cumsum(scored) - scored)
+        if not np.isfinite(summed).all():
+            raise ValueError(f"its losses at {key} are not finite: it has diverged")
+        yield key, Windows(summed, scored, stops // BLOCK_TOKENS)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -85,40 +216,71 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The encoding's name, with the settings in which runs of the same encoding differ."""
-    ignored = (*NOT_IDENTITY, "seed")
-    flats = [
-        {key: value for key, value in flatten(config).items() if key.split(".")[0] not in ignored} for config in configs
+def differing(configs: Sequence[Mapping[str, Any]], among: Collection[str] | None = None) -> list[str]:
+    """The settings, flat, that are not the same in all configs; `among`: only these settings and groups."""
+    flats = [flatten(config) for config in configs]
+    keys = dict.fromkeys(key for flat in flats for key in flat)
+    return [
+        key
+        for key in keys
+        if any(flat.get(key) != flats[0].get(key) for flat in flats)
+        and (among is None or any(f"{key}.".startswith(f"{name}.") for name in among))
     ]
-    labels = []
-    for config, flat in zip(configs, flats, strict=True):
-        name = config["encoding"]["name"]
-        same = [f for c, f in zip(configs, flats, strict=True) if c["encoding"]["name"] == name]
-        keys = sorted({key for other in same for key in other if any(o.get(key) != other[key] for o in same)})
-        parts = [f"{key.removeprefix('encoding.')}={flat.get(key)}" for key in keys]
-        labels.append(f"{name} ({', '.join(parts)})" if parts else name)
-    return labels
 
 
-def check_comparable(runs: Iterable[Run]) -> None:
-    """Raises ValueError, naming what differs, for runs whose figures can't stand side by side."""
-    runs = list(runs)
-    different = []
-    for name in COMPARED_ALIKE:
-        values = {
-            str({k: v for k, v in flatten(run.config).items() if (k + ".").startswith(name + ".")}) for run in runs
-        }
-        different += [name] if len(values) > 1 else []
-    for name in COMPARED_RESULTS:
-        different += [name] if len({run.results.get(name) for run in runs}) > 1 else []
+def _label(run: Run, configs: Sequence[Mapping[str, Any]]) -> str:
+    """The encoding's name, with the settings in which runs of the same encoding differ; else the folder's."""
+    if not run.config:
+        return run.label
+    same = [config for config in configs if config["encoding"]["name"] == run.encoding]
+    keys = [key for key in differing(same) if key.split(".")[0] not in (*NOT_IDENTITY, "seed")]
+    flat = flatten(run.config)
+    parts = [f"{key.removeprefix('encoding.')}={flat.get(key)}" for key in sorted(keys)]
+    return f"{run.encoding} ({', '.join(parts)})" if parts else run.encoding
+
+
+def _control(run: Run, context: int) -> str | None:
+    if run.control is None and run.config.get("context", 0) > context > 0:
+        return f"trained on a context of {run.config['context']} tokens instead of {context}"
+    return run.control
+
+
+def find_reference(labels: Sequence[str], wanted: str | None) -> str | None:
+    """The label that differences are taken to: the one wanted, or the first of that encoding, or the first of all."""
+    candidates = [label for label in labels if label == wanted or label.split(" (")[0] == wanted]
+    return next(iter([*candidates, *labels]), None)
+
+
+def find_objection(runs: Sequence[Run]) -> str | None:
+    """Why the figures of these runs can't stand side by side: what differs, and between which; None where they can."""
+    encodings = [run for run in runs if not run.control]
+    found = [
+        f"{key} ({_by_value(encodings, lambda run, key=key: flatten(run.config).get(key))})"
+        for key in differing([run.config for run in encodings], COMPARED_SETTINGS)
+    ]
+    for key in COMPARED_RESULTS:
+        if len({run.results.get(key) for run in runs}) > 1:
+            found.append(f"{key} ({_by_value(runs, lambda run, key=key: str(run.results.get(key))[:8])})")
     targets: dict[str, set[str]] = {}
     for run in runs:
-        for row in run.results["rows"]:
-            targets.setdefault(f"{row['protocol']}/{row['context_length']}", set()).add(row["targets_id"])
-    different += [f"targets of {key}" for key, ids in sorted(targets.items()) if len(ids) > 1]
-    if different:
-        raise ValueError(f"these runs are not comparable, they differ in: {', '.join(different)}")
+        for row in run.rows:
+            targets.setdefault(f"{row['protocol']} at {row['context_length']}", set()).add(row["targets_id"])
+    if places := [place for place, ids in targets.items() if len(ids) > 1]:
+        settings = differing([run.config for run in runs], TARGET_SETTINGS)
+        cause = f"settings {', '.join(settings)}" if settings else "scored again with other settings"
+        found.append(f"the tokens that are scored ({cause}; {places[0]} and {len(places) - 1} more)")
+    return f"These runs are not comparable. They differ in: {'; '.join(found)}." if found else None
+
+
+def _by_value(runs: Iterable[Run], value) -> str:
+    """ "60000: rope-s0-1f2e3d and 3 more, 80000: alibi-s0-4a5b6c": who has which value."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        names.setdefault(str(value(run)), []).append(run.name)
+    return ", ".join(
+        f"{value}: {having[0]}" + (f" and {len(having) - 1} more" if len(having) > 1 else "")
+        for value, having in names.items()
+    )
 
 
 def tidy_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
@@ -126,120 +288,148 @@ def tidy_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
     return [
         {
             "label": run.label,
-            "encoding": run.config["encoding"]["name"],
+            "encoding": run.encoding,
             "seed": run.seed,
-            "run_id": run.folder.name,
+            "run_id": run.name,
+            "state": run.state,
             "config_hash": run.results.get("config_hash"),
             "corpus_hash": run.results.get("corpus_hash"),
             "tokenizer_hash": run.results.get("tokenizer_hash"),
             **row,
         }
         for run in runs
-        for row in run.results["rows"]
+        for row in run.rows
     ]
 
 
-def summarise(runs: Iterable[Run], reference: str, level: float) -> list[dict[str, Any]]:
-    """A row for each (protocol, extension, context length, label): perplexity over its seeds with its interval, and the
-    difference to the reference with its interval, Holm-corrected p and verdict; best first within each group.
+def summarise(
+    runs: Iterable[Run], reference: str | None, level: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows over seeds: one for each (protocol, extension, context length, label), and those by position apart.
 
-    The reference is a label, an encoding's name, or where neither is in the sweep the first label.
+    Each has the perplexity with its interval. The former also have the difference to the reference, with its interval,
+    Holm-corrected p and verdict; a row with an extension has the like (`gain_...`) against the same label without one.
+    Best first within a place.
     """
-    finished = [run for run in runs if run.finished]
-    groups: dict[tuple, dict[str, list[Run]]] = {}
-    for run in finished:
-        for row in run.results["rows"]:
-            if row["status"] == "ok" and "position" not in row:
-                place = (row["protocol"], row["extension"], row["context_length"])
-                groups.setdefault(place, {}).setdefault(run.label, []).append(run)
-    labels = sorted({run.label for run in finished})
-    reference = find_reference(labels, reference)
+    places: dict[tuple, dict[str, list[Run]]] = {}
+    for run in runs:
+        for row in run.rows:
+            if row["status"] == "ok":
+                place = (row["protocol"], row["extension"], row["context_length"], row.get("position", 0))
+                places.setdefault(place, {}).setdefault(run.label, []).append(run)
+    summary, positions = [], []
+    for place in sorted(places):
+        key, by_label = _key(place), places[place]
+        rows = sorted((_over_seeds(same, key, level) for same in by_label.values()), key=lambda row: row["nats"])
+        if place[-1]:
+            positions += rows
+            continue
+        ranked = {label: _by_seed(same, key) for label, same in by_label.items() if not same[0].control}
+        found = _differences(ranked, reference, level)
+        summary += [row | _difference_fields(found.get(row["label"]), reference) for row in rows]
+    gains = _gains(places, level)
     return [
-        row for place, by_label in sorted(groups.items()) for row in _summarise_place(place, by_label, reference, level)
-    ]
+        row | gains.get((row["protocol"], row["extension"], row["context_length"], row["label"]), {}) for row in summary
+    ], positions
 
 
-def find_reference(labels: Sequence[str], wanted: str) -> str | None:
-    """The label that differences are taken to."""
-    candidates = [label for label in labels if label == wanted or label.split(" (")[0] == wanted]
-    return candidates[0] if candidates else (labels[0] if labels else None)
+def _key(place: tuple[str, str, int, int]) -> str:
+    protocol, extension, length, position = place
+    row = {"protocol": protocol, "extension": extension, "context_length": length}
+    return row_key(row | {"position": position} if position else row)
 
 
-def _summarise_place(
-    place: tuple[str, str, int], by_label: Mapping[str, list[Run]], reference: str | None, level: float
-) -> list[dict[str, Any]]:
-    protocol, extension, length = place
-    key = row_key({"protocol": protocol, "extension": extension, "context_length": length})
-    losses, seeds = {}, {}
-    tokens_W = blocks_W = None
-    for label, runs in by_label.items():
-        parts = [run.window_losses(key) for run in runs]
-        losses[label] = np.stack([part[0] for part in parts])
-        seeds[label] = [run.seed for run in runs]
-        tokens_W, blocks_W = parts[0][1:]
-    differences = _differences(losses, seeds, tokens_W, blocks_W, reference, level)
-    rows = []
-    for label, loss_SW in losses.items():
-        interval = perplexity_interval(loss_SW, tokens_W, blocks_W, level=level)
-        figures = _row(by_label[label][0], key)
-        row = {
-            "protocol": protocol,
-            "extension": extension,
-            "context_length": length,
-            "length_ratio": figures["length_ratio"],
-            "label": label,
-            "encoding": by_label[label][0].config["encoding"]["name"],
-            "seeds": len(seeds[label]),
-            "nats": interval.nats,
-            "perplexity": interval.perplexity,
-            "perplexity_low": interval.perplexity_low,
-            "perplexity_high": interval.perplexity_high,
-            "interval_covers": interval.covers,
-            "interval_reason": interval.reason,
-            "bits_per_byte": float(np.mean([_row(run, key)["bits_per_byte"] or np.nan for run in by_label[label]])),
-            "tokens": figures["tokens"],
-            "windows": figures["windows"],
-            "reference": reference,
+def _over_seeds(runs: Sequence[Run], key: str, level: float) -> dict[str, Any]:
+    """One label's figures at one place, over its runs."""
+    rows, windows = [run.row[key] for run in runs], [run.windows[key] for run in runs]
+    interval = perplexity_interval(
+        np.stack([part.losses for part in windows]), windows[0].tokens, windows[0].blocks, level=level
+    )
+    bits = [row["bits_per_byte"] for row in rows]
+    place = ("protocol", "extension", "context_length", "length_ratio", "position_from", "position")
+    return {
+        **{name: rows[0][name] for name in place if name in rows[0]},
+        "label": runs[0].label,
+        "encoding": runs[0].encoding,
+        "control": runs[0].control,
+        "seeds": len(runs),
+        "perplexity": interval.perplexity,
+        "perplexity_low": interval.perplexity_low,
+        "perplexity_high": interval.perplexity_high,
+        "nats": interval.nats,
+        "bits_per_byte": None if None in bits else float(np.mean(bits)),
+        "tokens": rows[0]["tokens"],
+        "windows": rows[0]["windows"],
+        "interval_level": level,
+        "interval_covers": interval.covers,
+        "interval_reason": interval.reason,
+        "precision": rows[0]["precision"],
+        "executor": rows[0]["executor"],
+        "settings": rows[0].get("settings"),
+    }
+
+
+def _by_seed(runs: Iterable[Run], key: str) -> dict[int, Windows]:
+    return {run.seed: run.windows[key] for run in runs}
+
+
+def _difference_fields(found: Difference | None, reference: str | None) -> dict[str, Any]:
+    fields = {"reference": reference}
+    if found is not None:
+        fields |= {
+            "difference_nats": found.nats,
+            "difference_percent": found.percent,
+            "difference_low": found.percent_low,
+            "difference_high": found.percent_high,
+            "p": found.p,
+            "p_holm": found.adjusted_p,
+            "smallest_detectable": found.smallest_detectable,
+            "verdict": found.verdict,
+            "verdict_reason": found.reason,
         }
-        if (found := differences.get(label)) is not None:
-            row |= {
-                "difference_nats": found.nats,
-                "difference_percent": found.percent,
-                "difference_low": found.percent_low,
-                "difference_high": found.percent_high,
-                "p": found.p,
-                "p_holm": found.adjusted_p,
-                "smallest_detectable": found.smallest_detectable,
-                "verdict": found.verdict,
-                "verdict_reason": found.reason,
-            }
-        rows.append(row)
-    return sorted(rows, key=lambda row: row["nats"])
+    return fields
 
 
-def _row(run: Run, key: str) -> dict[str, Any]:
-    return next(row for row in run.results["rows"] if row_key(row) == key)
+def _gains(places: Mapping[tuple, Mapping[str, list[Run]]], level: float) -> dict[tuple, dict[str, Any]]:
+    """What each extension gains over none on the same runs, by (protocol, extension, context length, label)."""
+    sides: dict[tuple, dict[str, dict[int, Windows]]] = {}
+    for place, by_label in places.items():
+        protocol, extension, length, position = place
+        for label, runs in by_label.items():
+            if not position:
+                sides.setdefault((protocol, length, label), {})[extension] = _by_seed(runs, _key(place))
+    return {
+        (protocol, extension, length, label): {
+            "gain_percent": found.percent,
+            "gain_low": found.percent_low,
+            "gain_high": found.percent_high,
+            "gain_verdict": found.verdict,
+        }
+        for (protocol, length, label), by_extension in sides.items()
+        for extension, found in _differences(by_extension, "none", level).items()
+    }
 
 
-def _differences(losses, seeds, tokens_W, blocks_W, reference, level):
-    """Differences to the reference over the seeds that both have; labels without a common seed have none."""
-    if reference not in losses:
-        return {}
-    paired = {}
-    for label in losses:
-        common = sorted(set(seeds[label]) & set(seeds[reference]))
-        if common:
-            paired.setdefault(tuple(common), []).append(label)
+def _differences(
+    sides: Mapping[str, Mapping[int, Windows]], reference: str | None, level: float
+) -> dict[str, Difference]:
+    """Each side minus the reference, paired over the seeds that both have; a side without a common seed has none.
+
+    Sides that share the same seeds with the reference are corrected together.
+    """
+    together: dict[tuple[int, ...], list[str]] = {}
+    for name in sides:
+        if name != reference and (common := tuple(sorted(set(sides[name]) & set(sides.get(reference, ()))))):
+            together.setdefault(common, []).append(name)
     found = {}
-    for common, labels in paired.items():
-        names = dict.fromkeys([reference, *labels])
-        chosen = {name: losses[name][[seeds[name].index(seed) for seed in common]] for name in names}
-        if len(chosen) > 1:
-            found |= compare(chosen, tokens_W, blocks_W, reference=reference, level=level)
+    for seeds, names in together.items():
+        losses = {name: np.stack([sides[name][seed].losses for seed in seeds]) for name in [reference, *names]}
+        windows = sides[reference][seeds[0]]
+        found |= compare(losses, windows.tokens, windows.blocks, reference=reference, level=level)
     return found
 
 
-def write_comparison(path: Path, runs: Sequence[Run], summary: Sequence[Mapping[str, Any]]) -> None:
-    """comparison.csv (every row of every run) and summary.csv (every label at every length) in the sweep's folder."""
-    write_table(path / "comparison.csv", tidy_rows(runs))
-    write_table(path / "summary.csv", list(summary))
+def write_comparison(comparison: Comparison) -> None:
+    """comparison.csv (every row of every run) and summary.csv (every label at every place) in the sweep's folder."""
+    write_table(comparison.path / "comparison.csv", tidy_rows(comparison.runs))
+    write_table(comparison.path / "summary.csv", comparison.summary + comparison.positions)

@@ -122,7 +122,8 @@ def test_a_turn_in_bf16_is_the_float64_turn_rounded_once_even_far_out(interleave
     encoding = RoPE(SHAPE, interleaved=interleaved)
     q = torch.randn(1, SHAPE.num_heads, 64, SHAPE.head_dim).bfloat16()
     positions = torch.arange(64) + 1_000_000
-    exact, _, _ = encoding.rotate(q.double(), q.double(), q, positions, None, 0)
+    angles = positions[:, None] * 10_000.0 ** (-torch.arange(0, SHAPE.head_dim, 2).double() / SHAPE.head_dim)
+    exact = turn(q.double(), angles.cos(), angles.sin(), interleaved)
     rounded, _, _ = encoding.rotate(q, q, q, positions, None, 0)
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.double(), exact, rtol=2**-8, atol=1e-6)

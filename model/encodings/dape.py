@@ -13,7 +13,8 @@ class DAPE(Wrapper):
 
     Zheng et al. 2024, "DAPE: Data-Adaptive Positional Encoding for Length Extrapolation",
     https://arxiv.org/abs/2405.14722. The MLP goes from 2H numbers (S and B of each head) through `width` LeakyReLU
-    units to H, point by point; each layer has its own, initialised as the authors do (PyTorch's default).
+    units to H, point by point; each layer has its own, initialised as the authors do (PyTorch's default). Departs from
+    them in the last layer's bias, which is left out: it adds a constant to a row of scores, which softmax ignores.
 
     inner: the encoding whose score_mod adds B: ALiBi, KERPLE or FIRE in the paper. Refused with ValueError where it
     adds none, or rescores whole rows itself. width: hidden units; the paper's 32.
@@ -31,7 +32,7 @@ class DAPE(Wrapper):
             raise ValueError(f"encoding.width={width}: must be at least 1")
         self.rescores, self.distance_bias = True, False
         self.up = nn.ModuleList(nn.Linear(2 * shape.num_heads, width) for _ in range(shape.num_layers))
-        self.down = nn.ModuleList(nn.Linear(width, shape.num_heads) for _ in range(shape.num_layers))
+        self.down = nn.ModuleList(nn.Linear(width, shape.num_heads, bias=False) for _ in range(shape.num_layers))
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer):
         return None  # the network reads scores without the bias
@@ -53,12 +54,12 @@ class DAPE(Wrapper):
     def network(self, scores_BHQT: Tensor, bias: Tensor, layer: int) -> Tensor:
         """The MLP, a sequence at a time: its hidden units are `width`/H times the scores, and a batch of them would be
         slow to write and read (measured: a third of the speed)."""
-        parameters = (*self.up[layer].parameters(), *self.down[layer].parameters())
-        up, up_bias, down, down_bias = (p.to(scores_BHQT.dtype) for p in parameters)
+        parameters = (self.up[layer].weight, self.up[layer].bias, self.down[layer].weight)
+        up, up_bias, down = (parameter.to(scores_BHQT.dtype) for parameter in parameters)
         of_scores, of_bias = up.chunk(2, dim=1)  # (width, H) each
         at_rest = of_bias @ bias.flatten(2) + up_bias[:, None]  # what B alone makes of each hidden unit
         changes = [
-            torch.addmm(down_bias[:, None], down, F.leaky_relu_(torch.addmm(rest, of_scores, scores.flatten(1))))
+            down @ F.leaky_relu_(torch.addmm(rest, of_scores, scores.flatten(1)))
             for scores, rest in zip(scores_BHQT, at_rest.unbind() * (len(scores_BHQT) // len(bias)), strict=True)
         ]
         return torch.stack(changes).view_as(scores_BHQT)

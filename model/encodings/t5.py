@@ -28,8 +28,8 @@ class T5(PositionEncoding):
     that work); here the scores keep the scale that all encodings share.
 
     num_buckets: rows of the table; null is T5's 32, or fewer where the training context is shorter than that.
-    max_distance: where the last bucket begins, in tokens; null is the training context (T5's own 128 belongs to its
-    context of 512). Raises ValueError for an odd number of buckets, and for a max_distance that leaves the logarithmic
+    max_distance: where the last bucket begins, in tokens; null is half the training context, so that a good share of the
+    pairs trains the bucket that every longer distance will use (T5's own 128 belongs to its context of 512). Raises ValueError for an odd number of buckets, and for a max_distance that leaves the logarithmic
     half no room or exceeds the context, where the last buckets would never be trained.
     """
 
@@ -39,9 +39,9 @@ class T5(PositionEncoding):
     def __init__(self, shape: Shape, num_buckets: int | None = None, max_distance: int | None = None):
         super().__init__(shape)
         if num_buckets is None:
-            num_buckets = min(32, max(2, shape.context // 2 * 2))
+            num_buckets = min(32, max(2, shape.context // 4 * 2))
         if max_distance is None:
-            max_distance = shape.context
+            max_distance = max(num_buckets // 2 + 1, shape.context // 2)
         if num_buckets < 2 or num_buckets % 2:
             raise ValueError(f"encoding.num_buckets={num_buckets}: must be even and at least 2")
         if not num_buckets // 2 < max_distance <= shape.context:

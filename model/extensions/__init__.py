@@ -35,6 +35,7 @@ __all__ = [
     "with_plain_positions",
 ]
 
+CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 Loss = Callable[[PositionEncoding], float]  # nats a token on the calibration split, under this encoding
 
 
@@ -42,8 +43,8 @@ class Extension:
     """No extension, and the base of all others: settings only, no parameters, no memory of what it was applied to.
 
     A method that changes one kind of encoding overrides `fits_part` and `extend_part`, and then also reaches that kind
-    inside a wrapper (RoPE under a gate, ALiBi under DAPE). One that changes attention as a whole overrides `fits` and
-    `extend`.
+    inside a wrapper or a combination (ALiBi under DAPE, RoPE beside a gate); parts that it doesn't fit stay as trained.
+    One that changes attention as a whole overrides `fits` and `extend`.
 
     needs_tuning: `tune` has something to choose, so it is to be called before `apply`, with a loss on the calibration
         split (never on the tokens that are scored).
@@ -73,11 +74,11 @@ class Extension:
         return self._extend_parts(encoding, train_length, eval_length)
 
     def fits_part(self, part: PositionEncoding) -> str | None:
-        """`fits` for an encoding that wraps no other."""
+        """`fits` for an encoding that holds no other."""
         return None
 
     def extend_part(self, part: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
-        """`extend` for an encoding that wraps no other and fits."""
+        """`extend` for an encoding that holds no other and fits."""
         return part
 
     def tune(self, loss: Loss, encoding: PositionEncoding, train_length: int, eval_length: int) -> Extension:
@@ -104,31 +105,33 @@ class Extension:
         return chosen
 
     def _extend_parts(self, encoding: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
-        inner = {name: child for name, child in encoding.named_children() if _encodings_in(child)}
-        if not inner:
+        if not (inner := _inner(encoding)):
             return encoding if self.fits_part(encoding) else self.extend_part(encoding, train_length, eval_length)
-        outer = view(encoding)
-        for name, child in inner.items():
+        outer = self._extend_children(encoding, train_length, eval_length)
+        for old, new in zip(inner, _inner(outer), strict=True):
+            _pass_on_claims(outer, old, new)
+        return outer
+
+    def _extend_children(self, module: nn.Module, *lengths: int) -> nn.Module:
+        outer = view(module)
+        for name, child in module.named_children():
             if isinstance(child, PositionEncoding):
-                new = self._extend_parts(child, train_length, eval_length)
-                _pass_on_claims(outer, child, new)
-            else:
-                new = nn.ModuleList(self._extend_parts(part, train_length, eval_length) for part in child)
-                new.training = child.training
-            outer._modules[name] = new
+                outer._modules[name] = self._extend_parts(child, *lengths)
+            elif isinstance(child, CONTAINERS):
+                outer._modules[name] = self._extend_children(child, *lengths)
         return outer
 
 
-def view(encoding: PositionEncoding, mixin: type | None = None, **attributes: Any) -> PositionEncoding:
+def view(module: nn.Module, mixin: type | None = None, **attributes: Any) -> Any:
     """Another module with the same parameters and buffers (shared, not copied): the mixin's methods come before the
-    encoding's own, which they reach by super(), and the attributes are set on the view alone."""
-    cls = type(encoding)
+    module's own, which they reach by super(), and the attributes are set on the view alone."""
+    cls = type(module)
     if mixin is not None:
         cls = type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
     new = cls.__new__(cls)
-    new.__dict__ = encoding.__dict__.copy()
+    new.__dict__ = module.__dict__.copy()
     for registry in ("_parameters", "_buffers", "_modules"):
-        new.__dict__[registry] = encoding.__dict__[registry].copy()
+        new.__dict__[registry] = module.__dict__[registry].copy()
     new.__dict__.update(attributes)
     return new
 
@@ -158,22 +161,26 @@ def build_extension(config: Mapping[str, Any]) -> Extension:
 
 
 def parts(encoding: PositionEncoding) -> Iterator[PositionEncoding]:
-    """The encodings that a wrapper wraps, innermost, or the encoding itself where it wraps none."""
-    inner = [part for child in encoding.children() for part in _encodings_in(child)]
-    if not inner:
+    """The innermost encodings that a wrapper or a combination holds, or the encoding itself where it holds none."""
+    if not (inner := _inner(encoding)):
         yield encoding
     for part in inner:
         yield from parts(part)
 
 
-def _encodings_in(child: nn.Module) -> list[PositionEncoding]:
-    """The child, or the members of a list of modules, where they are encodings."""
-    members = child if isinstance(child, nn.ModuleList) else [child]
-    return [member for member in members if isinstance(member, PositionEncoding)]
+def _inner(module: nn.Module) -> list[PositionEncoding]:
+    """The encodings that a module holds, directly or in a list or dict of modules."""
+    found = []
+    for child in module.children():
+        if isinstance(child, PositionEncoding):
+            found.append(child)
+        elif isinstance(child, CONTAINERS):
+            found += _inner(child)
+    return found
 
 
 def _pass_on_claims(outer: PositionEncoding, old: PositionEncoding, new: PositionEncoding) -> None:
-    """A wrapper copied its claims from the inner encoding: those that the view changes are changed there too."""
+    """A wrapper has its claims from the inner encoding: those that the view changes are changed there too."""
     for claim in ("max_length", "relative", "distance_bias", "rescores"):
         if getattr(outer, claim) == getattr(old, claim):
             setattr(outer, claim, getattr(new, claim))

@@ -13,10 +13,11 @@ class LogNExtension(Extension):
     """
 
     def fits(self, encoding):
-        if isinstance(encoding, QueryScale):
-            return f"{type(encoding).__name__} scales its queries with the length already"
-        if isinstance(encoding, StickBreaking):
-            return "StickBreaking has no softmax that would need sharpening"
+        for module in encoding.modules():
+            if isinstance(module, QueryScale):
+                return f"{type(module).__name__} scales its queries with the length already"
+            if isinstance(module, StickBreaking):
+                return f"{type(module).__name__} has no softmax that would need sharpening"
         return None
 
     def extend(self, encoding, train_length, eval_length):

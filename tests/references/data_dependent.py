@@ -65,7 +65,7 @@ def dape(encoding, q_HTK, k_HTK, v_HTK, x_TD, tokens_T, layer):
         biases = [bias(head, i, j) for head in range(H)]
         hidden = array(up.weight) @ np.array([*products[:, i, j], *biases]) + array(up.bias)
         hidden = [u if u > 0 else 0.01 * u for u in hidden]
-        return products[h, i, j] + biases[h] + (array(down.weight)[h] @ hidden + array(down.bias)[h])
+        return products[h, i, j] + biases[h] + array(down.weight)[h] @ hidden
 
     return softmax_rows(score, H, T, v_HTK)
 

@@ -233,7 +233,7 @@ EXTENSION_REFERENCES = {
     ),
     "rerope": ExtensionReference("Su 2023, the clipped distance", by_distance(rerope)),
     "leaky_rerope": ExtensionReference("Su 2023, the leaky distance", by_distance(leaky_rerope)),
-    "self_extend": ExtensionReference("the authors' code", by_distance(self_extend)),
+    "self_extend": ExtensionReference("the authors' code", by_distance(self_extend), settings={"window": 21}),
     "logn": ExtensionReference("Su 2021", logn),
     "window": ExtensionReference("Xiao et al. 2023: a cache, token by token", by_distance(window)),
     "alibi_interpolation": ExtensionReference("Al-Khateeb et al. 2023", alibi_interpolation, encoding="alibi"),
