@@ -1,7 +1,8 @@
 """The corpus: named documents in three splits. One source, one file in `data/sources/`; the folder is the registry.
 
 A source is a class named `Source` in `data/sources/<name>.py`, derived from `Corpus`; its constructor's arguments are
-the keys of the yaml file that chooses it (`source: <name>`). Tasks generated on the spot fit the same contract.
+the keys of the yaml file that chooses it (`source: <name>`). Those derived from `data.task.Task` instead are generated
+on the spot.
 """
 
 import hashlib
@@ -48,12 +49,16 @@ def source_names() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / "sources").glob("[!_]*.py"))
 
 
-def build_corpus(source: str, settings: Mapping[str, object]) -> Corpus:
-    """The corpus of a named source. Raises ValueError for an unknown source or an unknown setting."""
+def source_class(source: str) -> type:
+    """The class of a named source. Raises ValueError for an unknown one."""
     if source not in source_names():
         raise ValueError(f"data.source={source!r} is unknown; the sources are {', '.join(source_names())}")
-    cls = importlib.import_module(f"data.sources.{source}").Source
-    return construct(cls, settings, f"data.source={source}")
+    return importlib.import_module(f"data.sources.{source}").Source
+
+
+def build_corpus(source: str, settings: Mapping[str, object]) -> Corpus:
+    """The corpus (or task) of a named source. Raises ValueError for an unknown source or an unknown setting."""
+    return construct(source_class(source), settings, f"data.source={source}")
 
 
 def construct(cls: type, settings: Mapping[str, object], what: str) -> object:

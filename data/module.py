@@ -1,33 +1,79 @@
-"""The data module: everything a run reads, from the settings of `conf/data` and `conf/tokenizer`."""
+"""The data modules: everything a run reads, from the settings of `conf/data` and `conf/tokenizer`.
 
-from collections.abc import Mapping
+`TextDataModule` reads windows of a corpus, `TaskDataModule` generates a task's examples; `build_data` chooses.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from data.corpus import build_corpus
+from data.corpus import SPLITS, build_corpus, source_class
 from data.prepare import Prepared, prepare
 from data.separators import separators
 from data.stream import TokenStream
+from data.task import ANSWER, SEPARATOR, Task, draw
 from data.tokenizer import TextTokenizer, build_recipe
 from data.windows import EndlessSampler, TrainingWindows, gather_windows, non_overlapping_windows
 
 
-class TextDataModule(L.LightningDataModule):
+class WindowDataModule(L.LightningDataModule):
     """Batches of token windows, int64 (B, context + 1): inputs `[:, :-1]`, targets `[:, 1:]`.
 
-    - `data`: the keys of a `conf/data` file; those that are not named here go to the corpus' source.
-    - `tokenizer`: the keys of a `conf/tokenizer` file.
     - `context`: tokens of context in training; `batch_size`: windows a batch and rank.
-    - `seed`: of the training windows' order, which depends on nothing else (see `data/windows.py`).
+    - `seed`: of the training windows, which depend on nothing else.
     - `start_sample`: how many training windows have been read before; null takes it from the trainer's global step
       (times its ranks and accumulation), so that a resumed run goes on with the next window.
 
     The training loader never ends: bound it by the trainer's `max_steps`, with `use_distributed_sampler=False`.
+    """
+
+    task: Task | None = None
+
+    def __init__(self, context: int, batch_size: int, seed: int, num_workers: int, start_sample: int | None):
+        super().__init__()
+        if context < 1 or batch_size < 1:
+            raise ValueError(f"context={context} and batch_size={batch_size} must be at least 1")
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+        self.num_workers, self.start_sample = num_workers, start_sample
+
+    def train_windows(self) -> Dataset:
+        """The endless sequence of training windows."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless batches, (batch_size, context + 1), from `start_sample` on."""
+        rank, world, start = 0, 1, self.start_sample
+        if self.trainer is not None:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+            if start is None:
+                steps = self.trainer.global_step * self.trainer.accumulate_grad_batches
+                start = steps * self.batch_size * world
+        return self._loader(self.train_windows(), EndlessSampler(start or 0, rank, world))
+
+    def _loader(self, dataset: Dataset, sampler: EndlessSampler | None = None) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_already_a_batch,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class TextDataModule(WindowDataModule):
+    """Windows of a corpus.
+
+    - `data`: the keys of a `conf/data` file; those that are not named here go to the corpus' source.
+    - `tokenizer`: the keys of a `conf/tokenizer` file.
+    - `seed`: of the training windows' order (see `data/windows.py`).
+
     Raises ValueError, on construction or in `prepare`, for settings and texts that cannot be used.
     """
 
@@ -42,11 +88,8 @@ class TextDataModule(L.LightningDataModule):
         cache_dir: str | Path = ".cache",
         start_sample: int | None = None,
     ):
-        super().__init__()
-        if context < 1 or batch_size < 1:
-            raise ValueError(f"context={context} and batch_size={batch_size} must be at least 1")
-        self.context, self.batch_size, self.seed = context, batch_size, seed
-        self.num_workers, self.cache_dir, self.start_sample = num_workers, cache_dir, start_sample
+        super().__init__(context, batch_size, seed, num_workers, start_sample)
+        self.cache_dir = cache_dir
         settings = dict(data)
         self.source = settings.pop("source", None)
         self.name = settings.pop("name", self.source)
@@ -115,16 +158,6 @@ class TextDataModule(L.LightningDataModule):
         """The endless sequence of training windows."""
         return TrainingWindows(self.streams["train"], self.context, self.seed, self.cross_documents)
 
-    def train_dataloader(self) -> DataLoader:
-        """Endless batches, (batch_size, context + 1), from `start_sample` on."""
-        rank, world, start = 0, 1, self.start_sample
-        if self.trainer is not None:
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-            if start is None:
-                steps = self.trainer.global_step * self.trainer.accumulate_grad_batches
-                start = steps * self.batch_size * world
-        return self._loader(self.train_windows(), EndlessSampler(start or 0, rank, world))
-
     def val_dataloader(self) -> DataLoader:
         """At most `validation_windows` windows side by side, evenly spread over the validation split.
 
@@ -140,17 +173,6 @@ class TextDataModule(L.LightningDataModule):
             )
         count = min(self.validation_windows or len(starts), len(starts))
         return self._loader(FixedWindows(stream, starts[np.arange(count) * len(starts) // count], self.context + 1))
-
-    def _loader(self, dataset: Dataset, sampler: EndlessSampler | None = None) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=_already_a_batch,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
 
 
 class FixedWindows(Dataset):
@@ -170,10 +192,102 @@ class FixedWindows(Dataset):
         return gather_windows(self.stream, self.starts[indices], self.width)
 
 
-def build_data(config: Mapping[str, Any]) -> TextDataModule:
+class TaskDataModule(WindowDataModule):
+    """Windows of a task's examples: one a window, filled up with separators; a token that is read but not predicted
+    (all but the answers) stands in it as its complement, ~id (see `LanguageModel`).
+
+    - `data`: the keys of a `conf/data` file; those that are not named here go to the task's source.
+
+    Training window n is a pure function of the seed and n, its length drawn evenly from 1..`longest`.
+    Raises ValueError, on construction, for settings that cannot be used.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, object],
+        context: int,
+        batch_size: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        start_sample: int | None = None,
+    ):
+        super().__init__(context, batch_size, seed, num_workers, start_sample)
+        settings = dict(data)
+        self.name, source = settings.pop("name"), settings.pop("source")
+        self.num_examples = {"validation": settings.pop("validation_windows"), "test": settings.pop("test_examples")}
+        self.task = build_corpus(source, settings)
+        self.longest = self.task.longest(context)
+
+    def examples(self, split: str, length: int) -> np.ndarray:
+        """The held-out examples of a length, the same for every run: int64 (N, T)."""
+        seeds = [[SPLITS.index(split), number] for number in range(self.num_examples[split])]
+        return np.stack([self.task.example(seed, length) for seed in seeds])
+
+    @property
+    def streams(self) -> dict[str, TokenStream]:
+        """The held-out examples of the longest trained length as documents, without bytes."""
+        return {split: example_stream(self.examples(split, self.longest)) for split in self.num_examples}
+
+    @property
+    def vocab_size(self) -> int:
+        return self.task.vocab_size
+
+    @property
+    def corpus_hash(self) -> str:
+        return self.task.hash
+
+    @property
+    def tokenizer_hash(self) -> str:
+        return self.task.hash
+
+    @property
+    def separators(self) -> dict[str, tuple[int, ...]]:
+        """What is asked is one line, the answer another."""
+        return {"line": (ANSWER,), "sentence": (ANSWER,)}
+
+    def describe(self) -> str:
+        """One line: the lengths trained on, and the vocabulary."""
+        return f"{self.name}: trained at lengths 1 to {self.longest}, vocabulary {self.vocab_size}"
+
+    def train_windows(self) -> "TaskWindows":
+        return TaskWindows(self.task, self.longest, self.context, [SPLITS.index("train"), self.seed])
+
+    def val_dataloader(self) -> DataLoader:
+        windows = TaskWindows(self.task, self.longest, self.context, [SPLITS.index("validation")])
+        return self._loader(Subset(windows, range(self.num_examples["validation"])))
+
+
+class TaskWindows(Dataset):
+    """Window n is an example of length 1..`longest`, both drawn from [*seed, n]; int64 (context + 1,) each."""
+
+    def __init__(self, task: Task, longest: int, context: int, seed: list[int]):
+        self.task, self.longest, self.context, self.seed = task, longest, context, seed
+
+    def __getitem__(self, n: int) -> torch.Tensor:
+        return self.__getitems__([n])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> torch.Tensor:
+        """A batch at once, int64 (B, context + 1)."""
+        windows = np.full((len(indices), self.context + 1), ~SEPARATOR)
+        for window, n in zip(windows, indices, strict=True):
+            length = 1 + int(draw(np.random.PCG64(np.random.SeedSequence([*self.seed, n])), 1, self.longest)[0])
+            tokens = self.task.example([*self.seed, n], length)
+            window[: len(tokens)] = np.where(self.task.scored(length), tokens, ~tokens)
+        return torch.from_numpy(windows)
+
+
+def example_stream(examples_NT: np.ndarray) -> TokenStream:
+    """Examples as the documents of a token stream."""
+    count, width = examples_NT.shape
+    names = tuple(f"example {number}" for number in range(count))
+    sizes = np.zeros(count * width, dtype=np.uint16)
+    return TokenStream(examples_NT.ravel(), sizes, np.arange(count + 1) * width, names, SEPARATOR)
+
+
+def build_data(config: Mapping[str, Any]) -> TextDataModule | TaskDataModule:
     """The prepared data module of a run's configuration (plain dicts), its batch shared by the run's devices.
 
-    Raises ValueError where the batch can't be shared evenly.
+    Raises ValueError where the batch can't be shared evenly, or a tokenizer is chosen for a task.
     """
     training, trainer = config["training"], config["trainer"]
     devices = trainer["devices"] if isinstance(trainer["devices"], int) else 1
@@ -183,15 +297,20 @@ def build_data(config: Mapping[str, Any]) -> TextDataModule:
             f"training.batch_size={training['batch_size']} can't be shared by {shares} (accumulate x devices x nodes): "
             "choose a multiple of it"
         )
-    return TextDataModule(
-        config["data"],
-        config["tokenizer"],
-        context=config["context"],
-        batch_size=training["batch_size"] // shares,
-        seed=config["seed"],
-        num_workers=config["num_workers"],
-        cache_dir=config["cache_dir"],
-    ).prepare()
+    loading = {
+        "context": config["context"],
+        "batch_size": training["batch_size"] // shares,
+        "seed": config["seed"],
+        "num_workers": config["num_workers"],
+    }
+    data, tokenizer = config["data"], config["tokenizer"]
+    if not issubclass(source_class(data["source"]), Task):
+        return TextDataModule(data, tokenizer, **loading, cache_dir=config["cache_dir"]).prepare()
+    if tokenizer["name"] != "none":
+        raise ValueError(
+            f"tokenizer={tokenizer['name']}: data={data['name']} has a vocabulary of its own; leave it out"
+        )
+    return TaskDataModule(data, **loading)
 
 
 def _already_a_batch(batch: torch.Tensor) -> torch.Tensor:

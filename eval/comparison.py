@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import numpy as np
 from eval.evaluate import BLOCK_TOKENS
 from eval.identity import NOT_IDENTITY
 from eval.results import RunFolder, row_key, write_table
-from eval.statistics import Difference, compare, perplexity_interval
+from eval.statistics import Difference, difference, holm, perplexity_interval, verdict
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
-# What must be equal between runs that are compared: settings (or whole groups), and what results.json knows of the data.
+# What must be equal between runs that are compared: settings (or whole groups), and the data by results.json.
 COMPARED_SETTINGS = ("context", "model", "training.tokens", "training.batch_size", "eval.split", "eval.precision")
 COMPARED_RESULTS = ("corpus_hash", "tokenizer_hash")
 # The settings that choose which tokens are scored.
@@ -43,6 +43,7 @@ class Run:
     state: that of status.json, "missing" where there is none, or "damaged" where a file can't be read.
     problem: why the run takes no part in the comparison; None where it does.
     control: what the run is a control for, where it is one: shown beside the encodings, never ranked among them.
+    time: when it reached that state, ISO 8601.
     """
 
     folder: RunFolder
@@ -50,6 +51,7 @@ class Run:
     state: str
     problem: str | None = None
     control: str | None = None
+    time: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=lambda: {"rows": []})
     windows: Mapping[str, Windows] = field(default_factory=dict)
@@ -157,8 +159,9 @@ def _read_run(folder: RunFolder) -> Run:
     """One run, labelled by its folder; where a file is damaged, with as much as could be read."""
     known: dict[str, Any] = {"folder": folder, "label": folder.name, "state": "damaged"}
     try:
-        known["state"] = folder.status["state"]
-        problem = _unfinished(folder.status)
+        status = folder.status
+        known |= {"state": status["state"], "time": status.get("time")}
+        problem = _unfinished(status)
         if known["state"] != "missing" or (folder.path / "config.json").exists():
             known["config"] = folder.config
             known["results"] = folder.results
@@ -415,18 +418,22 @@ def _differences(
 ) -> dict[str, Difference]:
     """Each side minus the reference, paired over the seeds that both have; a side without a common seed has none.
 
-    Sides that share the same seeds with the reference are corrected together.
+    As eval.statistics.compare, but seeds may be missing here and there; Holm's correction is over all sides.
     """
-    together: dict[tuple[int, ...], list[str]] = {}
-    for name in sides:
-        if name != reference and (common := tuple(sorted(set(sides[name]) & set(sides.get(reference, ()))))):
-            together.setdefault(common, []).append(name)
+    common = {name: sorted(set(sides[name]) & set(sides.get(reference, ()))) for name in sides if name != reference}
     found = {}
-    for seeds, names in together.items():
-        losses = {name: np.stack([sides[name][seed].losses for seed in seeds]) for name in [reference, *names]}
-        windows = sides[reference][seeds[0]]
-        found |= compare(losses, windows.tokens, windows.blocks, reference=reference, level=level)
-    return found
+    for name, seeds in common.items():
+        if seeds:
+            own, other = (np.stack([sides[side][seed].losses for seed in seeds]) for side in (name, reference))
+            windows = sides[reference][seeds[0]]
+            found[name] = difference(
+                own, other, windows.tokens, windows.blocks, level=level, comparisons=sum(map(bool, common.values()))
+            )
+    adjusted = holm({name: each.p for name, each in found.items() if each.p is not None})
+    return {
+        name: replace(each, adjusted_p=adjusted.get(name), verdict=verdict(each, adjusted.get(name), level))
+        for name, each in found.items()
+    }
 
 
 def write_comparison(comparison: Comparison) -> None:

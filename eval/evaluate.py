@@ -1,4 +1,7 @@
-"""Scores a trained model by every protocol, extension and context length: a row each, written when it is known."""
+"""Scores a trained model by every protocol, extension and context length: a row each, written when it is known.
+
+Beside the model's rows stand those of floors: a unigram and a bigram of the training text, on the same targets.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import itertools
 import math
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from data.stream import TokenStream
 from data.windows import Windows, document_bounds
-from eval.protocols import documents, plan
+from eval.ngram import NGram
+from eval.probes import check_probes
+from eval.protocols import blocks, documents, plan, targets_of
 from eval.results import RunFolder, row_key
 from eval.scoring import Scorer
 from eval.statistics import perplexity_interval
@@ -21,16 +26,19 @@ from model.attention import record_executors
 from model.extensions import build_extension, extension_config, extension_names
 from model.transformer import Transformer
 
-BLOCK_TOKENS = 1024  # windows that start in the same stretch of so many tokens are one block of the bootstrap
 POSITION_BINS = 16  # a training context is cut into so many stretches by the protocol `positions`
+FLOORS = {"unigram": 1, "bigram": 2}  # the order of each n-gram
+FLOOR_TOKENS = 1 << 24  # an n-gram is fitted on at most so many tokens from the start of the training split
+CALIBRATION_WINDOWS = 32
 
 
 def context_lengths(settings: Mapping[str, Any], context: int) -> list[int]:
-    """The lengths to score, in tokens, ascending. Raises ValueError where a multiple is below 1/context."""
+    """The lengths to score, in tokens, ascending. Raises ValueError where there is none, or one below 2 tokens."""
     lengths = sorted({round(multiple * context) for multiple in settings["lengths"]})
     if not lengths or lengths[0] < 2:
         raise ValueError(
-            f"eval.lengths={list(settings['lengths'])}: multiples of the training context, at least 2 tokens"
+            f"eval.lengths={list(settings['lengths'])}: give multiples of the training context {context} that come to "
+            "at least 2 tokens"
         )
     return lengths
 
@@ -38,9 +46,12 @@ def context_lengths(settings: Mapping[str, Any], context: int) -> list[int]:
 def check_settings(settings: Mapping[str, Any], stream: TokenStream, context: int) -> None:
     """Raises ValueError, before anything is trained, for settings that can't be scored on this stream."""
     lengths = context_lengths(settings, context)
-    for protocol in settings["protocols"]:
-        plan(protocol, stream, max(lengths), lengths, settings)
+    _plans(stream, max(lengths), lengths, settings)
     extension_list(settings)
+    for name in settings["controls"]:
+        if name not in FLOORS:
+            raise ValueError(f"eval.controls={name!r}: must be among {', '.join(FLOORS)}")
+    check_probes(settings, stream, context, lengths)
 
 
 def extension_list(settings: Mapping[str, Any]) -> list[str]:
@@ -61,175 +72,259 @@ def evaluate(
     folder: RunFolder,
     settings: Mapping[str, Any],
     calibration: TokenStream | None = None,
+    floors: TokenStream | None = None,
     *,
     report=lambda rows: None,
 ) -> list[dict[str, Any]]:
     """Scores what folder's results lack, adds it there, and returns all rows asked for.
 
     calibration: the stream on which extensions that are tuned choose their settings (never the one scored).
+    floors: the training stream, on which the n-grams of `controls` are fitted; None leaves them out.
     report: called with each length's new rows.
     """
     context = model.shape.context
     lengths = context_lengths(settings, context)
     scorer = Scorer(model, stream, settings["batch_tokens"], settings["precision"])
+    bounds = document_bounds(stream, settings["cross_documents"])
+    planned = {
+        length: {
+            protocol: Targets(windows, stream, bounds, max(lengths))
+            for protocol, windows in _plans(stream, length, lengths, settings).items()
+        }
+        for length in lengths
+    }
     wanted = []
+
+    def add_missing(base: Mapping[str, Any], score) -> None:
+        """Scores those protocols of one length whose rows are not there yet, or were scored otherwise."""
+        known = folder.results["rows"]
+        plans = planned[base["context_length"]]
+        identities = {p: {"protocol": p, **base, "targets_id": targets.id} for p, targets in plans.items()}
+        missing = {p: plans[p] for p in plans if not any(_is(row, identities[p]) for row in known)}
+        if missing:
+            rows, losses = score(base, missing)
+            folder.add(rows, losses)
+            report(rows)
+        wanted.extend(identities.values())
+
     for name in extension_list(settings):
-        config = {**extension_config(name), **(settings.get("extension_settings") or {}).get(name, {})}
+        changed = (settings.get("extension_settings") or {}).get(name, {})
+        config = {**extension_config(name), **changed}
         for length in lengths:
-            known = {row_key(row): row for row in folder.results["rows"]}
-            plans = {p: plan(p, stream, length, lengths, settings) for p in settings["protocols"]}
-            if "positions" in plans and length != max(lengths):
-                del plans["positions"]
-            missing = {
-                p: windows for p, windows in plans.items() if not _done(known, p, name, length, _targets_id(windows))
-            }
-            if missing:
-                rows, losses = _score_length(scorer, calibration, config, name, length, missing, context, settings)
-                folder.add(rows, losses)
-                report(rows)
-            wanted += [(p, name, length) for p in plans]
-    return [
-        row for row in folder.results["rows"] if (row["protocol"], row["extension"], row["context_length"]) in wanted
-    ]
+            base = _base(name, length, context, settings) | {"precision": scorer.precision}
+            if changed:
+                base["extension_settings"] = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
+            add_missing(base, lambda b, missing, c=config: _score_model(scorer, calibration, c, missing, b, settings))
+    if floors is not None:
+        ngrams = _Floors(floors, stream, model.embedding.num_embeddings)
+        for control, length in itertools.product(settings["controls"], lengths):
+            base = _base("none", length, context, settings) | {"precision": "64", "control": control}
+            add_missing(base, lambda b, missing: _score_floor(ngrams, missing, b))
+    return [row for row in folder.results["rows"] if any(_is(row, identity) for identity in wanted)]
 
 
-def _done(known: Mapping[str, dict], protocol: str, extension: str, length: int, targets_id: str) -> bool:
-    prefix = f"{protocol}/{extension}/{length}"
-    rows = [row for key, row in known.items() if key == prefix or key.startswith(prefix + "/")]
-    return bool(rows) and all(row["targets_id"] == targets_id for row in rows)
-
-
-def _targets_id(windows: Windows) -> str:
-    """What tells one set of scored targets from another: runs are compared on the same targets only."""
-    targets = np.concatenate([windows.stops, windows.scored]).astype("<i8")
-    return f"{zlib.crc32(targets.tobytes()):08x}"
-
-
-def _score_length(
-    scorer: Scorer,
-    calibration: TokenStream | None,
-    config: Mapping[str, Any],
-    name: str,
-    length: int,
-    plans: Mapping[str, Windows],
-    context: int,
-    settings: Mapping[str, Any],
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """The rows of one extension and length, and the losses behind them."""
-    base = {
-        "extension": name,
+def _base(extension: str, length: int, context: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields by which a row says what it is of."""
+    return {
+        "extension": extension,
         "context_length": length,
         "length_ratio": length / context,
-        "precision": scorer.precision,
         "split": settings["split"],
     }
-    begin = time.perf_counter()
-    encoding = scorer.model.encoding
-    extension = build_extension(config)
-    reason = extension.fits(encoding)
-    if reason is None:
-        try:
-            encoding.check_length(length) if name == "none" else None
-            if extension.needs_tuning:
-                assert calibration is not None
-                extension = extension.tune(
-                    _calibration_loss(scorer, calibration, length, settings), encoding, context, length
-                )
-            extended = extension.apply(encoding, context, length)
-            extended.check_length(length)
-        except ValueError as error:
-            reason = str(error)
-    if reason is not None:
-        rows = [
-            {"protocol": p, **base, "status": "undefined", "reason": reason, "targets_id": _targets_id(windows)}
-            for p, windows in plans.items()
-        ]
-        return rows, {}
-    with record_executors() as executors:
-        losses = scorer.score(list(plans.values()), extended)
-    base |= {
-        "status": "ok",
-        "executor": "+".join(sorted(executors)),
-        "seconds": round(time.perf_counter() - begin, 3),
-    }
-    if note := extension.describe():
-        base["settings"] = note
-    rows, arrays = [], {}
-    for (protocol, windows), values in zip(plans.items(), losses, strict=True):
-        base["targets_id"] = _targets_id(windows)
-        key = row_key({"protocol": protocol, **base})
-        document = documents(windows.starts, document_bounds(scorer.stream, settings["cross_documents"]))
-        arrays[key] = values.astype(np.float32)
-        arrays[key + "/windows"] = np.stack([*windows, document], axis=1)
-        if protocol == "positions":
-            rows += _position_rows(values.reshape(len(windows.starts), -1), windows, scorer.stream, context, base)
-        else:
-            rows.append({"protocol": protocol, **base, **_figures(values, windows, scorer.stream)})
-    return rows, arrays
 
 
-def _calibration_loss(scorer: Scorer, calibration: TokenStream, length: int, settings: Mapping[str, Any]):
-    """A function encoding -> mean loss (nats) of fixed targets at `length` on the calibration stream."""
-    calibrator = Scorer(scorer.model, calibration, scorer.batch_tokens, scorer.precision)
-    windows = plan(
-        "fixed_targets", calibration, length, [length], {**settings, "windows": min(32, settings["windows"])}
-    )
-    return lambda encoding: float(calibrator.score([windows], encoding)[0].mean())
+def _is(row: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    optional = dict.fromkeys(("control", "extension_settings"))
+    return all(row.get(key) == value for key, value in {**optional, **identity}.items())
 
 
-def _figures(values: np.ndarray, windows: Windows, stream: TokenStream) -> dict[str, Any]:
-    """Nats a token, perplexity, bits a byte, their counts, and the interval over the windows of this one run."""
-    per_window = np.add.reduceat(values, np.cumsum(windows.scored) - windows.scored)
-    byte_count = scored_bytes(windows, stream)
-    nats = float(values.sum() / len(values))
-    interval = perplexity_interval(per_window[None], windows.scored, blocks_W=windows.stops // BLOCK_TOKENS)
+def _plans(
+    stream: TokenStream, length: int, lengths: Sequence[int], settings: Mapping[str, Any]
+) -> dict[str, Windows]:
+    """The windows of each protocol at one length; those of `positions` stand at the longest alone."""
     return {
-        "nats": nats,
-        "perplexity": interval.perplexity,
-        "bits_per_byte": float(values.sum()) / math.log(2) / byte_count if byte_count else None,
-        "tokens": len(values),
-        "bytes": byte_count,
-        "windows": len(windows.starts),
-        **interval_fields(interval),
+        protocol: plan(protocol, stream, length, lengths, settings)
+        for protocol in settings["protocols"]
+        if protocol != "positions" or length == max(lengths)
     }
+
+
+class Targets:
+    """The scored tokens of one protocol at one length, and how losses on them become figures.
+
+    Separators, which stand among the targets where windows cross documents, are no text: they are left out.
+    id: what tells one set of scored targets from another; figures are compared on the same targets only.
+    """
+
+    def __init__(self, windows: Windows, stream: TokenStream, bounds: np.ndarray, longest: int):
+        self.windows, self.stream, self.bounds, self.longest = windows, stream, bounds, longest
+        self.places = targets_of(windows)
+        self.kept = stream.tokens[self.places] != stream.separator
+        self.id = f"{zlib.crc32(np.concatenate([windows.stops, windows.scored]).astype('<i8').tobytes()):08x}"
+
+    @property
+    def windows_kept(self) -> np.ndarray:
+        """Start, stop, targets kept, document and block of each window that keeps any: int64 (W, 5)."""
+        firsts = np.cumsum(self.windows.scored) - self.windows.scored
+        counts = np.add.reduceat(self.kept.astype(np.int64), firsts)
+        document = documents(self.windows.starts, self.bounds)
+        block, _ = blocks(self.windows, self.bounds, self.longest)
+        table = np.stack([self.windows.starts, self.windows.stops, counts, document, block], axis=1)
+        return table[counts > 0]
+
+    def stretch(self, low: int, high: int) -> Targets:
+        """Of windows that are scored whole: the targets with more than `low` and up to `high` tokens of context."""
+        starts = self.windows.starts
+        part = Windows(starts, starts + high, np.full_like(starts, high - low))
+        return Targets(part, self.stream, self.bounds, self.longest)
+
+    def figures(self, losses: np.ndarray) -> dict[str, Any]:
+        """Nats a token, perplexity, bits a byte, their counts, and the interval over the windows of this one run; or
+        why there are none. losses: (targets,), nats, float64."""
+        values = losses[self.kept]
+        if wrong := int((~np.isfinite(values)).sum()):
+            reason = f"{wrong} of {len(values)} token losses are not finite: the model breaks down at this length"
+            return {"status": "diverged", "reason": reason, "targets_id": self.id}
+        scored_W, block_W = self.windows_kept[:, 2], self.windows_kept[:, 4]
+        per_window = np.add.reduceat(values, np.cumsum(scored_W) - scored_W)
+        byte_count = int(self.stream.token_bytes[self.places].sum(dtype=np.int64))
+        interval = perplexity_interval(per_window[None], scored_W, blocks_W=block_W)
+        return {
+            "status": "ok",
+            "targets_id": self.id,
+            "nats": float(values.sum() / len(values)),
+            "perplexity": interval.perplexity,
+            "bits_per_byte": float(values.sum()) / math.log(2) / byte_count if byte_count else None,
+            "tokens": len(values),
+            "bytes": byte_count,
+            "windows": len(scored_W),
+            "blocks": int(block_W.max()) + 1,
+            "block_tokens": blocks(self.windows, self.bounds, self.longest)[1],
+            **interval_fields(interval),
+        }
+
+    def stored(self, key: str, losses: np.ndarray) -> dict[str, np.ndarray]:
+        """What losses.npz keeps under a row's key."""
+        return {key: losses[self.kept].astype(np.float32), key + "/windows": self.windows_kept}
 
 
 def interval_fields(interval) -> dict[str, Any]:
     """How an interval stands in a row: its bounds and what it covers, or the reason why there is none."""
-    if interval.low is None:
-        return {"perplexity_low": None, "perplexity_high": None, "interval_reason": interval.reason}
-    return {
+    fields = {
         "perplexity_low": interval.perplexity_low,
         "perplexity_high": interval.perplexity_high,
         "interval_level": interval.level,
         "interval_covers": interval.covers,
     }
+    return fields if interval.reason is None else fields | {"interval_reason": interval.reason}
 
 
-def scored_bytes(windows: Windows, stream: TokenStream) -> int:
-    """UTF-8 bytes of the scored targets."""
-    cumulative = np.concatenate([[0], np.cumsum(stream.token_bytes, dtype=np.int64)])
-    return int((cumulative[windows.stops + 1] - cumulative[windows.stops + 1 - windows.scored]).sum())
+def _score_model(
+    scorer: Scorer,
+    calibration: TokenStream | None,
+    config: Mapping[str, Any],
+    plans: Mapping[str, Targets],
+    base: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The rows of one extension and length, and the losses behind them."""
+    begin = time.perf_counter()
+    context, length = scorer.model.shape.context, base["context_length"]
+    try:
+        extended, note = _extended(scorer, calibration, config, length, settings)
+    except ValueError as error:
+        undefined = {"status": "undefined", "reason": str(error)}
+        return [{"protocol": p, **base, **undefined, "targets_id": targets.id} for p, targets in plans.items()], {}
+    with record_executors() as executors:
+        losses = scorer.score([targets.windows for targets in plans.values()], extended)
+    base = dict(base) | {
+        "executor": "+".join(sorted(executors)),
+        "seconds": round(time.perf_counter() - begin, 3),  # of all protocols at this length, which share passes
+    }
+    if note:
+        base["settings"] = note
+    rows, arrays = [], {}
+    for (protocol, targets), values in zip(plans.items(), losses, strict=True):
+        for place, part, part_values in _parts(protocol, targets, values, context):
+            row = {"protocol": protocol, **base, **place, **part.figures(part_values)}
+            rows.append(row)
+            arrays |= part.stored(row_key(row), part_values)
+    return rows, arrays
 
 
-def _position_rows(
-    values_WN: np.ndarray, windows: Windows, stream: TokenStream, context: int, base: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """A row a stretch of positions: `position` is the number of tokens of context up to which it reaches."""
-    length = values_WN.shape[1]
-    edges = _position_edges(length, context)
-    rows = []
-    for low, high in itertools.pairwise(edges):
-        part = Windows(windows.starts, windows.starts + high, np.full_like(windows.starts, high - low))
-        figures = _figures(values_WN[:, low:high].ravel(), part, stream)
-        rows.append({"protocol": "positions", **base, "position_from": low + 1, "position": high, **figures})
-    return rows
+def _extended(
+    scorer: Scorer, calibration: TokenStream | None, config: Mapping[str, Any], length: int, settings: Mapping[str, Any]
+):
+    """The model's encoding under an extension at this length, and how the extension was set.
+
+    Raises ValueError where the extension doesn't fit, or the encoding is not defined on so many tokens.
+    """
+    encoding, context = scorer.model.encoding, scorer.model.shape.context
+    extension = build_extension(config)
+    if reason := extension.fits(encoding):
+        raise ValueError(reason)
+    if extension.needs_tuning:
+        assert calibration is not None
+        calibrator = Scorer(scorer.model, calibration, scorer.batch_tokens, scorer.precision)
+        few = {**settings, "windows": min(CALIBRATION_WINDOWS, settings["windows"])}
+        windows = plan("fixed_targets", calibration, length, [length], few)
+        loss = lambda tried: float(calibrator.score([windows], tried)[0].mean())  # noqa: E731
+        extension = extension.tune(loss, encoding, context, length)
+    extended = extension.apply(encoding, context, length)
+    extended.check_length(length)
+    return extended, extension.describe()
+
+
+def _parts(protocol: str, targets: Targets, values: np.ndarray, context: int):
+    """The rows that a protocol makes of its losses: (fields of the place, targets, losses) each.
+
+    Those of `positions` are one a stretch: `position` is the number of tokens of context up to which it reaches.
+    """
+    if protocol != "positions":
+        yield {}, targets, values
+        return
+    values_WN = values.reshape(len(targets.windows.starts), -1)
+    for low, high in itertools.pairwise(_position_edges(values_WN.shape[1], context)):
+        place = {"position_from": low + 1, "position": high}
+        yield place, targets.stretch(low, high), values_WN[:, low:high].ravel()
 
 
 def _position_edges(length: int, context: int) -> list[int]:
-    """Bounds of the stretches: POSITION_BINS a training context, doubling beyond four training contexts."""
+    """Bounds of the stretches: POSITION_BINS a training context, each a tenth longer beyond four training contexts."""
     step = max(1, context // POSITION_BINS)
     edges = list(range(0, min(length, 4 * context) + 1, step))
     while edges[-1] < length:
         edges.append(min(length, max(edges[-1] + step, round(edges[-1] * 1.1))))
     return edges
+
+
+class _Floors:
+    """The losses of n-grams on every token of the held-out stream; each is fitted when it is first asked for."""
+
+    def __init__(self, training: TokenStream, stream: TokenStream, vocab_size: int):
+        self.training, self.stream, self.vocab_size = training, stream, vocab_size
+        self.losses: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, control: str) -> np.ndarray:
+        if control not in self.losses:
+            tokens, starts = self.training.tokens[:FLOOR_TOKENS], self.training.offsets[:-1]
+            ngram = NGram.fit(
+                tokens, self.vocab_size, FLOORS[control], document_starts=starts[starts < len(tokens)]
+            )
+            self.losses[control] = ngram.token_losses(self.stream.tokens)
+        return self.losses[control]
+
+
+def _score_floor(
+    ngrams: _Floors, plans: Mapping[str, Targets], base: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The rows of one n-gram on the targets of one length (its context is one token, whatever that length)."""
+    rows, arrays = [], {}
+    for protocol, targets in plans.items():
+        begin = time.perf_counter()
+        losses = ngrams[base["control"]][targets.places]
+        row = {"protocol": protocol, **base, "executor": "ngram", **targets.figures(losses)}
+        row["seconds"] = round(time.perf_counter() - begin, 3)
+        rows.append(row)
+        arrays |= targets.stored(row_key(row), losses)
+    return rows, arrays

@@ -21,7 +21,7 @@ class Scorer:
     """Scores windows of one stream with one model.
 
     batch_tokens: tokens a forward pass; halved, with a warning, where memory runs out.
-    precision: "32" or "bf16" (autocast); the losses come from float64 log-probabilities either way.
+    precision: "32", or "bf16" (autocast of all but the head); the losses are float64 log-probabilities either way.
     """
 
     def __init__(self, model: Transformer, stream: TokenStream, batch_tokens: int, precision: str = "32"):
@@ -52,16 +52,16 @@ class Scorer:
         ]
 
     def _run(self, scored: dict[tuple[int, int], int], encoding) -> dict[tuple[int, int], np.ndarray]:
-        groups: dict[tuple[int, int], list[int]] = {}
+        by_length: dict[int, list[tuple[int, int]]] = {}
         for (start, stop), count in scored.items():
-            groups.setdefault((stop - start, count), []).append(start)
+            by_length.setdefault(stop - start, []).append((start, count))
         losses = {}
-        for (length, count), starts in sorted(groups.items()):
+        for length, windows in sorted(by_length.items()):
             done = 0
-            while done < len(starts):
-                batch = starts[done : done + max(1, self.batch_tokens // length)]
+            while done < len(windows):
+                batch = windows[done : done + max(1, self.batch_tokens // length)]
                 try:
-                    values = self._batch(np.array(batch), length, count, encoding)
+                    values = self._batch(*np.array(batch).T, length, encoding)
                 except torch.OutOfMemoryError:
                     if len(batch) == 1:
                         raise MemoryError(
@@ -72,21 +72,24 @@ class Scorer:
                     warnings.warn(f"out of memory: eval.batch_tokens is halved to {self.batch_tokens}", stacklevel=2)
                     torch.cuda.empty_cache()
                     continue
-                losses.update({(start, start + length): row for start, row in zip(batch, values, strict=True)})
+                losses.update({(start, start + length): row for (start, _), row in zip(batch, values, strict=True)})
                 done += len(batch)
         return losses
 
     @torch.no_grad()
-    def _batch(self, starts: np.ndarray, length: int, count: int, encoding: PositionEncoding) -> np.ndarray:
-        """Losses of the last `count` targets of each window: float64 (W, count)."""
+    def _batch(self, starts_W: np.ndarray, counts_W: np.ndarray, length: int, encoding) -> list[np.ndarray]:
+        """For each window the losses of its last `count` targets, float64."""
         weight = self.model.embedding.weight
-        tokens = gather_windows(self.stream, starts, length + 1).to(weight.device)
-        with torch.autocast(weight.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            hidden = self.model.hidden(tokens[:, :-1], encoding=encoding)[:, -count:].flatten(0, 1)
-            targets = tokens[:, -count:].flatten()
-            step = max(1, HEAD_LOGITS // weight.shape[0])
-            parts = [
-                F.cross_entropy(F.linear(h, weight).double(), t, reduction="none")
-                for h, t in zip(hidden.split(step), targets.split(step), strict=True)
-            ]
-        return torch.cat(parts).view(len(starts), count).cpu().numpy()
+        device = weight.device
+        tokens = gather_windows(self.stream, starts_W, length + 1).to(device)
+        counts = torch.from_numpy(counts_W).to(device)
+        scored_WN = torch.arange(length, device=device) >= length - counts[:, None]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            hidden = self.model.hidden(tokens[:, :-1], encoding=encoding)[scored_WN]  # (targets, D)
+        targets = tokens[:, 1:][scored_WN]
+        step = max(1, HEAD_LOGITS // len(weight))
+        parts = [
+            F.cross_entropy(F.linear(h.to(weight.dtype), weight).double(), t, reduction="none")
+            for h, t in zip(hidden.split(step), targets.split(step), strict=True)
+        ]
+        return np.split(torch.cat(parts).cpu().numpy(), np.cumsum(counts_W)[:-1])

@@ -157,7 +157,7 @@ class RoPEInTheOtherLayout(RoPE):
 class T5WithTheLastBucketsCut(T5):
     def score_mod(self, q, k, positions, x, layer):
         mod = super().score_mod(q, k, positions, x, layer)
-        return lambda score, b, h, i, j: mod(score, b, h, torch.minimum(i, j + 17), j)
+        return lambda score, b, h, i, j: mod(score, b, h, torch.minimum(i, j + 9), j)
 
 
 class TurnsQueriesAlone(RoPE):

@@ -270,7 +270,7 @@ def test_defaults_suit_every_context(name, context):
         ("relative", "max_distance", 32),
         ("t5", "num_buckets", 7),
         ("t5", "num_buckets", 0),
-        ("t5", "max_distance", 16),
+        ("t5", "max_distance", 8),
         ("t5", "max_distance", 128),
         ("sandwich", "width", 63),
         ("sandwich", "base", 1),

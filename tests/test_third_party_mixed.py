@@ -232,7 +232,7 @@ def test_training_draws_are_ordered_distinct_and_new_each_time():
     assert every.double().mean().item() == pytest.approx((16 * 32 - 1) / 2, rel=0.02)  # uniform over the range
 
 
-def test_every_subset_of_positions_is_drawn_equally_often():
+def test_every_position_is_drawn_equally_often():
     encoding = build("randomized", Shape(8, 1, 1, 4), multiple=1).train()
     counts = torch.zeros(4)
     for _ in range(2000):

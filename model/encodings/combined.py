@@ -20,8 +20,9 @@ def uses(encoding: PositionEncoding, hook: str) -> bool:
 
 
 @torch.no_grad()
-def scores_of_nothing(encoding: PositionEncoding, score: float = 0.0, length: int = 5) -> Tensor | None:
-    """What score_mod of layer 0 makes of (1, H, T, T) equal scores where the content is zeros, or None without one."""
+def last_row_of_nothing(encoding: PositionEncoding, length: int, score: float = 0.0) -> Tensor | None:
+    """What score_mod of layer 0 makes of the last row of equal scores where all content is zeros: (1, H, 1, T), or None
+    without one."""
     H, K = encoding.shape.num_heads, encoding.shape.head_dim
     was_training = encoding.training
     positions = encoding.eval().positions(torch.zeros(1, length, dtype=torch.long))  # eval: training may count draws
@@ -30,7 +31,7 @@ def scores_of_nothing(encoding: PositionEncoding, score: float = 0.0, length: in
     q, k, _ = encoding.rotate(*(torch.zeros(1, H, length, K) for _ in range(3)), positions, x_BTD, 0)
     mod = encoding.score_mod(q, k, positions, x_BTD, 0)
     b, h, rows = torch.zeros(1, 1, 1, 1, dtype=torch.long), torch.arange(H)[:, None, None], torch.arange(length)
-    return mod and mod(torch.full((1, H, length, length), score), b, h, rows[:, None], rows)
+    return mod and mod(torch.full((1, H, 1, length), score), b, h, rows[-1:, None], rows)
 
 
 class Combined(PositionEncoding):
@@ -50,7 +51,9 @@ class Combined(PositionEncoding):
         super().__init__(shape)
         for name, part in parts.items():
             if not isinstance(part, PositionEncoding):
-                raise ValueError(f"encoding.parts.{name}={part!r}: must be an encoding; `~encoding@encoding.parts.{name}` omits it")
+                raise ValueError(
+                    f"encoding.parts.{name}={part!r}: must be an encoding; `~encoding@encoding.parts.{name}` omits it"
+                )
         if len(parts) < 2:
             raise ValueError(f"encoding.parts={list(parts)}: a combination has at least two parts")
         self.parts = nn.ModuleDict(parts)
@@ -63,7 +66,7 @@ class Combined(PositionEncoding):
         tabulated = all(part.distance_bias for part in biases)
         self.distance_bias = bool(biases) and tabulated and not self.rescores and not self.with_hook("positions")
         # Two rotations, or one and a bias that may read the turned q, can each be relative and not so together.
-        alone = len(turns) < 2 and (not turns or tabulated and not self.rescores)
+        alone = len(turns) < 2 and (not turns or (tabulated and not self.rescores))
         self.relative = alone and all(part.relative for part in every)
         self.refuse_misfits()
 
@@ -85,10 +88,10 @@ class Combined(PositionEncoding):
         length = self.shape.num_heads + 7  # unlike any other size, so that nothing broadcasts by chance
         length = min(length, self.max_length or length)
         try:
-            out = scores_of_nothing(self, length=length)
+            out = last_row_of_nothing(self, length)
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"{shown}: shapes don't fit together ({error})") from None
-        if out is not None and out.shape != (1, self.shape.num_heads, length, length):
+        if out is not None and out.shape != (1, self.shape.num_heads, 1, length):
             raise ValueError(f"{shown}: a bias doesn't fit the positions, which have several axes")
 
     def positions(self, tokens_BT):

@@ -8,7 +8,7 @@ from model.encodings import PositionEncoding, Shape
 
 
 class ReverseCumsum(torch.autograd.Function):
-    """Σ_{t ≥ j} x_t along the last axis: the small sums at its end are exact, and the gradient is one cumulative sum."""
+    """Σ_{t ≥ j} x_t along the last axis: the small sums at its end stay exact, and the gradient is a cumulative sum."""
 
     @staticmethod
     def forward(ctx, x):
@@ -40,7 +40,7 @@ def interpolate(whole: Tensor, counts: Tensor) -> Tensor:
 
 
 class CoPE(PositionEncoding):
-    """score = q_i·k_j/√d + q_i·e[p_ij], with gates g_ij = σ(q_i·k_j/√d) and counts p_ij = min(Σ_{t=j..i} g_it, p_max − 1).
+    """score = q_i·k_j/√d + q_i·e[p_ij]: gates g_ij = σ(q_i·k_j/√d), counts p_ij = min(Σ_{t=j..i} g_it, p_max − 1).
 
     Golovneva et al. 2024, "Contextual Position Encoding: Learning to Count What's Important",
     https://arxiv.org/abs/2405.18719, with the scaled gates and the unscaled q·e of its listing. A count is a fraction:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.encodings import PositionEncoding, Shape, Wrapper
-from model.encodings.combined import scores_of_nothing
+from model.encodings.combined import last_row_of_nothing
 
 
 class DAPE(Wrapper):
@@ -22,11 +22,12 @@ class DAPE(Wrapper):
 
     def __init__(self, shape: Shape, inner: PositionEncoding, width: int = 32):
         super().__init__(shape, inner)
-        bias = None if inner.rescores else scores_of_nothing(inner)
-        if bias is None or not torch.allclose(scores_of_nothing(inner, score=1.0), bias + 1):
+        length = min(2 * shape.context, inner.max_length or 2 * shape.context)
+        at_0, at_1 = (None if inner.rescores else last_row_of_nothing(inner, length, score) for score in (0.0, 1.0))
+        if at_0 is None or not torch.isfinite(at_0).all() or not torch.allclose(at_1, at_0 + 1):
             raise ValueError(
-                f"encoding.inner={type(inner).__name__}: DAPE adapts a bias that is added to the scores, and this adds "
-                "none; choose one that does, like alibi, kerple_log or fire"
+                f"encoding.inner={type(inner).__name__}: DAPE adapts a bias that is added to the scores (not one that "
+                "hides or scales them), and this adds none; choose one that does, like alibi, kerple_log or fire"
             )
         if width < 1:
             raise ValueError(f"encoding.width={width}: must be at least 1")

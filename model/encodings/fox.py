@@ -38,8 +38,8 @@ class FoX(PositionEncoding):
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
         with torch.autocast(x_BTD.device.type, enabled=False):
-            x_BTD = x_BTD.to(torch.promote_types(x_BTD.dtype, self.weight_LHD.dtype))
-            z_BTH = F.linear(x_BTD, self.weight_LHD[layer].to(x_BTD.dtype), self.bias_LH[layer].to(x_BTD.dtype))
+            dtype = torch.promote_types(x_BTD.dtype, torch.float32)
+            z_BTH = F.linear(x_BTD.to(dtype), self.weight_LHD[layer].to(dtype), self.bias_LH[layer].to(dtype))
             sums_BHT = self.log_gates(z_BTH).cumsum(dim=1).transpose(1, 2).contiguous()
 
         def mod(score, b, h, i, j):

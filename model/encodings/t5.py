@@ -27,10 +27,11 @@ class T5(PositionEncoding):
     Raffel et al. 2020, https://arxiv.org/abs/1910.10683. T5 itself does not divide q·k by √d (its initialisation does
     that work); here the scores keep the scale that all encodings share.
 
-    num_buckets: rows of the table; null is T5's 32, or fewer where the training context is shorter than that.
-    max_distance: where the last bucket begins, in tokens; null is half the training context, so that a good share of the
-    pairs trains the bucket that every longer distance will use (T5's own 128 belongs to its context of 512). Raises ValueError for an odd number of buckets, and for a max_distance that leaves the logarithmic
-    half no room or exceeds the context, where the last buckets would never be trained.
+    num_buckets: rows of the table; null is T5's 32, or half the training context where that is less.
+    max_distance: where the last bucket begins, in tokens; null is half the training context, so that a good share of
+    the pairs trains the bucket that every longer distance will use (T5's own 128 belongs to its context of 512). Raises
+    ValueError for an odd number of buckets, and for a max_distance that leaves the logarithmic half no room or exceeds
+    the context, where the last buckets would never be trained.
     """
 
     relative = True

@@ -104,7 +104,9 @@ REFERENCES = {
     ),
     "cope": Reference("Golovneva et al. 2024, equations 4 to 7 and the scaling of the listing", cope),
     "dape": Reference("Zheng et al. 2024, equation 5 and the authors' LeakyReLU network, around ALiBi", dape),
-    "fox": Reference("Lin et al. 2025, equations 5 and 6: log forget gates summed over the tokens between", biased(fox_bias)),
+    "fox": Reference(
+        "Lin et al. 2025, equations 5 and 6: log forget gates summed over the tokens between", biased(fox_bias)
+    ),
     "rope_fox": Reference(
         "RoPE's scores plus the forget gates of FoX",
         rope_and(lambda encoding, x_TD, layer: fox_bias(encoding.parts["fox"], x_TD, layer)),

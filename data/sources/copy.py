@@ -1,0 +1,24 @@
+"""Copying: n random symbols, then the same again. Needs the token at a fixed distance, which differs with the length."""
+
+import numpy as np
+
+from data.task import ANSWER, SEPARATOR, SYMBOLS, Task, after_answer, draw
+
+
+class Source(Task):
+    """`symbols`: how many different ones there are. An example of length n: 0 x1 .. xn 1 x1 .. xn 0."""
+
+    def __init__(self, symbols: int = 64):
+        if symbols < 2:
+            raise ValueError(f"data.symbols={symbols}: at least 2, or there is nothing to tell apart")
+        self.vocab_size = SYMBOLS + symbols
+
+    def tokens(self, bits: np.random.PCG64, length: int) -> np.ndarray:
+        question = SYMBOLS + draw(bits, length, self.vocab_size - SYMBOLS)
+        return np.concatenate([[SEPARATOR], question, [ANSWER], self.answer(question), [SEPARATOR]])
+
+    def answer(self, question: np.ndarray) -> np.ndarray:
+        return question
+
+    def scored(self, length: int) -> np.ndarray:
+        return after_answer(length, length)

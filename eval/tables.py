@@ -1,0 +1,355 @@
+"""The tables of a report, each defined once; eval/report.py shows them in the page and in report.md, eval/terminal.py
+in the terminal."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eval.comparison import HEADLINE, Comparison, Run
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """text(row) stands in the cell, detail(row) beside it in small print; value(row) is the number behind it, at full
+    precision, for columns of numbers."""
+
+    title: str
+    text: Callable[[Row], str]
+    value: Callable[[Row], float | None] | None = None
+    detail: Callable[[Row], str] = lambda row: ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """title: what it shows; note: what one must know to read it; when: the selections under which the page shows it."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    note: str = ""
+    when: Mapping[str, str] = field(default_factory=dict)
+
+    def texts(self) -> list[list[str]]:
+        """The cells as words, details in brackets."""
+        return [
+            [column.text(row) + (f" ({detail})" if (detail := column.detail(row)) else "") for column in self.columns]
+            for row in self.rows
+        ]
+
+
+def words(key: str, title: str | None = None) -> Column:
+    """row[key] as it is, nothing where it is missing."""
+    return Column(title or key.replace("_", " "), lambda row: "" if row.get(key) is None else str(row[key]))
+
+
+def number(key: str, title: str, show: Callable[[float], str], detail: Callable[[Row], str] = lambda row: "") -> Column:
+    """row[key] by `show`, a dash where it is missing."""
+    return Column(title, lambda row: "–" if row.get(key) is None else show(row[key]), lambda row: row.get(key), detail)
+
+
+def show_perplexity(value: float) -> str:
+    """Two decimals, none from 1000 on, powers of ten from a million on."""
+    if not math.isfinite(value):
+        return "overflow"
+    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+
+
+def show_percent(value: float) -> str:
+    """Signed, one decimal; none from 100 % on."""
+    if not math.isfinite(value):
+        return "overflow"
+    return f"{value:+.1f} %" if abs(value) < 100 else f"{value:+,.0f} %" if abs(value) < 1e6 else f"{value:+.1e} %"
+
+
+def show_count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def show_p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def show_bytes(value: float) -> str:
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+
+
+def show_length(length: int, context: int) -> str:
+    """ "256 (8x)": tokens, and in training contexts."""
+    return f"{length:,} ({length / context:g}x)"
+
+
+def show_interval(row: Row, low: str, high: str, show: Callable[[float], str]) -> str:
+    """ "4.1 to 4.3", or nothing where there is no interval."""
+    return "" if row.get(low) is None else f"{show(row[low])} to {show(row[high])}"
+
+
+def perplexity_interval_of(row: Row) -> str:
+    return show_interval(row, "perplexity_low", "perplexity_high", show_perplexity)
+
+
+def places(comparison: Comparison) -> dict[tuple[str, str], list[int]]:
+    """The context lengths, ascending, of each (protocol, extension); the headline first."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for row in comparison.summary:
+        found.setdefault((row["protocol"], row["extension"]), set()).add(row["context_length"])
+    order = sorted(found, key=lambda place: (place[0] != HEADLINE, place[0], place[1] != "none", place[1]))
+    return {place: sorted(found[place]) for place in order}
+
+
+def undefined_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """What has no figure, and why: a row for each (label, extension, context length, protocol)."""
+    found = {
+        (run.label, row["extension"], row["context_length"], row["protocol"]): {"label": run.label, **row}
+        for run in runs
+        for row in run.rows
+        if row["status"] != "ok"
+    }
+    return [found[place] for place in sorted(found)]
+
+
+def perplexity_table(comparison: Comparison, protocol: str, extension: str = "none") -> Table:
+    """A row a label, a column a context length; best first by the longest, then the next that a label has."""
+    lengths = places(comparison)[protocol, extension]
+    here = [row for row in comparison.summary if (row["protocol"], row["extension"]) == (protocol, extension)]
+    cells: dict[str, dict[int, Row]] = {}
+    for row in here:
+        cells.setdefault(row["label"], {})[row["context_length"]] = row
+    rows = [
+        {"label": label, "at": at, "seeds": max(row["seeds"] for row in at.values()), **_control(at)}
+        for label, at in cells.items()
+    ]
+    rows.sort(key=lambda row: [row["at"][n]["nats"] if n in row["at"] else math.inf for n in reversed(lengths)])
+    return Table(
+        f"Perplexity by context length: {_name(protocol, extension)}",
+        [
+            words("label", "encoding"),
+            number("seeds", "seeds", show_count),
+            *(_perplexity_column(length, comparison.context) for length in lengths),
+        ],
+        rows,
+        f"{100 * comparison.level:g} % intervals over {' or '.join(sorted({row['interval_covers'] for row in here}))}"
+        + ("; – is not defined or not scored" if any(len(at) < len(lengths) for at in cells.values()) else ""),
+        {"protocol": protocol, "extension": extension},
+    )
+
+
+def _control(at: Mapping[int, Row]) -> dict[str, Any]:
+    return {"control": next(iter(at.values()))["control"]}
+
+
+def _name(protocol: str, extension: str) -> str:
+    return protocol if extension == "none" else f"{protocol}, extension {extension}"
+
+
+def _perplexity_column(length: int, context: int) -> Column:
+    def cell(row: Row) -> Row:
+        return row["at"].get(length, {})
+
+    return Column(
+        show_length(length, context),
+        lambda row: show_perplexity(cell(row)["perplexity"]) if cell(row) else "–",
+        lambda row: cell(row).get("perplexity"),
+        lambda row: perplexity_interval_of(cell(row)),
+    )
+
+
+def difference_table(comparison: Comparison, protocol: str, extension: str, length: int) -> Table:
+    """Each label's perplexity at one length, and its change against the reference; best first."""
+    place = (protocol, extension, length)
+    rows = [
+        row
+        for row in comparison.summary
+        if (row["protocol"], row["extension"], row["context_length"]) == place and not row["control"]
+    ]
+    return Table(
+        f"Against {comparison.reference} at {show_length(length, comparison.context)}: {_name(protocol, extension)}",
+        [
+            words("label", "encoding"),
+            number("seeds", "seeds", show_count),
+            number("perplexity", "perplexity", show_perplexity, perplexity_interval_of),
+            number("nats", "nats/token", lambda value: f"{value:.4f}"),
+            number("bits_per_byte", "bits/byte", lambda value: f"{value:.3f}"),
+            number("difference_percent", "perplexity against the reference", show_percent, difference_interval_of),
+            number("p_holm", "p (Holm)", show_p),
+            Column("verdict", lambda row: "reference" if row["label"] == comparison.reference else _verdict(row)),
+            number("smallest_detectable", "smallest visible", lambda nats: show_percent(100 * math.expm1(nats))),
+            number("tokens", "tokens", show_count),
+        ],
+        rows,
+        "paired over seeds and windows; p corrected for all encodings of the place (Holm); "
+        "smallest visible: the difference that would have been found four times in five",
+        {"protocol": protocol, "extension": extension, "length": str(length)},
+    )
+
+
+def difference_interval_of(row: Row) -> str:
+    return show_interval(row, "difference_low", "difference_high", show_percent)
+
+
+def _verdict(row: Row) -> str:
+    if "verdict" not in row:
+        return "no seed in common"
+    return row["verdict"] + (f": {row['verdict_reason']}" if row["verdict_reason"] else "")
+
+
+def extension_table(comparison: Comparison, protocol: str, label: str) -> Table:
+    """One label's extensions by context length: perplexity, and the change against no extension."""
+    lengths = sorted({n for place, at in places(comparison).items() if place[0] == protocol for n in at})
+    cells: dict[str, dict[int, Row]] = {}
+    for row in comparison.summary:
+        if (row["protocol"], row["label"]) == (protocol, label):
+            cells.setdefault(row["extension"], {})[row["context_length"]] = row
+
+    def column(length: int) -> Column:
+        def detail(row: Row) -> str:
+            cell = row["at"].get(length, {})
+            return f"{show_percent(cell['gain_percent'])}, {cell['gain_verdict']}" if "gain_verdict" in cell else ""
+
+        return Column(**{**vars(_perplexity_column(length, comparison.context)), "detail": detail})
+
+    rows = [{"extension": name, "at": at} for name, at in cells.items()]
+    rows.sort(key=lambda row: (row["extension"] != "none", row["extension"]))
+    return Table(
+        f"Extensions of {label}: {protocol}",
+        [words("extension"), *map(column, lengths)],
+        rows,
+        "perplexity, its change against no extension on the same runs, and whether that is separable from none",
+        {"protocol": protocol, "label": label},
+    )
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """What each label costs: parameters, speed and memory in training, seconds; medians over the seeds."""
+    rows = []
+    for label in comparison.labels:
+        runs = [run for run in comparison.compared if run.label == label and "training" in run.results]
+        if not runs:
+            continue
+        passes = [{(row["extension"], row["context_length"]): row.get("seconds", 0) for row in run.rows} for run in runs]
+        rows.append(
+            {
+                "label": label,
+                "seeds": len(runs),
+                **{key: runs[0].results["parameters"][key] for key in ("total", "encoding")},
+                **{
+                    key: statistics.median(run.results["training"][key] for run in runs)
+                    for key in ("tokens", "tokens_per_second", "peak_memory", "seconds")
+                },
+                "evaluation": statistics.median(sum(each.values()) for each in passes),
+            }
+        )
+    machines = {str(run.results.get("machine")) for run in comparison.compared}
+    return Table(
+        "Cost",
+        [
+            words("label", "encoding"),
+            number("total", "parameters", show_count),
+            number("encoding", "of the encoding", show_count),
+            number("tokens", "tokens trained on", show_count),
+            number("tokens_per_second", "training tokens/s", show_count),
+            number("peak_memory", "peak memory", show_bytes),
+            number("seconds", "training, s", lambda value: f"{value:.1f}"),
+            number("evaluation", "evaluation, s", lambda value: f"{value:.1f}"),
+        ],
+        sorted(rows, key=lambda row: -row["tokens_per_second"]),
+        "medians over the seeds"
+        + ("; measured on different machines, so speeds do not compare" if len(machines) > 1 else ""),
+    )
+
+
+def undefined_table(comparison: Comparison) -> Table:
+    """Labels and places without a figure, by their reason."""
+    by_reason: dict[tuple, set[int]] = {}
+    for row in undefined_rows(comparison.compared):
+        by_reason.setdefault((row["label"], row["extension"], row["reason"]), set()).add(row["context_length"])
+    return Table(
+        "Not defined",
+        [words("label", "encoding"), words("extension"), words("lengths", "context lengths"), words("reason")],
+        [
+            {
+                "label": label,
+                "extension": extension,
+                "lengths": ", ".join(show_length(length, comparison.context) for length in sorted(lengths)),
+                "reason": reason,
+            }
+            for (label, extension, reason), lengths in by_reason.items()
+        ],
+    )
+
+
+def left_out_table(comparison: Comparison) -> Table:
+    """The runs that take no part in the comparison."""
+    return Table(
+        "Failed and skipped",
+        [words("run"), words("encoding"), words("seed"), words("state"), words("reason")],
+        [
+            {"run": run.name, "encoding": run.label, "seed": run.seed, "state": run.state, "reason": run.problem}
+            for run in comparison.left_out
+        ],
+    )
+
+
+def control_table(comparison: Comparison) -> Table:
+    """The runs that are controls."""
+    controls = {run.label: run.control for run in comparison.compared if run.control}
+    return Table(
+        "Controls",
+        [words("label", "run"), words("control", "what it is")],
+        [{"label": label, "control": control} for label, control in controls.items()],
+    )
+
+
+def provenance_table(comparison: Comparison) -> Table:
+    """Where each run's numbers come from."""
+    return Table(
+        "Runs",
+        [
+            words("run"),
+            words("state"),
+            words("config_hash", "config"),
+            words("commit"),
+            words("corpus_hash", "corpus"),
+            words("tokenizer_hash", "tokenizer"),
+            words("device"),
+            words("time", "ended"),
+        ],
+        [_provenance(run) for run in comparison.runs],
+        "hashes cut to eight digits; a commit with + had uncommitted changes",
+    )
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    hashes = ("config_hash", "corpus_hash", "tokenizer_hash")
+    commit = run.results.get("commit") or ""
+    return {
+        "run": run.name,
+        "state": run.state,
+        **{key: str(run.results.get(key) or "")[:8] for key in hashes},
+        "commit": commit[:8] + ("+" if commit.endswith("+") else ""),
+        "device": (run.results.get("machine") or {}).get("device"),
+        "time": (run.time or "")[:16].replace("T", " "),
+    }
+
+
+def records_table(title: str, records: Sequence[Row], note: str = "") -> Table:
+    """A list of dicts as it is: a column a key, numbers where every value is one."""
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    columns = [
+        number(key, key.replace("_", " "), _show_number) if _is_numeric(records, key) else words(key) for key in keys
+    ]
+    return Table(title, columns, records, note)
+
+
+def _is_numeric(records: Sequence[Row], key: str) -> bool:
+    values = [record[key] for record in records if record.get(key) is not None]
+    return bool(values) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _show_number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""Command-line tools over the program: `python -m scripts.NAME`."""

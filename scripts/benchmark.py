@@ -1,0 +1,257 @@
+"""Training and evaluation speed, side by side with what a user would pick instead.
+
+    python -m scripts.benchmark peers --shape tiny            this project and the peers, each at every setting
+    python -m scripts.benchmark encodings --shape tiny        every encoding against `none`
+    python -m scripts.benchmark evaluation                    one window of 65 536 tokens
+    python -m scripts.benchmark loop                          Lightning's loop against a plain loop
+
+All contestants live in one process and take turns, round after round, so that a change in the machine's load meets all
+of them; the ratios are taken within each round. It writes a CSV and a table, and never judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+from torch import nn
+
+from eval.provenance import machine
+from eval.results import write_table
+from eval.terminal import console
+from model.catalogue import encoding_config, encoding_names
+from model.encodings import Shape, build_encoding
+from model.trainer import peak_memory, prepare_process
+from model.transformer import Transformer
+from scripts.peers import PEERS, Sizes
+
+SHAPES = {
+    "tiny": Sizes(dim=128, num_layers=4, num_heads=4, vocab_size=2048, context=128, batch=32),
+    "medium": Sizes(dim=384, num_layers=6, num_heads=6, vocab_size=4096, context=256, batch=16),
+    "gpt2": Sizes(dim=768, num_layers=12, num_heads=12, vocab_size=50304, context=1024, batch=16),
+}
+SETTINGS = {  # name: precision, compiled
+    "fp32": (torch.float32, False),
+    "bf16": (torch.bfloat16, False),
+    "fp32 compiled": (torch.float32, True),
+    "bf16 compiled": (torch.bfloat16, True),
+}
+SEPARATORS = {"line": (3,), "sentence": (4,)}
+
+
+def ours(encoding: str, sizes: Sizes) -> Transformer:
+    """This project's transformer at the sizes of a contest."""
+    shape = Shape(sizes.dim, sizes.num_heads, sizes.num_layers, sizes.context, SEPARATORS)
+    return Transformer(sizes.vocab_size, build_encoding(encoding_config(encoding), shape))
+
+
+class Contestant:
+    """A model with its optimizer, and how it is run: `step` is forward, loss, backward and AdamW on one batch."""
+
+    def __init__(self, model: nn.Module, sizes: Sizes, setting: str, device: torch.device):
+        self.dtype, compiled = SETTINGS[setting]
+        self.model = model.to(device)
+        self.run = torch.compile(self.model) if compiled else self.model
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        self.tokens = torch.randint(sizes.vocab_size, (sizes.batch, sizes.context + 1), device=device)
+        self.device = device
+
+    def step(self) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            logits = self.run(self.tokens[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), self.tokens[:, 1:].flatten())
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def rounds(
+    contestants: dict[str, Callable[[], None]], count: int, seconds: float, device: torch.device
+) -> Iterator[dict[str, float]]:
+    """Steps a second of each contestant, round after round; a turn lasts about `seconds`."""
+    steps = {}
+    for name, step in contestants.items():
+        for _ in range(3):
+            step()
+        steps[name] = max(1, round(seconds / _time(step, 2, device)))
+    for _ in range(count):
+        yield {name: 1 / _time(step, steps[name], device) for name, step in contestants.items()}
+
+
+def _time(step: Callable[[], None], count: int, device: torch.device) -> float:
+    """Seconds a step."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(count):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / count
+
+
+def contest(contestants, reference: str, unit: float, options, columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row each: median, least and most of `unit` times steps a second, and the ratio to the reference by round."""
+    turns = list(rounds(contestants, options.rounds, options.seconds, options.device))
+    rows = []
+    for name in contestants:
+        speeds = [turn[name] * unit for turn in turns]
+        ratios = [turn[name] / turn[reference] for turn in turns]
+        rows.append(
+            {
+                "contestant": name,
+                "tokens_per_second": round(statistics.median(speeds)),
+                "least": round(min(speeds)),
+                "most": round(max(speeds)),
+                "ratio": round(statistics.median(ratios), 3),
+                "ratio_least": round(min(ratios), 3),
+                "ratio_most": round(max(ratios), 3),
+                "ratio_to": reference,
+                **columns,
+            }
+        )
+    return rows
+
+
+def peers(options) -> list[dict[str, Any]]:
+    """none, rope and alibi against every peer, at each setting."""
+    sizes, rows = SHAPES[options.shape], []
+    settings = options.settings or list(SETTINGS)
+    models = {
+        f"trainshort {name}": lambda s, n=name: ours(n, s) for name in options.encodings or ("none", "rope", "alibi")
+    }
+    models |= PEERS
+    contestants = {}
+    for setting in settings:
+        for name, make in models.items():
+            torch.manual_seed(0)
+            try:
+                contestants[f"{name} | {setting}"] = Contestant(make(sizes), sizes, setting, options.device).step
+                contestants[f"{name} | {setting}"]()
+            except Exception as error:
+                contestants.pop(f"{name} | {setting}", None)
+                print(f"{name} | {setting}: left out ({type(error).__name__}: {str(error).splitlines()[0]})")
+    reference = next(name for name in contestants if name.startswith("nanogpt"))
+    rows = contest(contestants, reference, sizes.batch * sizes.context, options, {"shape": options.shape})
+    for row in rows:
+        row["contestant"], row["setting"] = row["contestant"].split(" | ")
+    return rows
+
+
+def encodings(options) -> list[dict[str, Any]]:
+    """Every encoding against none, at one setting."""
+    sizes = SHAPES[options.shape]
+    (setting,) = options.settings or ["bf16"]
+    contestants = {}
+    for name in ["none", *(n for n in options.encodings or encoding_names() if n != "none")]:
+        torch.manual_seed(0)
+        contestants[name] = Contestant(ours(name, sizes), sizes, setting, options.device).step
+    columns = {"shape": options.shape, "setting": setting}
+    return contest(contestants, "none", sizes.batch * sizes.context, options, columns)
+
+
+def evaluation(options) -> list[dict[str, Any]]:
+    """Seconds and peak memory of one forward pass over a long window, last 64 tokens to the head, float32 and bf16."""
+    sizes, rows = SHAPES[options.shape], []
+    for name in options.encodings or ("none", "rope", "alibi"):
+        model = ours(name, sizes).to(options.device).eval()
+        for setting in options.settings or ("fp32", "bf16"):
+            tokens = torch.randint(sizes.vocab_size, (1, options.length), device=options.device)
+            enabled = setting.startswith("bf16")
+            with torch.no_grad(), torch.autocast(options.device.type, torch.bfloat16, enabled=enabled):
+                seconds = _time(
+                    lambda m=model, t=tokens: F.linear(m.hidden(t)[:, -64:], m.embedding.weight), 1, options.device
+                )
+            rows.append(
+                {
+                    "contestant": name,
+                    "setting": setting,
+                    "length": options.length,
+                    "seconds": round(seconds, 2),
+                    "peak_memory_gb": round(peak_memory() / 1e9, 2),
+                }
+            )
+    return rows
+
+
+def loop(options) -> list[dict[str, Any]]:
+    """Lightning's loop, with this project's callbacks, against a plain loop over the same steps."""
+    import lightning as L
+    from torch.utils.data import DataLoader
+
+    from model.language_model import LanguageModel, Optimization
+    from model.trainer import Meter
+
+    sizes = SHAPES[options.shape]
+    batch = torch.randint(sizes.vocab_size, (sizes.batch, sizes.context + 1))
+    plain = Contestant(ours("rope", sizes), sizes, "bf16", options.device)
+    rule = Optimization(1e-4, 0.1, 0.05, "cosine", 0.1, (0.9, 0.95), 0.0, 1.0)
+    steps = 30
+
+    def lightning_loop():
+        meter = Meter({"training": {"batch_size": sizes.batch, "log_every": steps}, "context": sizes.context}, steps)
+        trainer = L.Trainer(
+            accelerator=options.device.type,
+            precision="bf16-mixed",
+            max_steps=steps,
+            callbacks=[meter],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = LanguageModel(ours("rope", sizes), rule, steps)
+        trainer.fit(module, DataLoader([batch] * steps, batch_size=None))
+        return meter.seconds / steps
+
+    rows = []
+    for _ in range(options.rounds):
+        of_plain = _time(plain.step, steps, options.device)
+        rows.append({"contestant": "lightning", "seconds_a_step": lightning_loop(), "plain_seconds_a_step": of_plain})
+        rows[-1]["ratio"] = rows[-1]["seconds_a_step"] / of_plain
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+    console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=("peers", "encodings", "evaluation", "loop"))
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--settings", type=lambda text: text.split(","), help=", ".join(SETTINGS))
+    parser.add_argument("--encodings", type=lambda text: text.split(","), help="names under conf/encoding")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
+    parser.add_argument("--length", type=int, default=65536, help="tokens of the evaluation's window")
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--csv", type=Path, help="where the rows go")
+    options = parser.parse_args()
+    prepare_process(options.threads)
+    rows = {"peers": peers, "encodings": encodings, "evaluation": evaluation, "loop": loop}[options.what](options)
+    show(rows)
+    if options.csv:
+        about = machine(torch.device(options.device)) | {
+            "torch": torch.__version__,
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        }
+        write_table(options.csv, [row | about for row in rows])
+
+
+if __name__ == "__main__":
+    main()
