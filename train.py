@@ -19,9 +19,10 @@ def train(config: dict) -> None:
     """One run: data, model, trainer, fit, evaluate, results. Goes on where an interrupted one stopped."""
     from data.module import build_data
     from eval.evaluate import check_settings, evaluate
+    from eval.exact_match import score_task
     from eval.provenance import describe_run
     from eval.results import RunFolder, write_table
-    from eval.terminal import announce, print_rows
+    from eval.terminal import announce, print_results
     from eval.tracking import track
     from eval.tuning import tuned
     from model.build import build_language_model, training_steps
@@ -36,19 +37,21 @@ def train(config: dict) -> None:
         else:
             config = tuned(config, train)
             with folder.recording(config), track(config, folder.name, config["runs"], config["sweep"]) as tracker:
+                steps = training_steps(config)
                 data = build_data(config)
                 held_out, calibration = data.streams[config["eval"]["split"]], data.streams["validation"]
                 check_settings(config["eval"], held_out, config["context"])
                 model = build_language_model(config, data.vocab_size, data.separators)
-                meter = Meter(config, training_steps(config), report=tracker.log_point)
+                meter = Meter(config, steps, report=tracker.log_point)
                 trainer = build_trainer(config, folder.path, meter)
                 announce(config, data, model, folder)
                 trainer.fit(model, datamodule=data, ckpt_path=newest(folder.checkpoints), weights_only=True)
                 write_table(folder.path / "curve.csv", meter.curve)
                 folder.update(**describe_run(config, data, model, meter))
                 evaluate(model.transformer, held_out, folder, config["eval"], calibration, report=tracker.log_rows)
+                score_task(model.transformer, data, folder, config["eval"], report=tracker.log_rows)
                 tracker.summarise(folder.results["training"])
-    print_rows(folder.results["rows"], config["context"])
+    print_results(folder.results, config["context"])
     print(folder.path)
 
 

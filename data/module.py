@@ -214,19 +214,18 @@ class TaskDataModule(WindowDataModule):
         super().__init__(context, batch_size, seed, num_workers, start_sample)
         settings = dict(data)
         self.name, source = settings.pop("name"), settings.pop("source")
-        self.num_examples = {"validation": settings.pop("validation_windows"), "test": settings.pop("test_examples")}
+        self.num_examples, self.validation_windows = settings.pop("examples"), settings.pop("validation_windows")
         self.task = build_corpus(source, settings)
         self.longest = self.task.longest(context)
 
     def examples(self, split: str, length: int) -> np.ndarray:
-        """The held-out examples of a length, the same for every run: int64 (N, T)."""
-        seeds = [[SPLITS.index(split), number] for number in range(self.num_examples[split])]
-        return np.stack([self.task.example(seed, length) for seed in seeds])
+        """The examples of a length by which a run is scored, the same for every run: int64 (N, T)."""
+        return np.stack([self.task.example([SPLITS.index(split), n], length) for n in range(self.num_examples)])
 
     @property
     def streams(self) -> dict[str, TokenStream]:
-        """The held-out examples of the longest trained length as documents, without bytes."""
-        return {split: example_stream(self.examples(split, self.longest)) for split in self.num_examples}
+        """Examples of the longest trained length as documents, without bytes."""
+        return {split: example_stream(self.examples(split, self.longest)) for split in SPLITS}
 
     @property
     def vocab_size(self) -> int:
@@ -254,7 +253,7 @@ class TaskDataModule(WindowDataModule):
 
     def val_dataloader(self) -> DataLoader:
         windows = TaskWindows(self.task, self.longest, self.context, [SPLITS.index("validation")])
-        return self._loader(Subset(windows, range(self.num_examples["validation"])))
+        return self._loader(Subset(windows, range(self.validation_windows)))
 
 
 class TaskWindows(Dataset):

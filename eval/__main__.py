@@ -15,8 +15,9 @@ USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [eval.KEY=VALUE
 def main(arguments: list[str]) -> None:
     from data.module import build_data
     from eval.evaluate import evaluate
+    from eval.exact_match import score_task
     from eval.results import RunFolder
-    from eval.terminal import print_rows
+    from eval.terminal import print_results
     from model.build import build_transformer
     from model.checkpoint import load_weights, newest
     from model.trainer import prepare_process
@@ -46,7 +47,8 @@ def main(arguments: list[str]) -> None:
     model.load_state_dict(load_weights(checkpoint))
     with folder.hold():
         rows = evaluate(model, data.streams[settings["split"]], folder, settings, data.streams["validation"])
-    print_rows(rows, config["context"])
+        score_task(model, data, folder, settings)
+    print_results({**folder.results, "rows": rows}, config["context"])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Nothing here knows of tables or pages: `read_comparison` gives rows, eval/report
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from eval.evaluate import BLOCK_TOKENS
 from eval.identity import NOT_IDENTITY
 from eval.results import RunFolder, row_key, write_table
 from eval.statistics import Difference, difference, holm, perplexity_interval, verdict
@@ -72,10 +70,17 @@ class Run:
     def rows(self) -> list[dict[str, Any]]:
         return self.results["rows"]
 
-    @functools.cached_property
-    def row(self) -> dict[str, dict[str, Any]]:
-        """The rows by their key."""
-        return {row_key(row): row for row in self.rows}
+
+@dataclass(frozen=True)
+class Scored:
+    """A row of a run, with the windows behind it."""
+
+    run: Run
+    row: Mapping[str, Any]
+
+    @property
+    def windows(self) -> Windows:
+        return self.run.windows[row_key(self.row)]
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,9 @@ class Comparison:
 
     @property
     def labels(self) -> list[str]:
-        """Those of the runs that are compared, controls last."""
+        """Of the runs that are compared and of their floors, controls last."""
         found = {run.label: run.control is not None for run in self.compared}
+        found |= {row["control"]: True for run in self.compared for row in run.rows if "control" in row}
         return sorted(found, key=lambda label: (found[label], label))
 
     @property
@@ -146,11 +152,10 @@ def read_runs(path: Path, jobs: Collection[str] = ()) -> list[Run]:
     if not folders:
         raise ValueError(f"{path} holds no run: give the folder of a run or of a sweep")
     runs = [_read_run(RunFolder(folder)) for folder in folders]
-    contexts = [run.config["context"] for run in runs if run.problem is None and not run.control]
+    contexts = [run.config["context"] for run in runs if run.problem is None]
     configs = [run.config for run in runs if run.config]
     runs = [
-        Run(**{**vars(run), "label": _label(run, configs), "control": _control(run, min(contexts, default=0))})
-        for run in runs
+        replace(run, label=_label(run, configs), control=_control(run, min(contexts, default=None))) for run in runs
     ]
     return sorted(runs, key=lambda run: (run.label, run.seed if run.seed is not None else -1, run.name))
 
@@ -167,7 +172,7 @@ def _read_run(folder: RunFolder) -> Run:
             known["results"] = folder.results
         if problem is None:
             known["windows"] = dict(_read_windows(folder))
-        return Run(**known, problem=problem, control=known.get("results", {}).get("control"))
+        return Run(**known, problem=problem)
     except (ValueError, OSError) as error:
         return Run(**{**known, "state": "damaged"}, problem=str(error))
 
@@ -188,26 +193,15 @@ def _unfinished(status: Mapping[str, Any]) -> str | None:
 def _read_windows(folder: RunFolder) -> Iterator[tuple[str, Windows]]:
     """The windows behind each row, by the row's key; token losses are summed and let go, run by run.
 
-    Raises ValueError where a row has none, or some that are no numbers.
+    Raises ValueError where a row's losses are missing.
     """
     losses = folder.losses
-    for row in folder.results["rows"]:
-        if row["status"] != "ok":
-            continue
-        key = row_key(row)
-        stored = key.removesuffix(f"/{row['position']}") if "position" in row else key
-        if stored not in losses:
-            raise ValueError(f"{folder.path / 'losses.npz'} lacks the losses of {stored}: score the run again")
-        _, stops, scored, _ = losses[stored + "/windows"].T
-        values = losses[stored].astype(np.float64)
-        if "position" in row:
-            values = values.reshape(len(stops), -1)[:, row["position_from"] - 1 : row["position"]]
-            summed, scored = values.sum(axis=1), np.full(len(stops), values.shape[1])
-        else:
-            summed = np.add.reduceat(values, np.cumsum(scored) - scored)
-        if not np.isfinite(summed).all():
-            raise ValueError(f"its losses at {key} are not finite: it has diverged")
-        yield key, Windows(summed, scored, stops // BLOCK_TOKENS)
+    for key in (row_key(row) for row in folder.results["rows"] if row["status"] == "ok"):
+        if key not in losses:
+            raise ValueError(f"{folder.path / 'losses.npz'} lacks the losses of {key}: score the run again")
+        _, _, scored, _, blocks = losses[key + "/windows"].T
+        summed = np.add.reduceat(losses[key].astype(np.float64), np.cumsum(scored) - scored)
+        yield key, Windows(summed, scored, blocks)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -242,10 +236,11 @@ def _label(run: Run, configs: Sequence[Mapping[str, Any]]) -> str:
     return f"{run.encoding} ({', '.join(parts)})" if parts else run.encoding
 
 
-def _control(run: Run, context: int) -> str | None:
-    if run.control is None and run.config.get("context", 0) > context > 0:
-        return f"trained on a context of {run.config['context']} tokens instead of {context}"
-    return run.control
+def _control(run: Run, context: int | None) -> str | None:
+    """A run that was trained on a longer context than others are is the ceiling for them."""
+    if run.problem is None and run.config["context"] > context:
+        return f"trained on a context of {run.config['context']:,} tokens"
+    return None
 
 
 def find_reference(labels: Sequence[str], wanted: str | None) -> str | None:
@@ -312,68 +307,65 @@ def summarise(
 
     Each has the perplexity with its interval. The former also have the difference to the reference, with its interval,
     Holm-corrected p and verdict; a row with an extension has the like (`gain_...`) against the same label without one.
-    Best first within a place.
+    Best first within a place. A label that is undefined there, or has diverged with any of its seeds, has no row: the
+    mean of those that survived would flatter it.
     """
-    places: dict[tuple, dict[str, list[Run]]] = {}
+    places: dict[tuple, dict[str, dict[int, Scored]]] = {}
+    broken = set()
     for run in runs:
         for row in run.rows:
+            place = (row["protocol"], row["extension"], row["context_length"], row.get("position", 0))
+            label = row.get("control", run.label)  # a floor has the same figures in every run, so one stands for all
             if row["status"] == "ok":
-                place = (row["protocol"], row["extension"], row["context_length"], row.get("position", 0))
-                places.setdefault(place, {}).setdefault(run.label, []).append(run)
+                seed = 0 if "control" in row else run.seed
+                places.setdefault(place, {}).setdefault(label, {})[seed] = Scored(run, row)
+            else:
+                broken.add((place, label))
+    for place, label in broken:
+        places.get(place, {}).pop(label, None)
     summary, positions = [], []
-    for place in sorted(places):
-        key, by_label = _key(place), places[place]
-        rows = sorted((_over_seeds(same, key, level) for same in by_label.values()), key=lambda row: row["nats"])
+    for place, by_label in sorted(places.items(), key=lambda item: item[0]):
+        rows = sorted((_over_seeds(label, by_label[label], level) for label in by_label), key=lambda row: row["nats"])
         if place[-1]:
             positions += rows
             continue
-        ranked = {label: _by_seed(same, key) for label, same in by_label.items() if not same[0].control}
-        found = _differences(ranked, reference, level)
+        encodings = {row["label"]: by_label[row["label"]] for row in rows if row["control"] is None}
+        found = _differences(encodings, reference, level)
         summary += [row | _difference_fields(found.get(row["label"]), reference) for row in rows]
     gains = _gains(places, level)
-    return [
-        row | gains.get((row["protocol"], row["extension"], row["context_length"], row["label"]), {}) for row in summary
-    ], positions
+    return [row | gains.get(_place_of(row), {}) for row in summary], positions
 
 
-def _key(place: tuple[str, str, int, int]) -> str:
-    protocol, extension, length, position = place
-    row = {"protocol": protocol, "extension": extension, "context_length": length}
-    return row_key(row | {"position": position} if position else row)
+def _place_of(row: Mapping[str, Any]) -> tuple[str, int, str, str]:
+    return row["protocol"], row["context_length"], row["label"], row["extension"]
 
 
-def _over_seeds(runs: Sequence[Run], key: str, level: float) -> dict[str, Any]:
-    """One label's figures at one place, over its runs."""
-    rows, windows = [run.row[key] for run in runs], [run.windows[key] for run in runs]
+def _over_seeds(label: str, seeds: Mapping[int, Scored], level: float) -> dict[str, Any]:
+    """One label's figures at one place, over its seeds."""
+    first, *_ = scored = list(seeds.values())
+    windows = first.windows
     interval = perplexity_interval(
-        np.stack([part.losses for part in windows]), windows[0].tokens, windows[0].blocks, level=level
+        np.stack([each.windows.losses for each in scored]), windows.tokens, windows.blocks, level=level
     )
-    bits = [row["bits_per_byte"] for row in rows]
+    bits = [each.row["bits_per_byte"] for each in scored]
     place = ("protocol", "extension", "context_length", "length_ratio", "position_from", "position")
     return {
-        **{name: rows[0][name] for name in place if name in rows[0]},
-        "label": runs[0].label,
-        "encoding": runs[0].encoding,
-        "control": runs[0].control,
-        "seeds": len(runs),
+        **{name: first.row[name] for name in place if name in first.row},
+        "label": label,
+        "encoding": label if "control" in first.row else first.run.encoding,
+        "control": "floor" if "control" in first.row else first.run.control,
+        "seeds": len(scored),
         "perplexity": interval.perplexity,
         "perplexity_low": interval.perplexity_low,
         "perplexity_high": interval.perplexity_high,
         "nats": interval.nats,
         "bits_per_byte": None if None in bits else float(np.mean(bits)),
-        "tokens": rows[0]["tokens"],
-        "windows": rows[0]["windows"],
+        **{name: first.row[name] for name in ("tokens", "windows", "blocks")},
         "interval_level": level,
         "interval_covers": interval.covers,
         "interval_reason": interval.reason,
-        "precision": rows[0]["precision"],
-        "executor": rows[0]["executor"],
-        "settings": rows[0].get("settings"),
+        **{name: first.row.get(name) for name in ("precision", "executor", "settings")},
     }
-
-
-def _by_seed(runs: Iterable[Run], key: str) -> dict[int, Windows]:
-    return {run.seed: run.windows[key] for run in runs}
 
 
 def _difference_fields(found: Difference | None, reference: str | None) -> dict[str, Any]:
@@ -393,42 +385,41 @@ def _difference_fields(found: Difference | None, reference: str | None) -> dict[
     return fields
 
 
-def _gains(places: Mapping[tuple, Mapping[str, list[Run]]], level: float) -> dict[tuple, dict[str, Any]]:
-    """What each extension gains over none on the same runs, by (protocol, extension, context length, label)."""
-    sides: dict[tuple, dict[str, dict[int, Windows]]] = {}
-    for place, by_label in places.items():
-        protocol, extension, length, position = place
-        for label, runs in by_label.items():
+def _gains(
+    places: Mapping[tuple, Mapping[str, Mapping[int, Scored]]], level: float
+) -> dict[tuple[str, int, str, str], dict[str, Any]]:
+    """What each extension gains over none on the same runs, by (protocol, context length, label, extension)."""
+    sides: dict[tuple, dict[str, Mapping[int, Scored]]] = {}
+    for (protocol, extension, length, position), by_label in places.items():
+        for label, seeds in by_label.items():
             if not position:
-                sides.setdefault((protocol, length, label), {})[extension] = _by_seed(runs, _key(place))
+                sides.setdefault((protocol, length, label), {})[extension] = seeds
     return {
-        (protocol, extension, length, label): {
+        (*place, extension): {
             "gain_percent": found.percent,
             "gain_low": found.percent_low,
             "gain_high": found.percent_high,
             "gain_verdict": found.verdict,
         }
-        for (protocol, length, label), by_extension in sides.items()
+        for place, by_extension in sides.items()
         for extension, found in _differences(by_extension, "none", level).items()
     }
 
 
 def _differences(
-    sides: Mapping[str, Mapping[int, Windows]], reference: str | None, level: float
+    sides: Mapping[str, Mapping[int, Scored]], reference: str | None, level: float
 ) -> dict[str, Difference]:
     """Each side minus the reference, paired over the seeds that both have; a side without a common seed has none.
 
     As eval.statistics.compare, but seeds may be missing here and there; Holm's correction is over all sides.
     """
     common = {name: sorted(set(sides[name]) & set(sides.get(reference, ()))) for name in sides if name != reference}
+    common = {name: seeds for name, seeds in common.items() if seeds}
     found = {}
     for name, seeds in common.items():
-        if seeds:
-            own, other = (np.stack([sides[side][seed].losses for seed in seeds]) for side in (name, reference))
-            windows = sides[reference][seeds[0]]
-            found[name] = difference(
-                own, other, windows.tokens, windows.blocks, level=level, comparisons=sum(map(bool, common.values()))
-            )
+        own, other = (np.stack([sides[side][seed].windows.losses for seed in seeds]) for side in (name, reference))
+        windows = sides[reference][seeds[0]].windows
+        found[name] = difference(own, other, windows.tokens, windows.blocks, level=level, comparisons=len(common))
     adjusted = holm({name: each.p for name, each in found.items() if each.p is not None})
     return {
         name: replace(each, adjusted_p=adjusted.get(name), verdict=verdict(each, adjusted.get(name), level))

@@ -25,7 +25,7 @@ def conclude(comparison: Comparison) -> str:
     where = f"At {ratio:g}x the training context ({row['context_length']:,} tokens)"
     if row["protocol"] != HEADLINE:
         where += f", by the protocol {row['protocol']}"
-    return f"{where}, {_verdict(rows, comparison)}{_seeds(rows)}"
+    return f"{where}, {_verdict(rows, comparison)}{_seeds(rows)}{_left_out(comparison)}"
 
 
 def _last_place(comparison: Comparison) -> list[Row]:
@@ -60,8 +60,8 @@ def _verdict(rows: Sequence[Row], comparison: Comparison) -> str:
     elif best is reference:
         found = (
             f"none of the others is better than {reference['label']} (perplexity "
-            f"{show_perplexity(reference['perplexity'])}); the nearest, {judged[0]['label']}, is {judged[0]['verdict']}: "
-            f"{show_perplexity(judged[0]['perplexity'])}, {_change(judged[0], comparison)}."
+            f"{show_perplexity(reference['perplexity'])}); the nearest, {judged[0]['label']}, is "
+            f"{judged[0]['verdict']}: {show_perplexity(judged[0]['perplexity'])}, {_change(judged[0], comparison)}."
         )
     else:
         found = (
@@ -80,12 +80,12 @@ def _figure(row: Row, comparison: Comparison) -> str:
 
 def _change(row: Row, comparison: Comparison) -> str:
     """ "-3.1 % (95 % interval -4.0 % to -2.1 %, p < 0.001 after Holm's correction)"."""
-    interval = difference_interval_of(row)
+    change, interval = show_percent(row["difference_percent"]), difference_interval_of(row)
     if not interval:
-        return f"{show_percent(row['difference_percent'])} ({row['verdict_reason']})"
+        return f"{change} ({row['verdict_reason']})"
     p = show_p(row["p_holm"])
     p = f"p {p}" if p.startswith("<") else f"p = {p}"
-    return f"{show_percent(row['difference_percent'])} ({100 * comparison.level:g} % interval {interval}, {p} after Holm's correction)"
+    return f"{change} ({100 * comparison.level:g} % interval {interval}, {p} after Holm's correction)"
 
 
 def _count(judged: Sequence[Row]) -> str:
@@ -107,3 +107,8 @@ def _seeds(rows: Sequence[Row]) -> str:
     if min(row["seeds"] for row in rows) > 1:
         return ""
     return " With one seed, intervals and verdicts cover the held-out windows only: another seed may turn them round."
+
+
+def _left_out(comparison: Comparison) -> str:
+    count = len(comparison.left_out)
+    return f" {count} of {len(comparison.runs)} runs failed or are missing, and are left out." if count else ""

@@ -5,11 +5,12 @@ Beside the model's rows stand those of floors: a unigram and a bigram of the tra
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,15 +163,18 @@ class Targets:
         self.kept = stream.tokens[self.places] != stream.separator
         self.id = f"{zlib.crc32(np.concatenate([windows.stops, windows.scored]).astype('<i8').tobytes()):08x}"
 
-    @property
-    def windows_kept(self) -> np.ndarray:
+    @functools.cached_property
+    def table(self) -> np.ndarray:
         """Start, stop, targets kept, document and block of each window that keeps any: int64 (W, 5)."""
         firsts = np.cumsum(self.windows.scored) - self.windows.scored
         counts = np.add.reduceat(self.kept.astype(np.int64), firsts)
         document = documents(self.windows.starts, self.bounds)
-        block, _ = blocks(self.windows, self.bounds, self.longest)
-        table = np.stack([self.windows.starts, self.windows.stops, counts, document, block], axis=1)
+        table = np.stack([self.windows.starts, self.windows.stops, counts, document, self.blocks[0]], axis=1)
         return table[counts > 0]
+
+    @functools.cached_property
+    def blocks(self) -> tuple[np.ndarray, int]:
+        return blocks(self.windows, self.bounds, self.longest)
 
     def stretch(self, low: int, high: int) -> Targets:
         """Of windows that are scored whole: the targets with more than `low` and up to `high` tokens of context."""
@@ -184,28 +188,27 @@ class Targets:
         values = losses[self.kept]
         if wrong := int((~np.isfinite(values)).sum()):
             reason = f"{wrong} of {len(values)} token losses are not finite: the model breaks down at this length"
-            return {"status": "diverged", "reason": reason, "targets_id": self.id}
-        scored_W, block_W = self.windows_kept[:, 2], self.windows_kept[:, 4]
+            return {"status": "diverged", "reason": reason}
+        scored_W, block_W = self.table[:, 2], self.table[:, 4]
         per_window = np.add.reduceat(values, np.cumsum(scored_W) - scored_W)
         byte_count = int(self.stream.token_bytes[self.places].sum(dtype=np.int64))
         interval = perplexity_interval(per_window[None], scored_W, blocks_W=block_W)
         return {
             "status": "ok",
-            "targets_id": self.id,
             "nats": float(values.sum() / len(values)),
             "perplexity": interval.perplexity,
             "bits_per_byte": float(values.sum()) / math.log(2) / byte_count if byte_count else None,
             "tokens": len(values),
             "bytes": byte_count,
             "windows": len(scored_W),
-            "blocks": int(block_W.max()) + 1,
-            "block_tokens": blocks(self.windows, self.bounds, self.longest)[1],
+            "blocks": len(np.unique(block_W)),
+            "block_tokens": self.blocks[1],
             **interval_fields(interval),
         }
 
     def stored(self, key: str, losses: np.ndarray) -> dict[str, np.ndarray]:
         """What losses.npz keeps under a row's key."""
-        return {key: losses[self.kept].astype(np.float32), key + "/windows": self.windows_kept}
+        return {key: losses[self.kept].astype(np.float32), key + "/windows": self.table}
 
 
 def interval_fields(interval) -> dict[str, Any]:
@@ -231,7 +234,7 @@ def _score_model(
     begin = time.perf_counter()
     context, length = scorer.model.shape.context, base["context_length"]
     try:
-        extended, note = _extended(scorer, calibration, config, length, settings)
+        extended, note = extended_encoding(scorer, calibration, config, length, settings)
     except ValueError as error:
         undefined = {"status": "undefined", "reason": str(error)}
         return [{"protocol": p, **base, **undefined, "targets_id": targets.id} for p, targets in plans.items()], {}
@@ -243,16 +246,10 @@ def _score_model(
     }
     if note:
         base["settings"] = note
-    rows, arrays = [], {}
-    for (protocol, targets), values in zip(plans.items(), losses, strict=True):
-        for place, part, part_values in _parts(protocol, targets, values, context):
-            row = {"protocol": protocol, **base, **place, **part.figures(part_values)}
-            rows.append(row)
-            arrays |= part.stored(row_key(row), part_values)
-    return rows, arrays
+    return _rows_of(zip(plans.items(), losses, strict=True), base, context)
 
 
-def _extended(
+def extended_encoding(
     scorer: Scorer, calibration: TokenStream | None, config: Mapping[str, Any], length: int, settings: Mapping[str, Any]
 ):
     """The model's encoding under an extension at this length, and how the extension was set.
@@ -318,13 +315,22 @@ class _Floors:
 def _score_floor(
     ngrams: _Floors, plans: Mapping[str, Targets], base: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """The rows of one n-gram on the targets of one length (its context is one token, whatever that length)."""
+    """The rows of one n-gram on the targets of one length (its own context is one token, whatever that length)."""
+    begin = time.perf_counter()
+    losses = [ngrams[base["control"]][targets.places] for targets in plans.values()]
+    context = round(base["context_length"] / base["length_ratio"])
+    base = dict(base) | {"executor": "ngram", "seconds": round(time.perf_counter() - begin, 3)}
+    return _rows_of(zip(plans.items(), losses, strict=True), base, context)
+
+
+def _rows_of(
+    scored: Iterable[tuple[tuple[str, Targets], np.ndarray]], base: Mapping[str, Any], context: int
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The rows of the losses of several protocols, and what is stored of them."""
     rows, arrays = [], {}
-    for protocol, targets in plans.items():
-        begin = time.perf_counter()
-        losses = ngrams[base["control"]][targets.places]
-        row = {"protocol": protocol, **base, "executor": "ngram", **targets.figures(losses)}
-        row["seconds"] = round(time.perf_counter() - begin, 3)
-        rows.append(row)
-        arrays |= targets.stored(row_key(row), losses)
+    for (protocol, targets), losses in scored:
+        for place, part, values in _parts(protocol, targets, losses, context):
+            row = {"protocol": protocol, **base, **place, "targets_id": targets.id, **part.figures(values)}
+            rows.append(row)
+            arrays |= part.stored(row_key(row), values)
     return rows, arrays

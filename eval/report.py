@@ -70,7 +70,11 @@ def markdown_table(table: Table) -> str:
     """A table as GitHub's Markdown has it; what comes from data can't end a cell or become HTML."""
 
     def line(cells):
-        return "| " + " | ".join(html.escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return (
+            "| "
+            + " | ".join(html.escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in cells)
+            + " |"
+        )
 
     rule = "|" + "|".join(" ---: " if column.value else " --- " for column in table.columns) + "|"
     return "\n".join([line([column.title for column in table.columns]), rule, *map(line, table.texts())])

@@ -153,8 +153,8 @@ class RunFolder:
 
     @property
     def losses(self) -> dict[str, np.ndarray]:
-        """Arrays by `row_key` (float32, nats) and by `row_key` + "/windows" (W, 4): start, length, first scored target,
-        document. Nothing is unpickled. Raises ValueError for a damaged file."""
+        """Arrays by `row_key` (float32, nats) and by `row_key` + "/windows" (W, 5): start, stop, targets scored, document
+        and block of the statistics. Nothing is unpickled. Raises ValueError for a damaged file."""
         path = self.path / "losses.npz"
         if not path.exists():
             return {}
@@ -166,6 +166,7 @@ class RunFolder:
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """What identifies a row within a run: protocol/extension/context length (and position, where it has one)."""
-    key = f"{row['protocol']}/{row['extension']}/{row['context_length']}"
-    return f"{key}/{row['position']}" if "position" in row else key
+    """What identifies a row within a run: protocol/extension/context length, and where it has them the control (a floor
+    in the model's place) and the position."""
+    parts = [row["protocol"], row["extension"], row["context_length"]]
+    return "/".join(str(part) for part in [*parts, *(row[name] for name in ("control", "position") if name in row)])

@@ -1,31 +1,97 @@
-"""A sweep's folder: its runs gathered into comparison.csv, report.html, report.md and a table, best first.
+"""A sweep as Hydra carries it out: says how far it is, and at its end gathers the runs into a report.
 
-`SweepCallback` does so when a multirun ends, and exits with 3 where a job failed. Everything is read from the runs'
-files, so `python -m scripts.report DIR` does the same at any later time. Light to import.
+Jobs may run in other processes (joblib, submitit), so what is known of them is read from files: the list of those that
+were started, and the runs' own status files. Light to import.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 
-SWEEP_FAILED = 3
+from eval.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
+
+STARTED = "jobs.txt"  # in the sweep's folder: the run ids of the jobs that were started, a line each
 
 
 class SweepCallback(Callback):
-    """Called by Hydra when a multirun starts, for each of its jobs, and when it ends."""
+    """Called by Hydra when a multirun starts, for each of its jobs, and when it ends; ends it with exit code 3 where a
+    job failed. It is copied into the processes of the jobs, so what changes meanwhile is kept in files."""
+
+    folder: Path | None = None  # the sweep's; None in a single run
+    jobs: int | None = None  # how many the sweep has; None for sweepers that don't know beforehand
 
     def on_multirun_start(self, config, **kwargs: Any) -> None:
         from eval.identity import register_resolvers
 
         register_resolvers()
+        self.folder = Path(config.runs) / config.sweep
+        self.jobs = count_jobs(config)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / STARTED).write_text("")
+        except OSError as error:
+            _give_up(error)
+
+    def on_job_start(self, config, **kwargs: Any) -> None:
+        if self.folder is None:
+            return
+        with open(self.folder / STARTED, "a") as file:  # one short write, which processes don't tear apart
+            file.write(f"{config.run_id}\n")
+        of = f" of {self.jobs}" if self.jobs else ""
+        print(f"--- job {config.hydra.job.num + 1}{of}: {config.run_id}", flush=True)
+
+    def on_job_end(self, config, job_return, **kwargs: Any) -> None:
+        if self.folder is not None:
+            print(f"--- {progress(self.folder, self.jobs)}", flush=True)
 
     def on_multirun_end(self, config, **kwargs: Any) -> None:
         from eval.report import write_report
 
-        failed = write_report(Path(config.runs) / config.sweep)
+        try:
+            failed = write_report(self.folder, jobs=started(self.folder))
+        except MISTAKES as error:
+            _give_up(error)
         if failed:
             sys.exit(SWEEP_FAILED)
+
+
+def count_jobs(config) -> int | None:
+    """The number of jobs of a multirun, None where its sweeper doesn't know beforehand."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return None
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *config.hydra.overrides.task]), None)
+    return len(batches[0])
+
+
+def started(folder: Path) -> list[str]:
+    """The run ids of the jobs that the sweep has started, each once, in order."""
+    return list(dict.fromkeys((folder / STARTED).read_text().split()))
+
+
+def progress(folder: Path, jobs: int | None) -> str:
+    """ "3 of 6 jobs done, 1 running, 0 failed, 2 left", from the files of the jobs that were started."""
+    from eval.results import RunFolder
+
+    names = started(folder)
+    states = Counter(RunFolder(folder / name).status["state"] for name in names)
+    running = states["running"] + states["missing"]
+    done, failed = states["finished"], len(names) - states["finished"] - running
+    of, left = (f" of {jobs}", f", {jobs - len(names)} left") if jobs else ("", "")
+    return f"{done}{of} jobs done, {running} running, {failed} failed{left}"
+
+
+def _give_up(error: Exception) -> None:
+    """Ends the sweep with the error in one sentence; Hydra would turn an exception here into a warning."""
+    print(f"error: {one_sentence(error)}", file=sys.stderr)
+    sys.exit(FAILED)

@@ -120,11 +120,13 @@ def perplexity_table(comparison: Comparison, protocol: str, extension: str = "no
     cells: dict[str, dict[int, Row]] = {}
     for row in here:
         cells.setdefault(row["label"], {})[row["context_length"]] = row
+    labels = {row["label"]: row["control"] for row in here}
     rows = [
-        {"label": label, "at": at, "seeds": max(row["seeds"] for row in at.values()), **_control(at)}
+        {"label": label, "at": at, "seeds": max(row["seeds"] for row in at.values()), "control": labels[label]}
         for label, at in cells.items()
     ]
-    rows.sort(key=lambda row: [row["at"][n]["nats"] if n in row["at"] else math.inf for n in reversed(lengths)])
+    nats = {row["label"]: [row["at"].get(n, {}).get("nats", math.inf) for n in reversed(lengths)] for row in rows}
+    rows.sort(key=lambda row: (row["control"] is not None, nats[row["label"]]))
     return Table(
         f"Perplexity by context length: {_name(protocol, extension)}",
         [
@@ -137,10 +139,6 @@ def perplexity_table(comparison: Comparison, protocol: str, extension: str = "no
         + ("; – is not defined or not scored" if any(len(at) < len(lengths) for at in cells.values()) else ""),
         {"protocol": protocol, "extension": extension},
     )
-
-
-def _control(at: Mapping[int, Row]) -> dict[str, Any]:
-    return {"control": next(iter(at.values()))["control"]}
 
 
 def _name(protocol: str, extension: str) -> str:
@@ -231,7 +229,9 @@ def cost_table(comparison: Comparison) -> Table:
         runs = [run for run in comparison.compared if run.label == label and "training" in run.results]
         if not runs:
             continue
-        passes = [{(row["extension"], row["context_length"]): row.get("seconds", 0) for row in run.rows} for run in runs]
+        passes = [
+            {(row["extension"], row["context_length"]): row.get("seconds", 0) for row in run.rows} for run in runs
+        ]
         rows.append(
             {
                 "label": label,
@@ -296,12 +296,25 @@ def left_out_table(comparison: Comparison) -> Table:
 
 
 def control_table(comparison: Comparison) -> Table:
-    """The runs that are controls."""
-    controls = {run.label: run.control for run in comparison.compared if run.control}
+    """What stands beside the encodings to judge them by: floors, and models trained on a longer context."""
+    lengths = sorted({row["context_length"] for row in comparison.summary if row["control"]})
+    cells: dict[tuple, dict[int, Row]] = {}
+    for row in comparison.summary:
+        if row["control"] and row["extension"] == "none":
+            cells.setdefault((row["label"], row["control"], row["protocol"]), {})[row["context_length"]] = row
     return Table(
         "Controls",
-        [words("label", "run"), words("control", "what it is")],
-        [{"label": label, "control": control} for label, control in controls.items()],
+        [
+            words("label", "control"),
+            words("control", "what it is"),
+            words("protocol"),
+            *(_perplexity_column(length, comparison.context) for length in lengths),
+        ],
+        [
+            {"label": label, "control": control, "protocol": protocol, "at": at}
+            for (label, control, protocol), at in cells.items()
+        ],
+        "a floor is an n-gram of the training text: an encoding that does not beat it has learned nothing from context",
     )
 
 

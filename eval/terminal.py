@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def announce(config: Mapping[str, Any], data, module, folder) -> None:
@@ -25,6 +26,32 @@ def announce(config: Mapping[str, Any], data, module, folder) -> None:
     )
 
 
+def print_results(results: Mapping[str, Any], context: int) -> None:
+    """All that a run has come to: exact match where it was trained on a task, perplexity where it was scored for it."""
+    if results.get("tasks"):
+        print_exact_match(results["tasks"])
+    if results["rows"]:
+        print_rows(results["rows"], context)
+
+
+def print_exact_match(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A task's rows: the share of examples answered without a mistake, by length."""
+    longest = next(row["length"] / row["length_ratio"] for row in rows)
+    table = Table(title=f"{rows[0]['task']}, trained at lengths up to {longest:g}")
+    for name in ("extension", "length"):
+        table.add_column(name)
+    for name in ("exact match", "95 % interval", "tokens right", "examples", "context"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        place = (row["extension"], f"{row['length']} ({row['length_ratio']:g}x)")
+        if row["status"] != "ok":
+            table.add_row(*place, row["reason"])
+            continue
+        figures = (f"{row['exact_match']:.1%}", f"{row['low']:.1%}-{row['high']:.1%}", f"{row['token_accuracy']:.1%}")
+        table.add_row(*place, *figures, f"{row['examples']}", f"{row['context_length']}")
+    console().print(table)
+
+
 def print_rows(rows: Sequence[Mapping[str, Any]], context: int) -> None:
     """A run's rows: perplexity, nats and bits a byte by protocol, extension and context length."""
     table = Table(title=f"Trained on a context of {context} tokens")
@@ -35,7 +62,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], context: int) -> None:
     for row in rows:
         if row["protocol"] == "positions":
             continue
-        place = (row["protocol"], row["extension"], f"{row['context_length']} ({row['length_ratio']:g}x)")
+        extension = f"{row['control']} floor" if "control" in row else row["extension"]
+        place = (row["protocol"], extension, f"{row['context_length']} ({row['length_ratio']:g}x)")
         if row["status"] != "ok":
             table.add_row(*place, row["reason"])
             continue
@@ -43,6 +71,25 @@ def print_rows(rows: Sequence[Mapping[str, Any]], context: int) -> None:
         bits = "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.3f}"
         table.add_row(*place, f"{row['perplexity']:.2f}", interval, f"{row['nats']:.4f}", bits, f"{row['tokens']:,}")
     console().print(table)
+
+
+def print_comparison(comparison) -> None:
+    """A sweep's end: what failed, perplexity by encoding and context length, best first, and the verdict."""
+    from eval.conclusion import conclude
+    from eval.tables import left_out_table, perplexity_table, places
+
+    tables = [perplexity_table(comparison, *place) for place in list(places(comparison))[:1]] + [
+        left_out_table(comparison)
+    ]
+    for content in (each for each in tables if each.rows):
+        table = Table(title=Text(content.title), caption=Text(content.note))
+        for column in content.columns:
+            table.add_column(Text(column.title), justify="right" if column.value else "left")
+        for cells in content.texts():
+            table.add_row(*map(Text, cells))
+        console().print(table)
+    print(conclude(comparison))
+    print(comparison.path / "report.html")
 
 
 def console() -> Console:

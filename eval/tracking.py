@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 
 REACH_SECONDS = 3
 INIT_SECONDS = 30
+FIGURES = ("perplexity", "nats", "bits_per_byte", "exact_match", "token_accuracy")  # of a row, where it has them
 
 
 class Tracker:
@@ -31,15 +32,16 @@ class Tracker:
         self._log({"tokens": point["tokens"], **{names[k]: v for k, v in point.items() if k in names}})
 
     def log_rows(self, rows: list[Mapping[str, Any]]) -> None:
-        """Points of the extrapolation curves, against the context length; without an extension under the plain name."""
+        """Points of the extrapolation curves, against the context length: under the protocol's name, and after it the
+        extension's or the control's."""
         for row in rows:
             if row["status"] != "ok":
                 continue
-            plain = row["extension"] == "none"
-            name = f"eval/{row['protocol']}" + ("" if plain else f"/{row['extension']}")
+            what = row.get("control", row["extension"])
+            name = f"eval/{row['protocol']}" + ("" if what == "none" else f"/{what}")
             axis = row.get("position", row["context_length"])
             point = {"eval/context_length": axis} if "position" not in row else {"eval/position": axis}
-            figures = {k: row[k] for k in ("perplexity", "nats", "bits_per_byte") if row[k] is not None}
+            figures = {k: row[k] for k in FIGURES if row.get(k) is not None}
             self._log({**point, **{f"{name}/{key}": value for key, value in figures.items()}})
 
     def summarise(self, fields: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ def _trial(config: Mapping[str, Any], rate: float, train: Callable[[dict[str, An
     trial = copy.deepcopy(dict(config))
     trial["seed"] = config["tuning"]["seed"]
     trial["training"]["lr"] = rate
-    trial["eval"]["protocols"] = []
+    trial["eval"] |= {"protocols": [], "probes": []}
     trial["tuning"] = None
     trial["logger"] = {"name": "none"}
     trial["sweep"] = str(Path(config["sweep"] or "") / "tuning")

@@ -52,6 +52,8 @@ def attention(
     executor = executor or choose(encoding, mod, q_BHTK, first)
     if not torch.compiler.is_compiling() and (used := _recorder.get()) is not None:
         used.add(executor)
+    if executor not in EXECUTORS:
+        raise ValueError(f"executor={executor!r}: must be one of {', '.join(EXECUTORS)}")
     if executor in ("dense", "blocked"):
         rows = functools.partial(
             _rows, q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale

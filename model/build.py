@@ -33,6 +33,8 @@ def build_language_model(
 ) -> LanguageModel:
     """The transformer with its loss, optimizer and schedule."""
     transformer = build_transformer(config, vocab_size, separators)
+    if config["trainer"]["compile"]:
+        transformer.compile()  # in place; scoring calls `hidden`, which stays eager and so runs at any length
     fields = Optimization.__dataclass_fields__
     optimization = Optimization(**{key: value for key, value in config["training"].items() if key in fields})
     return LanguageModel(transformer, optimization, training_steps(config))

@@ -56,7 +56,8 @@ class LossNotFiniteError(ValueError):
 
 
 class LanguageModel(L.LightningModule):
-    """Trains on windows (B, T + 1) of token ids: each token is predicted from those before it.
+    """Trains on windows (B, T + 1) of token ids: each token is predicted from those before it. One that stands there
+    as its complement ~id, and so below zero, is read and not predicted.
 
     steps: optimizer steps of the whole run, which the schedule spans.
     """
@@ -70,21 +71,25 @@ class LanguageModel(L.LightningModule):
         return self.transformer(tokens_BT)
 
     def training_step(self, batch_BT: Tensor, batch_index: int) -> Tensor:
-        loss = self.token_losses(batch_BT).mean()
+        losses, predicted = self.token_losses(batch_BT)
+        loss = losses.sum() / predicted.sum()
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, self.global_step, self.first_bad_step)
         return loss
 
     def validation_step(self, batch_BT: Tensor, batch_index: int) -> None:
-        losses = self.token_losses(batch_BT).double()
-        self.validation_sum += losses.sum()
-        self.validation_tokens += losses.numel()
+        losses, predicted = self.token_losses(batch_BT)
+        self.validation_sum += losses.double().sum()
+        self.validation_tokens += predicted.sum()
 
-    def token_losses(self, batch_BT: Tensor) -> Tensor:
-        """Cross-entropy of each target, nats, (B · T,), float32."""
-        logits = self.transformer(batch_BT[:, :-1])
+    def token_losses(self, batch_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each target, nats, (B · T,), float32 (zero where not predicted), and which are predicted."""
+        tokens_BT = torch.where(batch_BT < 0, ~batch_BT, batch_BT)
+        predicted = batch_BT[:, 1:].flatten() >= 0
+        logits = self.transformer(tokens_BT[:, :-1])
         with torch.autocast(logits.device.type, enabled=False):
-            return F.cross_entropy(logits.flatten(0, 1).float(), batch_BT[:, 1:].flatten(), reduction="none")
+            losses = F.cross_entropy(logits.flatten(0, 1).float(), tokens_BT[:, 1:].flatten(), reduction="none")
+        return losses * predicted, predicted
 
     def on_validation_epoch_start(self) -> None:
         self.validation_sum = torch.zeros((), dtype=torch.float64, device=self.device)

@@ -1,4 +1,4 @@
-"""Copying: n random symbols, then the same again. Needs the token at a fixed distance, which differs with the length."""
+"""Copying: n random symbols, then the same again. The distance to the source is fixed, but differs by length."""
 
 import numpy as np
 

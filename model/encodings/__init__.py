@@ -63,6 +63,7 @@ class PositionEncoding(nn.Module):
     rescores: `rescore` is in use, so attention needs whole rows of scores and weights.
     prefix_consistent: the first t rows of a longer sequence are those of the shorter; False only where a method
         looks at the sequence's length, and such a method can't decode token by token.
+    order_blind: with one layer, the order of the past makes no difference to the output.
     lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
     """
 
@@ -71,6 +72,7 @@ class PositionEncoding(nn.Module):
     distance_bias: bool = False
     rescores: bool = False
     prefix_consistent: bool = True
+    order_blind: bool = False
     lr_scale: float = 1.0
 
     def __init__(self, shape: Shape):
@@ -147,7 +149,15 @@ class Wrapper(PositionEncoding):
         if not isinstance(inner, PositionEncoding):
             raise ValueError(f"encoding.inner={inner!r}: {type(self).__name__} wraps another encoding; name one")
         self.inner = inner
-        for claim in ("max_length", "relative", "distance_bias", "rescores", "prefix_consistent", "lr_scale"):
+        for claim in (
+            "max_length",
+            "relative",
+            "distance_bias",
+            "rescores",
+            "prefix_consistent",
+            "order_blind",
+            "lr_scale",
+        ):
             setattr(self, claim, getattr(inner, claim))
 
     def positions(self, tokens_BT):

@@ -60,6 +60,7 @@ class Combined(PositionEncoding):
         every = list(self.parts.values())
         self.max_length = min((part.max_length for part in every if part.max_length is not None), default=None)
         self.prefix_consistent = all(part.prefix_consistent for part in every)
+        self.order_blind = all(part.order_blind for part in every)
         self.rescores = any(part.rescores for part in every)
         self.lr_scale = min((part.lr_scale for part in every if any(True for _ in part.parameters())), default=1.0)
         biases, turns = self.with_hook("score_mod"), self.with_hook("rotate")

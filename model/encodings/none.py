@@ -11,3 +11,4 @@ class NoPE(PositionEncoding):
     """
 
     relative = True
+    order_blind = True

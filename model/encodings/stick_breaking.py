@@ -41,7 +41,7 @@ class StickBreaking(PositionEncoding):
         columns_T = torch.arange(scores_BHQT.shape[-1], device=scores_BHQT.device)
         dtype = torch.promote_types(scores_BHQT.dtype, torch.float32)
         z = scores_BHQT.to(dtype).masked_fill(columns_T >= rows_Q[:, None], float("-inf"))
-        taken = reverse_cumsum(F.softplus(z))  # Σ_{t=j..i−1} s(z_it)
+        taken = reverse_cumsum(F.softplus(z, threshold=50))  # Σ_{t=j..i−1} s(z_it); exact in float64 too
         weights = (z - taken).exp()
         if self.remainder == "self":
             weights = torch.where(columns_T == rows_Q[:, None], (-taken[..., :1]).exp(), weights)

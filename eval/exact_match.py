@@ -1,0 +1,118 @@
+"""Scores a model on a task by exact match: at each length, the share of examples whose answer is right in every token.
+
+The answers stand in the input and each token of them is predicted from the true ones before it. All are the most likely
+token exactly where greedy decoding writes the same answer, so this is greedy exact match in one forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data.module import WindowDataModule
+from eval.evaluate import extended_encoding, extension_list
+from eval.results import RunFolder
+from eval.scoring import Scorer
+from model.encodings import PositionEncoding
+from model.extensions import extension_config
+from model.transformer import Transformer
+
+LEVEL = 0.95
+
+
+def score_task(
+    model: Transformer,
+    data: WindowDataModule,
+    folder: RunFolder,
+    settings: Mapping[str, Any],
+    *,
+    report=lambda rows: None,
+) -> None:
+    """Adds the rows of a task's exact match to results.json, as `tasks`; of a corpus that is no task, nothing.
+
+    A row each extension and length; lengths are eval.lengths times the longest trained length, at least 1. Tested are
+    the split's examples of that length, the same for every run.
+
+    report: called with each new row.
+    """
+    if data.task is None:
+        return
+    stream = data.streams[settings["split"]]
+    scorer = Scorer(model, stream, settings["batch_tokens"], settings["precision"])
+    lengths = sorted({max(1, round(multiple * data.longest)) for multiple in settings["lengths"]})
+    rows = []
+    for name in extension_list(settings):
+        config = {**extension_config(name), **(settings.get("extension_settings") or {}).get(name, {})}
+        for length in lengths:
+            row = {"protocol": "exact_match", "task": data.name, "extension": name, "length": length}
+            rows.append(row | _row(scorer, data, config, length, settings))
+            report(rows[-1:])
+    folder.update(tasks=rows)
+
+
+def _row(
+    scorer: Scorer, data: WindowDataModule, config: Mapping[str, Any], length: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    context = len(data.task.scored(length)) - 1
+    place = {
+        "length_ratio": length / data.longest,
+        "context_length": context,
+        "split": settings["split"],
+        "precision": scorer.precision,
+    }
+    try:
+        examples = data.examples(settings["split"], length)
+        calibration = data.streams["validation"]
+        encoding, note = extended_encoding(scorer, calibration, config, context, settings)
+    except ValueError as error:
+        return place | {"status": "undefined", "reason": str(error)}
+    right = answers_right(scorer, examples, data.task.scored(length), encoding)
+    whole = right.all(axis=1)
+    low, high = wilson(int(whole.sum()), len(whole))
+    return place | {
+        "status": "ok",
+        "settings": note,
+        "exact_match": float(whole.mean()),
+        "low": low,
+        "high": high,
+        "level": LEVEL,
+        "examples": len(whole),
+        "token_accuracy": float(right.mean()),
+        "tokens": right.size,
+    }
+
+
+@torch.no_grad()
+def answers_right(
+    scorer: Scorer, examples_NT: np.ndarray, scored_T: np.ndarray, encoding: PositionEncoding | None = None
+) -> np.ndarray:
+    """Whether each answer token is the model's most likely one: bool (N, answer tokens)."""
+    weight = scorer.model.embedding.weight
+    tokens, scored = torch.from_numpy(examples_NT).to(weight.device), torch.from_numpy(scored_T).to(weight.device)
+    batches = tokens.split(max(1, scorer.batch_tokens // len(scored_T)))
+    right = []
+    for batch in batches:
+        with torch.autocast(weight.device.type, torch.bfloat16, enabled=scorer.precision == "bf16"):
+            hidden = scorer.model.hidden(batch[:, :-1], encoding=encoding)[:, scored[1:]]
+        best = F.linear(hidden.to(weight.dtype), weight).argmax(dim=-1)
+        right.append(best == batch[:, scored])
+    return torch.cat(right).cpu().numpy()
+
+
+def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share: inside [0, 1], and of some width at 0 and 1 too.
+
+    >>> [round(bound, 3) for bound in wilson(0, 10)]
+    [0.0, 0.278]
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)
