@@ -20,6 +20,7 @@ def train(config: dict) -> None:
     from data.module import build_data
     from eval.evaluate import check_settings, evaluate
     from eval.exact_match import score_task
+    from eval.probes import run_probes
     from eval.provenance import describe_run
     from eval.results import RunFolder, write_table
     from eval.terminal import announce, print_results
@@ -48,7 +49,16 @@ def train(config: dict) -> None:
                 trainer.fit(model, datamodule=data, ckpt_path=newest(folder.checkpoints), weights_only=True)
                 write_table(folder.path / "curve.csv", meter.curve)
                 folder.update(**describe_run(config, data, model, meter))
-                evaluate(model.transformer, held_out, folder, config["eval"], calibration, report=tracker.log_rows)
+                evaluate(
+                    model.transformer,
+                    held_out,
+                    folder,
+                    config["eval"],
+                    calibration,
+                    data.streams["train"],
+                    report=tracker.log_rows,
+                )
+                run_probes(model.transformer, held_out, folder, config["eval"])
                 score_task(model.transformer, data, folder, config["eval"], report=tracker.log_rows)
                 tracker.summarise(folder.results["training"])
     print_results(folder.results, config["context"])

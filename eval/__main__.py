@@ -16,6 +16,7 @@ def main(arguments: list[str]) -> None:
     from data.module import build_data
     from eval.evaluate import evaluate
     from eval.exact_match import score_task
+    from eval.probes import run_probes
     from eval.results import RunFolder
     from eval.terminal import print_results
     from model.build import build_transformer
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
         settings.extensions = extensions.split(",")
     OmegaConf.set_struct(settings, True)
     for key, value in options.items():
-        if not key.startswith("eval.") or not OmegaConf.select(settings, key[5:].split(".")[0]):
+        if not key.startswith("eval.") or key[5:].split(".")[0] not in settings:
             raise ValueError(f"{key}={value}: no such setting; known are eval.{{{', '.join(settings)}}}")
         settings.merge_with_dotlist([f"{key[5:]}={value}"])
     settings = OmegaConf.to_container(settings, resolve=True)
@@ -46,7 +47,9 @@ def main(arguments: list[str]) -> None:
     model = build_transformer(config, data.vocab_size, data.separators)
     model.load_state_dict(load_weights(checkpoint))
     with folder.hold():
-        rows = evaluate(model, data.streams[settings["split"]], folder, settings, data.streams["validation"])
+        held_out, calibration = data.streams[settings["split"]], data.streams["validation"]
+        rows = evaluate(model, held_out, folder, settings, calibration, data.streams["train"])
+        run_probes(model, held_out, folder, settings)
         score_task(model, data, folder, settings)
     print_results({**folder.results, "rows": rows}, config["context"])
 

@@ -19,7 +19,7 @@ from data.stream import TokenStream
 from data.windows import Windows, document_bounds
 from eval.ngram import NGram
 from eval.probes import check_probes
-from eval.protocols import blocks, documents, plan, targets_of
+from eval.protocols import blocks, context_lengths, documents, plan, targets_of
 from eval.results import RunFolder, row_key
 from eval.scoring import Scorer
 from eval.statistics import perplexity_interval
@@ -33,17 +33,6 @@ FLOOR_TOKENS = 1 << 24  # an n-gram is fitted on at most so many tokens from the
 CALIBRATION_WINDOWS = 32
 
 
-def context_lengths(settings: Mapping[str, Any], context: int) -> list[int]:
-    """The lengths to score, in tokens, ascending. Raises ValueError where there is none, or one below 2 tokens."""
-    lengths = sorted({round(multiple * context) for multiple in settings["lengths"]})
-    if not lengths or lengths[0] < 2:
-        raise ValueError(
-            f"eval.lengths={list(settings['lengths'])}: give multiples of the training context {context} that come to "
-            "at least 2 tokens"
-        )
-    return lengths
-
-
 def check_settings(settings: Mapping[str, Any], stream: TokenStream, context: int) -> None:
     """Raises ValueError, before anything is trained, for settings that can't be scored on this stream."""
     lengths = context_lengths(settings, context)
@@ -52,7 +41,7 @@ def check_settings(settings: Mapping[str, Any], stream: TokenStream, context: in
     for name in settings["controls"]:
         if name not in FLOORS:
             raise ValueError(f"eval.controls={name!r}: must be among {', '.join(FLOORS)}")
-    check_probes(settings, stream, context, lengths)
+    check_probes(settings, stream, context)
 
 
 def extension_list(settings: Mapping[str, Any]) -> list[str]:
@@ -139,9 +128,7 @@ def _is(row: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
     return all(row.get(key) == value for key, value in {**optional, **identity}.items())
 
 
-def _plans(
-    stream: TokenStream, length: int, lengths: Sequence[int], settings: Mapping[str, Any]
-) -> dict[str, Windows]:
+def _plans(stream: TokenStream, length: int, lengths: Sequence[int], settings: Mapping[str, Any]) -> dict[str, Windows]:
     """The windows of each protocol at one length; those of `positions` stand at the longest alone."""
     return {
         protocol: plan(protocol, stream, length, lengths, settings)
@@ -305,9 +292,7 @@ class _Floors:
     def __getitem__(self, control: str) -> np.ndarray:
         if control not in self.losses:
             tokens, starts = self.training.tokens[:FLOOR_TOKENS], self.training.offsets[:-1]
-            ngram = NGram.fit(
-                tokens, self.vocab_size, FLOORS[control], document_starts=starts[starts < len(tokens)]
-            )
+            ngram = NGram.fit(tokens, self.vocab_size, FLOORS[control], document_starts=starts[starts < len(tokens)])
             self.losses[control] = ngram.token_losses(self.stream.tokens)
         return self.losses[control]
 

@@ -18,7 +18,7 @@ import torch
 
 from data.stream import TokenStream
 from data.windows import Windows, document_bounds, fixed_target_windows, gather_windows
-from eval.protocols import blocks, check_lengths
+from eval.protocols import blocks, check_lengths, context_lengths
 from eval.results import RunFolder
 from eval.scoring import Scorer
 from eval.statistics import difference
@@ -29,33 +29,36 @@ from model.transformer import Transformer
 CURVE_POINTS = 48  # distances at which a bias curve is recorded, evenly spread over their logarithm
 
 
-def check_probes(settings: Mapping[str, Any], stream: TokenStream, context: int, lengths: Sequence[int]) -> None:
+def check_probes(settings: Mapping[str, Any], stream: TokenStream, context: int) -> None:
     """Raises ValueError, before anything is trained, for probes that can't be run on this stream."""
     for name in settings["probes"]:
         if name not in PROBES:
             raise ValueError(f"eval.probes={name!r}: must be among {', '.join(PROBES)}")
     if settings["probes"]:
-        probe_lengths(settings, context, lengths)
-        check_lengths(stream, lengths, settings["cross_documents"])
         if settings["probe"]["windows"] < 1:
             raise ValueError(f"eval.probe.windows={settings['probe']['windows']}: must be at least 1")
-    if "repeat" in settings["probes"]:
-        span_length(settings, context, lengths)
+        check_lengths(stream, context_lengths(settings, context), settings["cross_documents"])
+        span_length(settings, context)
 
 
-def probe_lengths(settings: Mapping[str, Any], context: int, lengths: Sequence[int]) -> list[int]:
+def probe_lengths(settings: Mapping[str, Any], context: int) -> list[int]:
     """Those of the scored lengths (tokens) at which probes run. Raises ValueError where none is left."""
-    longest = settings["probe"]["longest"]
+    longest, lengths = settings["probe"]["longest"], context_lengths(settings, context)
     chosen = [length for length in lengths if longest is None or length <= longest * context]
     if not chosen:
-        raise ValueError(f"eval.probe.longest={longest}: no context length of {list(lengths)} tokens is as short")
+        raise ValueError(
+            f"eval.probe.longest={longest}: the context lengths of eval.lengths, {lengths} tokens, are all longer; "
+            "raise it, or set eval.probes=[]"
+        )
     return chosen
 
 
-def span_length(settings: Mapping[str, Any], context: int, lengths: Sequence[int]) -> int:
+def span_length(settings: Mapping[str, Any], context: int) -> int:
     """Tokens of the span that is repeated. Raises ValueError where it doesn't fit twice into the shortest length."""
-    span = settings["probe"]["span"] or max(2, context // 8)
-    shortest = probe_lengths(settings, context, lengths)[0]
+    shortest = probe_lengths(settings, context)[0]
+    span = settings["probe"]["span"]
+    if span is None:
+        span = max(2, min(context // 8, shortest // 2))
     if not 2 <= span <= shortest // 2:
         raise ValueError(
             f"eval.probe.span={span}: needs at least 2 tokens (the first isn't scored), and to fit twice into the "
@@ -64,18 +67,15 @@ def span_length(settings: Mapping[str, Any], context: int, lengths: Sequence[int
     return span
 
 
-def run_probes(
-    model: Transformer, stream: TokenStream, folder: RunFolder, settings: Mapping[str, Any], lengths: Sequence[int]
-) -> None:
+def run_probes(model: Transformer, stream: TokenStream, folder: RunFolder, settings: Mapping[str, Any]) -> None:
     """Runs the probes that folder's results lack, or have with other settings, and adds each when it is known."""
-    chosen = probe_lengths(settings, model.shape.context, lengths) if settings["probes"] else []
+    named = ("split", "precision", "cross_documents", "lengths", "targets", "probe")
+    asked = {name: settings[name] for name in named}
     for name in settings["probes"]:
-        shared = {key: settings[key] for key in ("split", "precision", "cross_documents")}
-        asked = {**settings["probe"], **shared, "lengths": chosen, "longest": max(lengths)}
         results = folder.results
         probes, done = results.get("probes", {}), results.get("probe_settings", {})
         if done.get(name) != asked:
-            rows = PROBES[name](Probed(model, stream, settings, chosen, max(lengths)))
+            rows = PROBES[name](Probed(model, stream, settings))
             folder.update(probes={**probes, name: rows}, probe_settings={**done, name: asked})
 
 
@@ -85,14 +85,13 @@ class Probed:
     ends: where its windows end in the stream, the same at every length; block: each one's block for the statistics.
     """
 
-    def __init__(
-        self, model: Transformer, stream: TokenStream, settings: Mapping[str, Any], lengths: list[int], longest: int
-    ):
-        self.model, self.stream, self.settings, self.lengths = model.eval(), stream, settings, lengths
+    def __init__(self, model: Transformer, stream: TokenStream, settings: Mapping[str, Any]):
+        self.model, self.stream, self.settings = model.eval(), stream, settings
         self.context = model.shape.context
-        cross = settings["cross_documents"]
-        targets = min(settings["targets"], lengths[0])
-        self.ends = fixed_target_windows(stream, [*lengths, longest], targets, settings["probe"]["windows"], cross)
+        self.lengths = probe_lengths(settings, self.context)
+        cross, longest = settings["cross_documents"], max(context_lengths(settings, self.context))
+        targets = min(settings["targets"], self.lengths[0])
+        self.ends = fixed_target_windows(stream, [*self.lengths, longest], targets, settings["probe"]["windows"], cross)
         windows = Windows(self.ends - longest, self.ends, np.full_like(self.ends, targets))
         self.block, _ = blocks(windows, document_bounds(stream, cross), longest)
 
@@ -121,10 +120,10 @@ def repeat(probed: Probed) -> list[dict[str, Any]]:
     The second span ends the window, in place of what stood there. Its first token, at which nothing says yet that the
     span has begun again, is scored neither time.
     """
-    span = span_length(probed.settings, probed.context, probed.lengths)
+    span = span_length(probed.settings, probed.context)
     return probed.at_each(
         probed.lengths,
-        lambda length: [_repeat_at(probed, length, span, distance) for distance in _doubling(span, length - span)]
+        lambda length: [_repeat_at(probed, length, span, distance) for distance in _doubling(span, length - span)],
     )
 
 

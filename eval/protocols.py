@@ -30,6 +30,17 @@ BLOCK_TOKENS = 1024  # least length of a block to begin with: text is alike over
 BLOCK_CONTEXTS = 4  # and so many of the longest contexts, so that few windows of two blocks have text in common
 
 
+def context_lengths(settings: Mapping[str, Any], context: int) -> list[int]:
+    """The lengths to score, in tokens, ascending. Raises ValueError where there is none, or one below 2 tokens."""
+    lengths = sorted({round(multiple * context) for multiple in settings["lengths"]})
+    if not lengths or lengths[0] < 2:
+        raise ValueError(
+            f"eval.lengths={list(settings['lengths'])}: give multiples of the training context {context} that come to "
+            "at least 2 tokens"
+        )
+    return lengths
+
+
 def plan(
     protocol: str, stream: TokenStream, length: int, lengths: Sequence[int], settings: Mapping[str, Any]
 ) -> Windows:

@@ -25,7 +25,6 @@ def describe_run(config: Mapping[str, Any], data, module, meter) -> dict[str, An
         "encoding": config["encoding"]["name"],
         "seed": config["seed"],
         "context": config["context"],
-        "control": config["control"],
         "config_hash": config_hash(dict(config)),
         "corpus": config["data"]["name"],
         "corpus_hash": data.corpus_hash,

@@ -153,8 +153,8 @@ class RunFolder:
 
     @property
     def losses(self) -> dict[str, np.ndarray]:
-        """Arrays by `row_key` (float32, nats) and by `row_key` + "/windows" (W, 5): start, stop, targets scored, document
-        and block of the statistics. Nothing is unpickled. Raises ValueError for a damaged file."""
+        """Arrays by `row_key` (float32, nats) and by `row_key` + "/windows" (W, 5): start, stop, targets scored,
+        document and block of the statistics. Nothing is unpickled. Raises ValueError for a damaged file."""
         path = self.path / "losses.npz"
         if not path.exists():
             return {}

@@ -86,13 +86,13 @@ class Interrupted(BaseException):
 
 
 class Checkpoint(L.Callback):
-    """Saves every `every` steps, at the end, and when a signal asks to stop; keeps the random states, so that a run
-    that goes on is the same to the last bit as one that was never stopped."""
+    """Saves every `every` steps, at the end, and when a signal asks to stop. A step that is validated is saved after
+    its validation, so that a run that goes on has its figures too."""
 
     def __init__(self, folder: Path, every: int):
         self.folder, self.every = folder, every
         self.saved_step = -1
-        self.signum = None
+        self.signum = 0
         self._handlers = {}
 
     def on_train_start(self, trainer, module):
@@ -109,23 +109,33 @@ class Checkpoint(L.Callback):
         self.signum = signum
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
-        if trainer.fit_loop._should_accumulate() or trainer.global_step == self.saved_step:
-            return
-        if trainer.global_step % self.every == 0 or self.signum is not None:
-            self._save(trainer, module)
-        if self.signum is not None:
-            raise Interrupted(self.signum)
+        validated = trainer.fit_loop.epoch_loop.batch_progress.total.ready % trainer.val_check_batch == 0
+        if not (trainer.fit_loop._should_accumulate() or validated):
+            self._save_where_due(trainer, module)
+
+    def on_validation_end(self, trainer, module):
+        self._save_where_due(trainer, module)
 
     def on_train_end(self, trainer, module):
         if trainer.global_step != self.saved_step:
             self._save(trainer, module)
+
+    def _save_where_due(self, trainer, module):
+        signum = self.signum
+        if trainer.world_size > 1:  # a signal may have reached one process alone
+            signum = int(trainer.strategy.reduce(torch.tensor(signum, device=module.device), reduce_op="max"))
+        if trainer.global_step % self.every == 0 or signum:
+            self._save(trainer, module)
+        if signum:
+            raise Interrupted(signum)
 
     def _save(self, trainer, module):
         module.check_finite()
         self.saved_step = trainer.global_step
         trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:09d}.ckpt")
         if trainer.is_global_zero:
-            for path in checkpoints(self.folder)[KEEP:]:
+            left = [*checkpoints(self.folder)[KEEP:], *self.folder.glob("*.partial")]
+            for path in left:
                 path.unlink(missing_ok=True)
                 digest_path(path).unlink(missing_ok=True)
 
@@ -134,17 +144,3 @@ class Checkpoint(L.Callback):
 
     def on_load_checkpoint(self, trainer, module, checkpoint):
         check_schema(checkpoint)
-
-    def state_dict(self):
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-    def load_state_dict(self, state):
-        self._states = state
-
-    def on_train_epoch_start(self, trainer, module):
-        """The random states, last before the first step: nothing draws between here and there."""
-        if (state := self.__dict__.pop("_states", None)) is not None:
-            torch.set_rng_state(state["cpu"])
-            if state["cuda"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(state["cuda"])

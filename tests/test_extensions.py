@@ -487,7 +487,7 @@ def test_rotations_by_index_times_frequency_are_extended_and_no_others(method):
     assert fits >= (TURNS_Q_AND_K | {"rope_partial_head", "hope", "logn"}) - learned
     assert not fits & ({"xpos", "rope_axial", "rope_hierarchical", "rope_embeddings", "rope_selective", "randomized"})
     assert not fits & ({"alibi", "none", "sinusoidal", "learned", "t5", "shaw", "fire"} | learned)
-    assert ({"rope_qkv", "polar"} <= fits) == (method in FREQUENCY_METHODS)
+    assert ({"rope_placement", "polar"} <= fits) == (method in FREQUENCY_METHODS)
 
 
 def test_the_other_methods_fit_what_their_names_say():

@@ -15,6 +15,8 @@ class LearnedALiBi(ALiBi):
     layers, as the fixed slopes are. exponent: see ALiBi.
     """
 
+    lr_scale = 10.0  # so that a short run can move a slope by more than a third
+
     def __init__(self, shape: Shape, exponent: float = 8.0):
         super().__init__(shape, exponent)
         self.log_factor_H = nn.Parameter(torch.zeros(shape.num_heads))

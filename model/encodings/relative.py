@@ -41,6 +41,7 @@ class Relative(PositionEncoding):
 
     relative = True
     distance_bias = True
+    lr_scale = 100.0  # the reason stands with T5's table
 
     def __init__(self, shape: Shape, max_distance: int | None = None):
         super().__init__(shape)

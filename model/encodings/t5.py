@@ -25,7 +25,8 @@ class T5(PositionEncoding):
     """score = q·k/√d + b_h[bucket(i − j)], the table shared by the layers and zero at the start.
 
     Raffel et al. 2020, https://arxiv.org/abs/1910.10683. T5 itself does not divide q·k by √d (its initialisation does
-    that work); here the scores keep the scale that all encodings share.
+    that work); here the scores keep the scale that all encodings share. Its table learns at 100 times the backbone's
+    rate: a bias counts in nats, and AdamW moves a number by no more than the sum of its learning rates, under 1 here.
 
     num_buckets: rows of the table; null is T5's 32, or half the training context where that is less.
     max_distance: where the last bucket begins, in tokens; null is half the training context, so that a good share of
@@ -36,6 +37,7 @@ class T5(PositionEncoding):
 
     relative = True
     distance_bias = True
+    lr_scale = 100.0
 
     def __init__(self, shape: Shape, num_buckets: int | None = None, max_distance: int | None = None):
         super().__init__(shape)

@@ -140,7 +140,7 @@ REFERENCES = {
     "rope_axial": Reference("the definition in model/encodings/rope_axial.py", turning(axial)),
     "rope_hierarchical": Reference("the definition in model/encodings/rope_axial.py", turning(hierarchical)),
     "rope_selective": Reference("the definition in model/encodings/rope_selective.py", turning(selective)),
-    "rope_qkv": placement(v=True, out=-1),
+    "rope_placement": placement(v=True, out=-1),
     "rope_embeddings": placement(embeddings=True),
     "rope_output": placement(qk=False, out=1),
 }

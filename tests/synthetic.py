@@ -1,0 +1,197 @@
+"""Sweeps made of files alone, for tests of what reads them: run folders with made-up losses, nothing trained.
+
+An encoding is given as its mean loss (nats a token) by context length; seeds and held-out windows add noise of their
+own, the same windows for all encodings, so that differences are paired as in a real sweep.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.evaluate import interval_fields
+from eval.identity import run_id
+from eval.results import RunFolder, row_key, write_table
+from eval.statistics import perplexity_interval
+
+CONTEXT = 32
+LENGTHS = (32, 64, 128, 256)
+WINDOWS, TARGETS = 24, 16  # of fixed_targets
+
+CONFIG = {
+    "seed": 0,
+    "context": CONTEXT,
+    "training": {"tokens": 60_000, "batch_size": 32, "lr": 3e-3},
+    "sweep": "synthetic",
+    "runs": "runs",
+    "run_id": "",
+    "encoding": {"name": "rope", "base": 10000.0},
+    "model": {"name": "nano", "dim": 32, "num_layers": 2, "num_heads": 2},
+    "data": {"name": "shakespeare", "cross_documents": False},
+    "tokenizer": {"name": "bpe", "vocab_size": 512},
+    "eval": {"lengths": [1, 2, 4, 8], "split": "test", "targets": TARGETS, "windows": WINDOWS, "precision": "32"},
+    "compare": {"reference": "rope", "level": 0.95},
+    "logger": {"name": "none"},
+}
+
+RESULTS = {
+    "corpus": "shakespeare",
+    "corpus_hash": "c0ffee00" * 8,
+    "tokenizer_hash": "70ce1234" * 8,
+    "config_hash": "ab12cd34" * 8,
+    "commit": "0123456789abcdef0123456789abcdef01234567+",
+    "machine": {"device": "cpu", "processor": "a processor", "cores": 2, "threads": 2, "system": "Linux"},
+    "versions": {"python": "3.11", "torch": "2.13.0"},
+    "parameters": {"total": 41_120, "embedding": 16_384, "encoding": 0, "backbone": 24_736},
+}
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """CONFIG with changes; `training__tokens=1` changes training.tokens."""
+    config = copy.deepcopy(CONFIG)
+    for key, value in changes.items():
+        *groups, name = key.split("__")
+        place = config
+        for group in groups:
+            place = place[group]
+        place[name] = value
+    return config
+
+
+def make_run(
+    sweep: Path,
+    encoding: str,
+    seed: int = 0,
+    nats: Callable[[int], float | None] = lambda length: 5.0,
+    *,
+    lengths: Iterable[int] = LENGTHS,
+    protocols: Iterable[str] = ("fixed_targets", "non_overlapping"),
+    extensions: Mapping[str, float] | None = None,
+    positions: bool = False,
+    windows: int = WINDOWS,
+    noise: float = 0.02,
+    targets_id: str = "00000000",
+    state: str = "finished",
+    error: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    results: Mapping[str, Any] | None = None,
+) -> RunFolder:
+    """One run's folder. nats: mean loss by context length in tokens, None where the encoding is not defined.
+    extensions: what each adds to the loss beyond the training context."""
+    config = {**settings(**(config or {})), "seed": seed}
+    config["encoding"] = {**config["encoding"], "name": encoding}
+    config["run_id"] = run_id(config)
+    folder = RunFolder(sweep / config["run_id"])
+    with folder.hold(), folder.recording(config):
+        if state == "finished":
+            rows, losses = _rows(
+                encoding, seed, config, nats, lengths, protocols, extensions, windows, noise, targets_id
+            )
+            if positions:
+                more = _position_rows(encoding, seed, config, nats, max(lengths), windows, noise, targets_id)
+                rows, losses = rows + more[0], losses | more[1]
+            folder.add(rows, losses)
+            folder.update(**_facts(config, seed), **(results or {}))
+            write_table(folder.path / "curve.csv", _curve(nats(CONTEXT) or 5.0, seed))
+    if state != "finished":
+        folder.set_status(state, **({"error": error} if error else {}))
+    return folder
+
+
+def _facts(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    training = {"tokens": 60_416, "steps": 59, "seconds": 4.0 + seed, "tokens_per_second": 15_000.0 - 100 * seed}
+    training |= {"loss": 5.1, "val_loss": 5.2, "peak_memory": 5e8}
+    return {
+        **RESULTS,
+        "run_id": config["run_id"],
+        "encoding": config["encoding"]["name"],
+        "seed": seed,
+        "context": config["context"],
+        "training": training,
+    }
+
+
+def _curve(final: float, seed: int) -> list[dict[str, float]]:
+    curve = []
+    for step in range(2, 60, 3):
+        loss = final + 2 * np.exp(-step / 10) + 0.01 * np.sin(step + seed)
+        point = {"step": step, "tokens": step * 1024, "seconds": step / 15, "loss": float(loss)}
+        curve.append({**point, "lr": 3e-3, "tokens_per_second": 15_000.0})
+        if step % 15 == 14:
+            curve.append({"step": step, "tokens": step * 1024, "val_loss": float(loss) + 0.05})
+    return curve
+
+
+def _noise(encoding: str, seed: int, windows: int, size: float) -> np.ndarray:
+    """(W,): what windows do to all encodings alike, what a seed does, and what is left."""
+    shared = np.random.default_rng(1).normal(size=windows) * 5 * size
+    own = np.random.default_rng([seed, *encoding.encode()])
+    return shared + own.normal() * size + own.normal(size=windows) * size
+
+
+def _figures(per_window: np.ndarray, targets: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """A row's figures, its token losses, and its windows."""
+    windows = len(per_window)
+    losses = np.repeat(per_window, targets).astype(np.float32)
+    scored, ends = np.full(windows, targets), (np.arange(windows) + 1) * 2048
+    summed = losses.astype(np.float64).reshape(windows, targets).sum(axis=1)
+    interval = perplexity_interval(summed[None], scored)
+    figures = {
+        "status": "ok",
+        "nats": interval.nats,
+        "perplexity": interval.perplexity,
+        "bits_per_byte": interval.nats / np.log(2) / 2,
+        "tokens": windows * targets,
+        "bytes": windows * targets * 2,
+        "windows": windows,
+        "blocks": windows,
+        "block_tokens": 2048,
+        "executor": "fused",
+        "seconds": 0.25,
+        **interval_fields(interval),
+    }
+    return figures, losses, np.stack([ends - 256, ends, scored, 0 * ends, np.arange(windows)], axis=1)
+
+
+def _base(protocol: str, extension: str, length: int, config: Mapping[str, Any], targets_id: str) -> dict[str, Any]:
+    return {
+        "protocol": protocol,
+        "extension": extension,
+        "context_length": length,
+        "length_ratio": length / config["context"],
+        "split": config["eval"]["split"],
+        "precision": config["eval"]["precision"],
+        "targets_id": targets_id,
+    }
+
+
+def _rows(encoding, seed, config, nats, lengths, protocols, extensions, windows, noise, targets_id):
+    rows, losses = [], {}
+    for protocol in protocols:
+        for extension, change in {"none": 0.0, **(extensions or {})}.items():
+            for length in lengths:
+                row = _base(protocol, extension, length, config, targets_id)
+                if (mean := nats(length)) is None:
+                    reason = f"{encoding} is not defined beyond {config['context']} tokens (asked for {length})"
+                    rows.append({**row, "status": "undefined", "reason": reason})
+                    continue
+                mean += change if length > config["context"] else 0
+                figures, values, table = _figures(mean + _noise(encoding, seed, windows, noise), TARGETS)
+                rows.append({**row, **figures})
+                losses |= {row_key(row): values, row_key(row) + "/windows": table}
+    return rows, losses
+
+
+def _position_rows(encoding, seed, config, nats, longest, windows, noise, targets_id):
+    rows, losses = [], {}
+    for high in range(8, longest + 1, 8):
+        row = _base("positions", "none", longest, config, targets_id) | {"position_from": high - 7, "position": high}
+        mean = (nats(high) or 6.0) + 2 / np.sqrt(high)
+        figures, values, table = _figures(mean + _noise(encoding, seed, windows, noise), 8)
+        rows.append({**row, **figures})
+        losses |= {row_key(row): values, row_key(row) + "/windows": table}
+    return rows, losses
