@@ -23,10 +23,10 @@ compare: setup
 	$(PYTHON) train.py -m sweep=compare encoding=none,sinusoidal,learned,rope,alibi,t5 $(ARGS)
 
 test: setup
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-all: setup
-	$(PYTHON) -m pytest -m '' $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "" $(ARGS)
 
 lint: setup
 	$(PYTHON) -m ruff check .

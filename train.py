@@ -27,8 +27,7 @@ def train(config: dict) -> None:
     from eval.tracking import track
     from eval.tuning import tuned
     from model.build import build_language_model, training_steps
-    from model.checkpoint import newest
-    from model.trainer import Meter, build_trainer, prepare_process
+    from model.trainer import Meter, fit, prepare_process
 
     prepare_process(config["trainer"]["threads"])
     folder = RunFolder(f"{config['runs']}/{config['sweep'] or ''}/{config['run_id']}")
@@ -40,24 +39,15 @@ def train(config: dict) -> None:
             with folder.recording(config), track(config, folder.name, config["runs"], config["sweep"]) as tracker:
                 steps = training_steps(config)
                 data = build_data(config)
-                held_out, calibration = data.streams[config["eval"]["split"]], data.streams["validation"]
+                held_out, *others = (data.streams[split] for split in (config["eval"]["split"], "validation", "train"))
                 check_settings(config["eval"], held_out, config["context"])
                 model = build_language_model(config, data.vocab_size, data.separators)
                 meter = Meter(config, steps, report=tracker.log_point)
-                trainer = build_trainer(config, folder.path, meter)
                 announce(config, data, model, folder)
-                trainer.fit(model, datamodule=data, ckpt_path=newest(folder.checkpoints), weights_only=True)
+                fit(config, model, data, folder.path, meter)
                 write_table(folder.path / "curve.csv", meter.curve)
                 folder.update(**describe_run(config, data, model, meter))
-                evaluate(
-                    model.transformer,
-                    held_out,
-                    folder,
-                    config["eval"],
-                    calibration,
-                    data.streams["train"],
-                    report=tracker.log_rows,
-                )
+                evaluate(model.transformer, held_out, folder, config["eval"], *others, report=tracker.log_rows)
                 run_probes(model.transformer, held_out, folder, config["eval"])
                 score_task(model.transformer, data, folder, config["eval"], report=tracker.log_rows)
                 tracker.summarise(folder.results["training"])

@@ -215,6 +215,9 @@ class TaskDataModule(WindowDataModule):
         settings = dict(data)
         self.name, source = settings.pop("name"), settings.pop("source")
         self.num_examples, self.validation_windows = settings.pop("examples"), settings.pop("validation_windows")
+        for key, count in (("examples", self.num_examples), ("validation_windows", self.validation_windows)):
+            if count < 1:
+                raise ValueError(f"data.{key}={count}: must be at least 1")
         self.task = build_corpus(source, settings)
         self.longest = self.task.longest(context)
 

@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> None:
     model = build_transformer(config, data.vocab_size, data.separators)
     model.load_state_dict(load_weights(checkpoint))
     with folder.hold():
-        held_out, calibration = data.streams[settings["split"]], data.streams["validation"]
-        rows = evaluate(model, held_out, folder, settings, calibration, data.streams["train"])
+        held_out, *others = (data.streams[split] for split in (settings["split"], "validation", "train"))
+        rows = evaluate(model, held_out, folder, settings, *others)
         run_probes(model, held_out, folder, settings)
         score_task(model, data, folder, settings)
     print_results({**folder.results, "rows": rows}, config["context"])

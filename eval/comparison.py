@@ -5,7 +5,7 @@ Nothing here knows of tables or pages: `read_comparison` gives rows, eval/report
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from eval.statistics import Difference, difference, holm, perplexity_interval, v
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
 # What must be equal between runs that are compared: settings (or whole groups), and the data by results.json.
-COMPARED_SETTINGS = ("context", "model", "training.tokens", "training.batch_size", "eval.split", "eval.precision")
+COMPARED_SETTINGS = ("model", "training.tokens", "eval.split", "eval.precision")
 COMPARED_RESULTS = ("corpus_hash", "tokenizer_hash")
 # The settings that choose which tokens are scored.
 TARGET_SETTINGS = ("context", "data", "eval")
@@ -89,7 +89,8 @@ class Comparison:
 
     summary: a row for each (protocol, extension, context length, label), best first within a place; see `summarise`.
     positions: likewise for each stretch of positions of the protocol `positions`.
-    objection: why nothing is compared (then both are empty), naming what differs; None where the runs are comparable.
+    tasks: a row for each (task, extension, length, label), most exact first; see `summarise_tasks`.
+    objection: why nothing is compared (then all are empty), naming what differs; None where the runs are comparable.
     """
 
     path: Path
@@ -98,6 +99,7 @@ class Comparison:
     level: float
     summary: list[dict[str, Any]] = field(default_factory=list)
     positions: list[dict[str, Any]] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
     objection: str | None = None
 
     @property
@@ -139,8 +141,7 @@ def read_comparison(
     found = find_reference(labels, reference or settings["reference"])
     if objection := find_objection(compared):
         return Comparison(path, runs, found, level, objection=objection)
-    summary, positions = summarise(compared, found, level)
-    return Comparison(path, runs, found, level, summary, positions)
+    return Comparison(path, runs, found, level, *summarise(compared, found, level), summarise_tasks(compared))
 
 
 def read_runs(path: Path, jobs: Collection[str] = ()) -> list[Run]:
@@ -152,11 +153,9 @@ def read_runs(path: Path, jobs: Collection[str] = ()) -> list[Run]:
     if not folders:
         raise ValueError(f"{path} holds no run: give the folder of a run or of a sweep")
     runs = [_read_run(RunFolder(folder)) for folder in folders]
-    contexts = [run.config["context"] for run in runs if run.problem is None]
-    configs = [run.config for run in runs if run.config]
-    runs = [
-        replace(run, label=_label(run, configs), control=_control(run, min(contexts, default=None))) for run in runs
-    ]
+    context = min((run.config["context"] for run in runs if run.problem is None), default=0)
+    runs = [replace(run, control=_control(run, context)) for run in runs]
+    runs = [replace(run, label=_label(run, runs)) for run in runs]
     return sorted(runs, key=lambda run: (run.label, run.seed if run.seed is not None else -1, run.name))
 
 
@@ -225,20 +224,22 @@ def differing(configs: Sequence[Mapping[str, Any]], among: Collection[str] | Non
     ]
 
 
-def _label(run: Run, configs: Sequence[Mapping[str, Any]]) -> str:
+def _label(run: Run, runs: Sequence[Run]) -> str:
     """The encoding's name, with the settings in which runs of the same encoding differ; else the folder's."""
     if not run.config:
-        return run.label
-    same = [config for config in configs if config["encoding"]["name"] == run.encoding]
+        return run.name
+    if run.control:
+        return f"{run.encoding} (context={run.config['context']})"
+    same = [each.config for each in runs if each.config and not each.control and each.encoding == run.encoding]
     keys = [key for key in differing(same) if key.split(".")[0] not in (*NOT_IDENTITY, "seed")]
     flat = flatten(run.config)
     parts = [f"{key.removeprefix('encoding.')}={flat.get(key)}" for key in sorted(keys)]
     return f"{run.encoding} ({', '.join(parts)})" if parts else run.encoding
 
 
-def _control(run: Run, context: int | None) -> str | None:
-    """A run that was trained on a longer context than others are is the ceiling for them."""
-    if run.problem is None and run.config["context"] > context:
+def _control(run: Run, context: int) -> str | None:
+    """A run that was trained on a longer context than the shortest is the ceiling for the others."""
+    if run.config.get("context", 0) > context > 0:
         return f"trained on a context of {run.config['context']:,} tokens"
     return None
 
@@ -251,14 +252,21 @@ def find_reference(labels: Sequence[str], wanted: str | None) -> str | None:
 
 def find_objection(runs: Sequence[Run]) -> str | None:
     """Why the figures of these runs can't stand side by side: what differs, and between which; None where they can."""
-    encodings = [run for run in runs if not run.control]
+
+    def tell_apart(key: str, value: Callable[[Run], Any]) -> list[str]:
+        names: dict[Any, list[str]] = {}
+        for run in runs:
+            names.setdefault(value(run), []).append(run.name)
+        return [f"{key} ({_who_has(names)})"] if len(names) > 1 else []
+
     found = [
-        f"{key} ({_by_value(encodings, lambda run, key=key: flatten(run.config).get(key))})"
-        for key in differing([run.config for run in encodings], COMPARED_SETTINGS)
+        text
+        for key in differing([run.config for run in runs], COMPARED_SETTINGS)
+        for text in tell_apart(key, lambda run, key=key: str(flatten(run.config).get(key)))
     ]
+    found += tell_apart("tokens a step", lambda run: run.config["training"]["batch_size"] * run.config["context"])
     for key in COMPARED_RESULTS:
-        if len({run.results.get(key) for run in runs}) > 1:
-            found.append(f"{key} ({_by_value(runs, lambda run, key=key: str(run.results.get(key))[:8])})")
+        found += tell_apart(key, lambda run, key=key: str(run.results.get(key))[:8])
     targets: dict[str, set[str]] = {}
     for run in runs:
         for row in run.rows:
@@ -270,11 +278,8 @@ def find_objection(runs: Sequence[Run]) -> str | None:
     return f"These runs are not comparable. They differ in: {'; '.join(found)}." if found else None
 
 
-def _by_value(runs: Iterable[Run], value) -> str:
-    """ "60000: rope-s0-1f2e3d and 3 more, 80000: alibi-s0-4a5b6c": who has which value."""
-    names: dict[str, list[str]] = {}
-    for run in runs:
-        names.setdefault(str(value(run)), []).append(run.name)
+def _who_has(names: Mapping[Any, Sequence[str]]) -> str:
+    """ "60000: rope-s0-1f2e3d and 3 more, 80000: alibi-s0-4a5b6c"."""
     return ", ".join(
         f"{value}: {having[0]}" + (f" and {len(having) - 1} more" if len(having) > 1 else "")
         for value, having in names.items()
@@ -296,7 +301,7 @@ def tidy_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
             **row,
         }
         for run in runs
-        for row in run.rows
+        for row in [*run.rows, *run.results.get("tasks", [])]
     ]
 
 
@@ -427,7 +432,43 @@ def _differences(
     }
 
 
+def summarise_tasks(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """Exact match over seeds: a row for each (task, extension, length, label), the most exact first within a place.
+
+    `low` and `high` are the lowest and the highest seed, or with a single seed its interval over the examples.
+    """
+    places: dict[tuple, dict[str, list[Scored]]] = {}
+    for run in runs:
+        for row in run.results.get("tasks", []):
+            if row["status"] == "ok":
+                place = (row["task"], row["extension"], row["length"])
+                places.setdefault(place, {}).setdefault(run.label, []).append(Scored(run, row))
+    rows = []
+    for place, by_label in sorted(places.items(), key=lambda item: item[0]):
+        here = [_task_over_seeds(label, [each.row for each in scored]) for label, scored in by_label.items()]
+        shared = dict(zip(("task", "extension", "length"), place, strict=True))
+        rows += [shared | row for row in sorted(here, key=lambda row: -row["exact_match"])]
+    return rows
+
+
+def _task_over_seeds(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    shares = [row["exact_match"] for row in rows]
+    several = len(rows) > 1
+    return {
+        "length_ratio": rows[0]["length_ratio"],
+        "context_length": rows[0]["context_length"],
+        "label": label,
+        "seeds": len(rows),
+        "exact_match": float(np.mean(shares)),
+        "low": min(shares) if several else rows[0]["low"],
+        "high": max(shares) if several else rows[0]["high"],
+        "range": "lowest and highest seed" if several else f"{100 * rows[0]['level']:g} % interval over the examples",
+        "token_accuracy": float(np.mean([row["token_accuracy"] for row in rows])),
+        "examples": rows[0]["examples"],
+    }
+
+
 def write_comparison(comparison: Comparison) -> None:
     """comparison.csv (every row of every run) and summary.csv (every label at every place) in the sweep's folder."""
     write_table(comparison.path / "comparison.csv", tidy_rows(comparison.runs))
-    write_table(comparison.path / "summary.csv", comparison.summary + comparison.positions)
+    write_table(comparison.path / "summary.csv", comparison.summary + comparison.positions + comparison.tasks)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +28,14 @@ def run_id(config: dict[str, Any]) -> str:
 def _resolve_run_id(_root_: DictConfig) -> str:
     names = [name for name in _root_ if name not in NOT_IDENTITY]
     return run_id({name: OmegaConf.to_container(_root_, resolve=False)[name] for name in names})
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """Raises ValueError where the name of a run or a sweep would lead out of the runs' folder."""
+    for key, name in (("run_id", config["run_id"]), ("sweep", config["sweep"] or "")):
+        parts = PurePath(name).parts
+        if ".." in parts or PurePath(name).is_absolute() or (key == "run_id" and len(parts) != 1):
+            raise ValueError(f"{key}={name!r}: must stay within the runs' folder; choose a plain name")
 
 
 def sweep_name(overrides: list[str]) -> str:

@@ -27,15 +27,14 @@ def carry_out(job: Callable[[dict[str, Any]], None], cfg: DictConfig) -> None:
 
     config = OmegaConf.to_container(cfg, resolve=True)
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-    signal.signal(signal.SIGTERM, _stop)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _stop)
     try:
+        check_devices(config, multirun)
         job(config)
     except Interrupted as stop:
         print(f"{stop}: run the same command again to go on", file=sys.stderr)
         sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        print("stopped by SIGINT: run the same command again to go on", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if not isinstance(error, MISTAKES):
             traceback.print_exc()
@@ -43,6 +42,20 @@ def carry_out(job: Callable[[dict[str, Any]], None], cfg: DictConfig) -> None:
         if not multirun:
             sys.exit(FAILED)
         _record(config, error)
+
+
+def check_devices(config: dict[str, Any], multirun: bool) -> None:
+    """Raises ValueError where a run on several devices, which starts its command again for each, can't do so."""
+    trainer = config["trainer"]
+    if trainer["devices"] == 1 and trainer["num_nodes"] == 1:
+        return
+    if multirun or config["tuning"]:
+        raise ValueError(
+            f"trainer={trainer['name']} with trainer.devices={trainer['devices']} and trainer.num_nodes="
+            f"{trainer['num_nodes']} can't run inside {'a multirun' if multirun else 'a choice of learning rates'}: "
+            "give each job one device (trainer.devices=1), or start each run by itself, without "
+            f"{'-m' if multirun else 'tuning'}"
+        )
 
 
 def one_sentence(error: BaseException) -> str:

@@ -213,8 +213,8 @@ def _spread_at(probed: Probed, length: int) -> list[dict[str, Any]]:
     return [
         {
             "layer": layer,
-            "attention_distance": distances[layer] / counts[layer],
-            "attention_entropy": entropies[layer] / counts[layer],
+            "attention_distance": float(distances[layer] / counts[layer]),
+            "attention_entropy": float(entropies[layer] / counts[layer]),
             "rows": rows,
             "windows": len(probed.ends),
         }

@@ -16,6 +16,9 @@ import io
 import json
 import os
 import traceback
+import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,13 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
+
+from model.devices import rank
 
 SCHEMA = 1
 STATES = ("running", "finished", "failed", "interrupted")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes beside the target, flushes to the disk, then renames: a reader sees a whole file or none."""
+    """Writes beside the target, flushes to the disk, then renames: a reader sees a whole file or none. Of a run on
+    several devices the first process alone writes. Raises OSError, naming the file, where it can't be written."""
+    if rank():
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(partial, "wb") as file:
@@ -39,7 +48,10 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written: {error.strerror}; what stood there before is unchanged") from error
+        raise OSError(
+            f"{path} could not be written: {error.strerror}; what stood there before is unchanged: make room or give "
+            "rights there, or set runs to another folder"
+        ) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -52,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, and run the same command again") from None
+        raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
 
 
 def write_table(path: Path, rows: list[Mapping[str, Any]]) -> None:
@@ -89,8 +101,14 @@ class RunFolder:
 
     @property
     def status(self) -> dict[str, Any]:
+        """status.json; {"state": "missing"} where there is none, or none that can be read."""
         path = self.path / "status.json"
-        return read_json(path) if path.exists() else {"state": "missing"}
+        if path.exists():
+            try:
+                return read_json(path)
+            except ValueError as error:
+                warnings.warn(str(error), stacklevel=2)
+        return {"state": "missing"}
 
     @property
     def finished(self) -> bool:
@@ -102,12 +120,35 @@ class RunFolder:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Holds the folder for one process at a time; others wait."""
-        from filelock import FileLock
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path / ".lock"):
+        """Holds the folder for one process at a time (of a run on several devices, the first one); others wait. Damaged
+        results are set aside, so that they are made again."""
+        if rank():
             yield
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock").acquire()
+        except OSError as error:
+            raise OSError(
+                f"{self.path} can't be written ({error.strerror}): give rights there, or set runs to another folder"
+            ) from error
+        with lock:
+            self._set_damaged_aside()
+            yield
+
+    def _set_damaged_aside(self) -> None:
+        """Renames results.json and losses.npz, which belong together, where one of them can't be read."""
+        pair = [self.path / "results.json", self.path / "losses.npz"]
+        try:
+            if pair[0].exists():
+                read_json(pair[0])
+            self.losses  # noqa: B018
+        except ValueError as error:
+            for path in pair:
+                if path.exists():
+                    os.replace(path, path.with_name(path.name + ".damaged"))
+            (self.path / "status.json").unlink(missing_ok=True)
+            warnings.warn(f"{error}; it stands aside as *.damaged, and the run is scored again", stacklevel=3)
 
     @contextmanager
     def recording(self, config: Mapping[str, Any]) -> Iterator[None]:
@@ -119,8 +160,8 @@ class RunFolder:
             self.set_status("running")
             yield
             self.set_status("finished")
-        except (Interrupted, KeyboardInterrupt) as error:
-            self.set_status("interrupted", error=str(error) or "stopped by SIGINT")
+        except (Interrupted, SystemExit) as error:  # a cluster's launcher exits to queue the job again
+            self.set_status("interrupted", error=str(error))
             raise
         except BaseException as error:
             self.set_status("failed", error=f"{error}" or type(error).__name__, traceback=traceback.format_exc())
@@ -161,8 +202,8 @@ class RunFolder:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return dict(file)
-        except Exception as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it and results.json, and score again") from None
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
+            raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
 
 
 def row_key(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from data.stream import TokenStream
 from data.windows import Windows, gather_windows
+from model.devices import out_of_memory
 from model.encodings import PositionEncoding
 from model.transformer import Transformer
 
@@ -34,13 +35,22 @@ class Scorer:
     def score(self, plans: Sequence[Windows], encoding: PositionEncoding | None = None) -> list[np.ndarray]:
         """For each plan, the losses (nats, float64) of its scored targets, window after window, concatenated.
 
-        A window that several plans ask for is run once.
+        A window that several plans ask for is run once, by one of the devices of the run.
         """
         scored: dict[tuple[int, int], int] = {}
         for windows in plans:
             for start, stop, count in zip(*(part.tolist() for part in windows), strict=True):
                 scored[start, stop] = max(count, scored.get((start, stop), 0))
-        losses = self._run(scored, encoding or self.model.encoding)
+        windows = list(scored.items())
+        if not torch.distributed.is_initialized():
+            losses = self._run(windows, encoding or self.model.encoding)
+        else:
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+            shares = [None] * world
+            torch.distributed.all_gather_object(
+                shares, self._run(windows[rank::world], encoding or self.model.encoding)
+            )
+            losses = {window: values for share in shares for window, values in share.items()}
         return [
             np.concatenate(
                 [
@@ -51,9 +61,9 @@ class Scorer:
             for windows in plans
         ]
 
-    def _run(self, scored: dict[tuple[int, int], int], encoding) -> dict[tuple[int, int], np.ndarray]:
+    def _run(self, scored: Sequence[tuple[tuple[int, int], int]], encoding) -> dict[tuple[int, int], np.ndarray]:
         by_length: dict[int, list[tuple[int, int]]] = {}
-        for (start, stop), count in scored.items():
+        for (start, stop), count in scored:
             by_length.setdefault(stop - start, []).append((start, count))
         losses = {}
         for length, windows in sorted(by_length.items()):
@@ -62,7 +72,9 @@ class Scorer:
                 batch = windows[done : done + max(1, self.batch_tokens // length)]
                 try:
                     values = self._batch(*np.array(batch).T, length, encoding)
-                except torch.OutOfMemoryError:
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
                     if len(batch) == 1:
                         raise MemoryError(
                             f"out of memory with one window of {length} tokens: shorten eval.lengths, set "

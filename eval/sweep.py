@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from eval.identity import check_names
 from eval.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
 
 STARTED = "jobs.txt"  # in the sweep's folder: the run ids of the jobs that were started, a line each
@@ -29,12 +30,22 @@ class SweepCallback(Callback):
         from eval.identity import register_resolvers
 
         register_resolvers()
+        self._check_names(config)
         self.folder = Path(config.runs) / config.sweep
         self.jobs = count_jobs(config)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / STARTED).write_text("")
         except OSError as error:
+            _give_up(error)
+
+    def on_run_start(self, config, **kwargs: Any) -> None:
+        self._check_names(config)
+
+    def _check_names(self, config) -> None:
+        try:
+            check_names(config)
+        except ValueError as error:
             _give_up(error)
 
     def on_job_start(self, config, **kwargs: Any) -> None:

@@ -222,6 +222,37 @@ def extension_table(comparison: Comparison, protocol: str, label: str) -> Table:
     )
 
 
+def task_table(comparison: Comparison, task: str, extension: str = "none") -> Table:
+    """Exact match: a row a label, a column a length."""
+    here = [row for row in comparison.tasks if (row["task"], row["extension"]) == (task, extension)]
+    lengths = sorted({row["length"] for row in here})
+    cells: dict[str, dict[int, Row]] = {}
+    for row in here:
+        cells.setdefault(row["label"], {})[row["length"]] = row
+    rows = [
+        {"label": label, "at": at, "seeds": max(cell["seeds"] for cell in at.values())} for label, at in cells.items()
+    ]
+
+    def column(length: int) -> Column:
+        ratio = next(row["length_ratio"] for row in here if row["length"] == length)
+        return Column(
+            f"{length:,} ({ratio:g}x)",
+            lambda row: f"{row['at'][length]['exact_match']:.1%}" if length in row["at"] else "–",
+            lambda row: row["at"].get(length, {}).get("exact_match"),
+            lambda row: "{low:.1%} to {high:.1%}".format(**row["at"][length]) if length in row["at"] else "",
+        )
+
+    shares = {row["label"]: [-row["at"].get(n, {}).get("exact_match", -1) for n in reversed(lengths)] for row in rows}
+    return Table(
+        f"Exact match by length: {_name(task, extension)}",
+        [words("label", "encoding"), number("seeds", "seeds", show_count), *map(column, lengths)],
+        sorted(rows, key=lambda row: shares[row["label"]]),
+        f"share of {here[0]['examples']:,} examples whose answer is right in every token; in brackets: "
+        + " or ".join(sorted({row["range"] for row in here})),
+        {"extension": extension},
+    )
+
+
 def cost_table(comparison: Comparison) -> Table:
     """What each label costs: parameters, speed and memory in training, seconds; medians over the seeds."""
     rows = []
@@ -264,21 +295,31 @@ def cost_table(comparison: Comparison) -> Table:
 
 
 def undefined_table(comparison: Comparison) -> Table:
-    """Labels and places without a figure, by their reason."""
-    by_reason: dict[tuple, set[int]] = {}
+    """Labels and places without a figure, and why (where reasons differ by the length: the shortest's)."""
+    lengths: dict[tuple, set[int]] = {}
+    reasons: dict[tuple, str] = {}
     for row in undefined_rows(comparison.compared):
-        by_reason.setdefault((row["label"], row["extension"], row["reason"]), set()).add(row["context_length"])
+        place = (row["label"], row["extension"], row["status"])
+        lengths.setdefault(place, set()).add(row["context_length"])
+        reasons.setdefault(place, row["reason"])
     return Table(
-        "Not defined",
-        [words("label", "encoding"), words("extension"), words("lengths", "context lengths"), words("reason")],
+        "Without a figure",
+        [
+            words("label", "encoding"),
+            words("extension"),
+            words("status"),
+            words("at", "context lengths"),
+            words("reason"),
+        ],
         [
             {
                 "label": label,
                 "extension": extension,
-                "lengths": ", ".join(show_length(length, comparison.context) for length in sorted(lengths)),
-                "reason": reason,
+                "status": status,
+                "at": ", ".join(show_length(length, comparison.context) for length in sorted(at)),
+                "reason": reasons[label, extension, status],
             }
-            for (label, extension, reason), lengths in by_reason.items()
+            for (label, extension, status), at in lengths.items()
         ],
     )
 

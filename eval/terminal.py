@@ -59,9 +59,12 @@ def print_rows(rows: Sequence[Mapping[str, Any]], context: int) -> None:
         table.add_column(name)
     for name in ("perplexity", "95 % interval", "nats/token", "bits/byte", "tokens"):
         table.add_column(name, justify="right")
+    shown = set()
     for row in rows:
-        if row["protocol"] == "positions":
+        floor = (row["protocol"], row.get("control"))
+        if row["protocol"] == "positions" or floor in shown:
             continue
+        shown |= {floor} if "control" in row else set()  # a floor has no context: one length is enough to see it
         extension = f"{row['control']} floor" if "control" in row else row["extension"]
         place = (row["protocol"], extension, f"{row['context_length']} ({row['length_ratio']:g}x)")
         if row["status"] != "ok":

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from model.devices import rank
+
 REACH_SECONDS = 3
 INIT_SECONDS = 30
 FIGURES = ("perplexity", "nats", "bits_per_byte", "exact_match", "token_accuracy")  # of a row, where it has them
@@ -67,7 +69,7 @@ def track(
 ) -> Iterator[Tracker]:
     """A tracker for one run; says in one line which mode was chosen, and why."""
     settings = config["logger"]
-    if settings["name"] == "none":
+    if settings["name"] == "none" or rank():
         yield Tracker()
         return
     try:

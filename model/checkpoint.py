@@ -17,18 +17,28 @@ KEEP = 2
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to the disk, then renames: a reader sees a whole file or none."""
+    """Writes beside the target, flushes to the disk, then renames: a reader sees a whole file or none.
+
+    Raises OSError, with the remedy, where it can't.
+    """
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        with open(partial, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        digest_path(path).write_text(digest(partial))
-        os.replace(partial, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            digest_path(path).write_text(digest(partial))
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            partial.unlink(missing_ok=True)
+            raise OSError(
+                f"{path} could not be written ({error}): make room or give rights there; the checkpoint before it is "
+                "whole, and the same command goes on from it"
+            ) from error
 
     def load_checkpoint(self, path, map_location=None, weights_only=True):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
@@ -134,10 +144,11 @@ class Checkpoint(L.Callback):
         self.saved_step = trainer.global_step
         trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:09d}.ckpt")
         if trainer.is_global_zero:
-            left = [*checkpoints(self.folder)[KEEP:], *self.folder.glob("*.partial")]
-            for path in left:
+            for path in checkpoints(self.folder)[KEEP:]:
                 path.unlink(missing_ok=True)
                 digest_path(path).unlink(missing_ok=True)
+            for path in self.folder.glob("*.partial"):  # of a process that was killed while it wrote
+                path.unlink(missing_ok=True)
 
     def on_save_checkpoint(self, trainer, module, checkpoint):
         checkpoint["trainshort_schema"] = SCHEMA

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from model.transformer import Transformer
 
@@ -112,6 +113,14 @@ class LanguageModel(L.LightningModule):
         """Clips here, and not through the trainer, which can't clip under mixed precision with a fused optimizer."""
         if self.optimization.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.optimization.clip)
+
+    def configure_model(self) -> None:
+        """Shards the transformer over the devices where the strategy has a mesh of them (trainer=fsdp)."""
+        if self.device_mesh is not None and not isinstance(self.transformer, FSDPModule):
+            mesh = self.device_mesh["data_parallel"]
+            for block in self.transformer.blocks:
+                fully_shard(block, mesh=mesh)
+            fully_shard(self.transformer, mesh=mesh)
 
     def configure_optimizers(self):
         """AdamW; weight decay on the backbone's matrices alone; the encoding's parameters at lr · encoding_lr · its own

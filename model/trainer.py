@@ -14,10 +14,36 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 
-from model.build import training_steps
-from model.checkpoint import AtomicCheckpointIO, Checkpoint
+from model.build import build_transformer, training_steps
+from model.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
+from model.devices import out_of_memory, rank
+
+
+def fit(config: Mapping[str, Any], module: L.LightningModule, data: L.LightningDataModule, folder: Path, meter: Meter):
+    """Trains the module, from the newest checkpoint of folder/checkpoints where there is one; leaves it on its device.
+
+    Raises MemoryError, with the remedy, where memory runs out.
+    """
+    trainer = build_trainer(config, folder, meter)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=newest(folder / "checkpoints"), weights_only=True)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        training = config["training"]
+        raise MemoryError(
+            f"out of memory with training.batch_size={training['batch_size']} (training.accumulate="
+            f"{training['accumulate']}) and context={config['context']}: raise training.accumulate, which keeps the "
+            "batch, or shorten the context, or choose a smaller model"
+        ) from error
+    if isinstance(trainer.strategy, FullyShardedStrategy):
+        module.transformer = build_transformer(config, data.vocab_size, data.separators)
+        module.transformer.load_state_dict(load_weights(newest(folder / "checkpoints")))
+    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
 
 
 def build_trainer(config: Mapping[str, Any], folder: Path, meter: Meter) -> L.Trainer:
@@ -28,6 +54,8 @@ def build_trainer(config: Mapping[str, Any], folder: Path, meter: Meter) -> L.Tr
     for key in ("name", "compile", "threads"):
         settings.pop(key)
     settings["precision"] = choose_precision(settings["precision"], settings["accelerator"])
+    if settings["strategy"] == "fsdp":
+        settings["strategy"] = FullyShardedStrategy(settings["devices"] * settings["num_nodes"])
     return L.Trainer(
         **settings,
         max_steps=steps,
@@ -36,7 +64,11 @@ def build_trainer(config: Mapping[str, Any], folder: Path, meter: Meter) -> L.Tr
         val_check_interval=every["validate_every"] * training["accumulate"],
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[meter, Checkpoint(folder / "checkpoints", every["checkpoint_every"])],
+        callbacks=[
+            RandomNumbers(config["seed"]),
+            meter,
+            Checkpoint(folder / "checkpoints", every["checkpoint_every"]),
+        ],
         plugins=[AtomicCheckpointIO()],
         logger=False,
         enable_checkpointing=False,
@@ -46,6 +78,29 @@ def build_trainer(config: Mapping[str, Any], folder: Path, meter: Meter) -> L.Tr
         log_every_n_steps=training["log_every"],
         default_root_dir=folder,
     )
+
+
+class FullyShardedStrategy(ModelParallelStrategy):
+    """Parameters, gradients and optimizer state in shards over the devices (FSDP), GPUs or CPUs; checkpoints are single
+    files, as without it."""
+
+    def __init__(self, devices: int):
+        super().__init__(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+
+class RandomNumbers(L.Callback):
+    """The random numbers of a step (dropout's) are a function of the seed, the step and the device: a run that goes on
+    draws what one that was never stopped does, and no job of a sweep depends on those before it."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.step = -1
+
+    def on_train_batch_start(self, trainer, module, batch, batch_index):
+        if trainer.global_step != self.step:
+            self.step = trainer.global_step
+            entropy = np.random.SeedSequence([self.seed, self.step, trainer.global_rank])
+            torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
 
 
 def uses_gpu(accelerator: str) -> bool:
@@ -67,9 +122,12 @@ def prepare_process(threads: int | None) -> None:
     glibc hands large blocks back to the system at every free and faults them in again at every allocation; keeping
     them made training on CPU 1.2 to 1.3 times faster.
     """
+    if rank():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process; the first one speaks for all
     if threads:
         torch.set_num_threads(threads)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")  # its advice on workers, loggers and pytrees
     torch.set_float32_matmul_precision("high")
     if sys.platform == "linux" and not os.environ.get("LD_PRELOAD"):
@@ -98,12 +156,14 @@ class Meter(L.Callback):
         self.steps, self.every, self.report = steps, config["training"]["log_every"], report
         self.curve: list[dict[str, float]] = []
         self.seconds = 0.0
+        self._pending = 0.0, 0  # sum and number of the losses since the last point, as a checkpoint holds them
         self.bar = None
 
     def on_train_start(self, trainer, module):
         self._mark = time.perf_counter()
         self._marked_step = trainer.global_step
-        self._loss_sum, self._losses = torch.zeros((), device=module.device), 0
+        loss_sum, self._losses = self._pending
+        self._loss_sum = torch.tensor(loss_sum, device=module.device)
         if trainer.is_global_zero and sys.stdout.isatty():
             from tqdm import tqdm
 
@@ -116,7 +176,7 @@ class Meter(L.Callback):
         if trainer.fit_loop._should_accumulate() or (step % self.every and step != self.steps):
             return
         module.check_finite()
-        loss = float(self._loss_sum) / self._losses
+        loss = float(trainer.strategy.reduce(self._loss_sum, reduce_op="mean")) / self._losses
         seconds = time.perf_counter() - self._mark
         self.seconds += seconds
         point = {
@@ -158,10 +218,14 @@ class Meter(L.Callback):
             self.report(point)
 
     def state_dict(self):
-        return {"curve": self.curve, "seconds": self.seconds}
+        return {
+            "curve": self.curve,
+            "seconds": self.seconds + time.perf_counter() - self._mark,
+            "pending": (float(self._loss_sum), self._losses),
+        }
 
     def load_state_dict(self, state):
-        self.curve, self.seconds = state["curve"], state["seconds"]
+        self.curve, self.seconds, self._pending = state["curve"], state["seconds"], state["pending"]
 
     def summary(self) -> dict[str, float]:
         """tokens trained on, seconds, the median training speed (tokens/s), last losses (nats), peak memory (bytes)."""

@@ -558,10 +558,11 @@ def test_a_runs_batch_is_shared_by_accumulation_and_devices(texts, tmp_path):
 
 def test_every_data_and_tokenizer_file_bears_its_name_and_only_known_keys():
     for path in (CONF / "data").glob("*.yaml"):
-        data = yaml.safe_load(path.read_text())
+        settings = yaml.safe_load(path.read_text())
+        data = settings.get("data", settings)  # a task's file also sets the tokenizer and what is scored
         assert data["name"] == path.stem and data["source"] in source_names()
     for path in (CONF / "tokenizer").glob("*.yaml"):
         tokenizer = yaml.safe_load(path.read_text())
         assert tokenizer.pop("name") == path.stem
-        if "???" not in tokenizer.values():
+        if "???" not in tokenizer.values() and path.stem != "none":
             build_recipe(path.stem, tokenizer)

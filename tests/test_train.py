@@ -4,56 +4,16 @@ python -m pytest tests/test_train.py
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from eval.identity import register_resolvers
+from tests.conftest import ROOT
 from train import train
 
-ROOT = Path(__file__).parent.parent
 SMOKE = ["experiment=smoke", "training.tokens=4096", "eval.windows=12", "eval.targets=8"]
-
-
-@pytest.fixture(scope="session")
-def program(tmp_path_factory):
-    """Runs `python train.py` (or a module) with arguments, in a folder of its own for runs and one cache for all."""
-    cache = tmp_path_factory.mktemp("cache")
-
-    def run(*arguments, runs, command=("train.py",), timeout=240, **variables):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRAINSHORT_CACHE": str(cache), **variables}
-        extra = [f"runs={runs}"] if command == ("train.py",) else []
-        return subprocess.run(
-            [sys.executable, *command, *arguments, *extra],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
-
-    return run
-
-
-@pytest.fixture
-def composed(tmp_path, tmp_path_factory):
-    """The configuration that `python train.py` with these arguments has, as plain dicts."""
-
-    def compose_config(*overrides):
-        register_resolvers()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("train", overrides=[*overrides, f"runs={tmp_path}", f"cache_dir={cache}"])
-        return OmegaConf.to_container(cfg, resolve=True)
-
-    cache = tmp_path_factory.getbasetemp() / "composed-cache"
-    return compose_config
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ class LearnedALiBi(ALiBi):
     layers, as the fixed slopes are. exponent: see ALiBi.
     """
 
-    lr_scale = 10.0  # so that a short run can move a slope by more than a third
+    lr_scale = 10.0  # so that a short run can change a slope by more than a factor of 2
 
     def __init__(self, shape: Shape, exponent: float = 8.0):
         super().__init__(shape, exponent)

@@ -25,7 +25,6 @@ class KerpleLog(PositionEncoding):
 
     relative = True
     distance_bias = True
-    lr_scale = 10.0  # the authors' runs are a hundred times as long
 
     def __init__(self, shape: Shape):
         super().__init__(shape)

@@ -19,7 +19,7 @@ class LongRoPE(FrequencyExtension):
     and heads, as in the paper; its other finding, that the first few tokens are best left as they are, is left out, as
     in the released models.
 
-    factors: the λ_k, one a pair; null is to be searched. trials: losses computed in the search, at most. seed: of the search.
+    factors: the λ_k, one a pair; null is to be searched. trials: losses computed in the search, at most. seed: its own.
     Raises ValueError for fewer than 3 trials, factors that are not positive or not one a pair, and for `apply` before
     the search.
     """

@@ -1,0 +1,340 @@
+// Of scripts/explorer.html: draws the numbers of scripts/explore.py. It computes nothing of an encoding.
+"use strict";
+(async () => {
+  const byId = (id) => document.getElementById(id);
+  const index = JSON.parse(byId("index").textContent);
+  const numbers = await unpack(byId("numbers").textContent);
+  const GAP = 65535;
+  const SOFT = "#5b6470", LINE = "#dfe3e8";
+  const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
+  const DIVERGING = [[0, "#b35806"], [0.25, "#f1a340"], [0.5, "#f7f7f7"], [0.75, "#6f9fce"], [1, "#08519c"]];
+  const POSITIONS = index.sinusoids[0][0].shape[1];
+  const narrow = () => window.innerWidth < 640;
+  const range = (count) => Array.from({ length: count }, (_, k) => k);
+
+  async function unpack(text) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const buffer = await new Response(stream).arrayBuffer();
+    return new Uint16Array(buffer);  // little-endian, as every browser's machine
+  }
+
+  // An array of scripts/explore.py's Pack, nested as its shape says; null where it has a gap.
+  function read({ at, shape, low, step }) {
+    if (shape.length === 1) {
+      return Array.from(numbers.subarray(at, at + shape[0]), (code) => (code === GAP ? null : low + step * code));
+    }
+    const [count, ...rest] = shape;
+    const size = rest.reduce((product, n) => product * n, 1);
+    return range(count).map((k) => read({ at: at + k * size, shape: rest, low, step }));
+  }
+
+  function options(select, entries) {
+    const kept = select.value;
+    select.replaceChildren(...entries.map(([value, text]) => new Option(text, value)));
+    if (entries.some(([value]) => String(value) === kept)) select.value = kept;
+    select.parentElement.hidden = entries.length < 2;
+  }
+
+  function layout(more) {
+    const axis = { gridcolor: LINE, zerolinecolor: LINE, linecolor: SOFT, ticks: "outside", tickcolor: LINE };
+    const { xaxis, yaxis, ...rest } = more;
+    return {
+      margin: { l: 54, r: 10, t: 8, b: 44 }, font: { family: "system-ui, sans-serif", size: 12, color: "#1c2126" },
+      showlegend: false, hoverlabel: { bgcolor: "#fff" }, dragmode: false, ...rest,
+      xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis },
+    };
+  }
+
+  const upright = (x, color, dash = "dash") => (
+    { type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color, dash, width: 1.3 } });
+  const trainedMark = (context) => (
+    { x: context, yref: "paper", y: 1, text: " trained length", showarrow: false, xanchor: "left", yanchor: "top",
+      font: { size: 11, color: SOFT } });
+
+  // ----------------------------------------------------------------------------------------- the chosen encoding
+
+  const encodings = new Map(index.encodings.map((encoding) => [encoding.name, encoding]));
+  const chosen = () => encodings.get(byId("encoding").value);
+  const state = () => chosen().states[Number(byId("state").value)];
+  const layer = () => Number(byId("layer").value);
+
+  function chooseEncoding() {
+    const encoding = chosen();
+    options(byId("state"), encoding.states.map((each, k) => [k, each.label]));
+    chooseState();
+    byId("name").textContent = encoding.name;
+    const { dim, heads, layers } = index.shape;
+    const facts = {
+      "class": [encoding.class, ...encoding.inner].join(", around or of "),
+      "parameters": `${encoding.parameters.toLocaleString("en")} (width ${dim}, ${heads} heads, ${layers} layers)`,
+      "longest sequence": encoding.max_length === null ? "no limit" : `${encoding.max_length.toLocaleString("en")} tokens`,
+      "scores depend on the distance alone": encoding.relative ? "yes" : "no",
+      "hooks": encoding.hooks.join(", ") || "none",
+    };
+    const entries = Object.entries(facts).map(([name, value]) => fact(name, value));
+    if (encoding.paper) {
+      const link = Object.assign(document.createElement("a"), { href: encoding.paper, textContent: encoding.paper.replace("https://", ""), rel: "noreferrer" });
+      entries.push(fact("paper", link));
+    }
+    byId("facts").replaceChildren(...entries);
+    byId("about").textContent = encoding.text;
+  }
+
+  function fact(name, value) {
+    const element = document.createElement("div");
+    element.append(
+      Object.assign(document.createElement("dt"), { textContent: name }), document.createElement("dd"));
+    element.lastChild.append(value);
+    return element;
+  }
+
+  function chooseState() {
+    const { layers, heads, pairs } = state();
+    options(byId("layer"), range(layers).map((k) => [k, k + 1]));
+    options(byId("head"), [["all", "all"], ...range(heads).map((k) => [k, k + 1])]);
+    options(byId("source"), [["plain", "RoPE, by these sliders"], ...(pairs ? [["own", chosen().name]] : [])]);
+    drawChosen();
+  }
+
+  function drawChosen() {
+    drawCurve();
+    drawMap();
+    clocks.pairs.rebuild();
+  }
+
+  function drawCurve() {
+    const { context, curves, distances, logarithms, label } = state();
+    const search = byId("search").value;
+    const heads = curves[search][layer()];
+    const only = byId("head").value;
+    const traces = [];
+    heads.forEach((packed, head) => {
+      if (only !== "all" && Number(only) !== head) return;
+      const [mean, low, high] = read(packed);
+      const color = index.colours[head % index.colours.length];
+      const band = { x: distances, type: "scatter", mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
+      traces.push({ ...band, y: low }, { ...band, y: high, fill: "tonexty", fillcolor: `${color}1c` });
+      traces.push({
+        x: distances, y: mean, type: "scatter", mode: "lines", line: { color, width: 2 }, name: `head ${head + 1}`,
+        hovertemplate: `head ${head + 1}: %{y:.3f}, %{x} tokens back<extra></extra>`,
+      });
+    });
+    const ends = distances.at(-1) < 4 * context - 4
+      ? ` It is not defined beyond ${chosen().max_length ?? distances.at(-1) + 1} tokens.` : "";
+    byId("scoresNote").textContent =
+      `The last of ${(distances.at(-1) + 1).toLocaleString("en")} tokens looks back, in a layer of random weights.` + ends
+      + (chosen().states.length > 1 && chosen().states[1].label !== label && Number(byId("state").value) === 0
+        ? " Some of what it learns starts at zero and does nothing yet: another state shows its form." : "")
+      + (chosen().hooks.includes("embed") && chosen().parameters > 2 && Number(byId("state").value) === 0
+        ? " A table that is drawn at random looks like noise until it is trained." : "");
+    byId("curveCaption").textContent = `${logarithms ? "Logarithm of the attention weight" : "Score before the softmax"}`
+      + ` by distance: mean and the middle ${Math.round(100 * (index.band[1] - index.band[0]))} % of ${index.draws} random draws`;
+    Plotly.react("curve", traces, layout({
+      height: 380, hovermode: "closest",
+      xaxis: { title: { text: "distance, tokens back" }, range: [0, distances.at(-1)] },
+      yaxis: { title: { text: logarithms ? "ln weight" : "score" } },
+      shapes: [upright(context, SOFT)], annotations: context < distances.at(-1) ? [trainedMark(context)] : [],
+    }), CONFIG);
+  }
+
+  function drawMap() {
+    const { context, mapOf, mapAt, maps } = state();
+    const heads = maps[layer()];
+    const only = byId("head").value;
+    const head = only === "all" || heads.length === 1 ? 0 : Number(only);
+    const z = read(heads[head]);
+    byId("mapCaption").textContent = mapOf === "embeddings"
+      ? "How alike the positions i and j look: cosine between what is added to the tokens"
+      : `Mean score of query i and key j, the same token everywhere: head ${head + 1}`;
+    const edge = { color: SOFT, dash: "dash", width: 1.3 };
+    Plotly.react("map", [{
+      type: "heatmap", x: mapAt, y: mapAt, z, ...(mapOf === "embeddings" ? { zmin: -1, zmax: 1, colorscale: DIVERGING } : { colorscale: "Cividis" }),
+      hovertemplate: "i = %{y}, j = %{x}: %{z:.3f}<extra></extra>", hoverongaps: false,
+      colorbar: { thickness: 10, outlinewidth: 0 },
+    }], layout({
+      height: 380,
+      xaxis: { title: { text: "key j" }, range: [mapAt[0], mapAt.at(-1)], constrain: "domain", showgrid: false },
+      yaxis: { title: { text: "query i" }, range: [mapAt.at(-1), mapAt[0]], scaleanchor: "x", constrain: "domain", showgrid: false },
+      shapes: context >= mapAt.at(-1) ? [] : [
+        { type: "line", x0: context, x1: context, y0: mapAt[0], y1: mapAt.at(-1), line: edge },
+        { type: "line", x0: mapAt[0], x1: mapAt.at(-1), y0: context, y1: context, line: edge }],
+    }), CONFIG);
+  }
+
+  // ---------------------------------------------------------------------------------------------------- clocks
+
+  // Sliders for base, width and position, and a button that moves the position on.
+  class Clock {
+    constructor(name, { widths, base, width, unit, rebuild, move }) {
+      this.rebuild = () => { rebuild(this); this.show(); };
+      this.move = move;
+      this.unit = unit;
+      this.widths = widths;
+      const holder = document.querySelector(`[data-clock="${name}"]`);
+      const slider = (title, count, value) => {
+        const label = document.createElement("label");
+        const output = document.createElement("output");
+        const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: count - 1, step: 1, name: title });
+        input.value = value;
+        label.append(title, output, input);
+        holder.append(label);
+        return { label, input, output };
+      };
+      this.button = Object.assign(document.createElement("button"), { type: "button", className: "play", textContent: "Play" });
+      this.button.addEventListener("click", () => this.play(!this.timer));
+      this.base = slider("base", index.bases.length, index.bases.indexOf(base));
+      this.width = slider("width", widths.length, widths.indexOf(width));
+      this.position = slider("position", POSITIONS, 0);
+      holder.append(this.button);
+      for (const each of [this.base, this.width]) each.input.addEventListener("input", this.rebuild);
+      this.position.input.addEventListener("input", () => { this.play(false); this.show(); });
+    }
+
+    at(slider) { return Number(slider.input.value); }
+
+    show() {
+      this.base.output.value = index.bases[this.at(this.base)].toLocaleString("en");
+      this.width.output.value = this.widths[this.at(this.width)];
+      this.position.output.value = this.at(this.position);
+      this.move(this, this.at(this.position));
+    }
+
+    play(on) {
+      clearInterval(this.timer);
+      this.timer = on && setInterval(() => {
+        if (document.hidden) return;
+        this.position.input.value = (this.at(this.position) + 1) % POSITIONS;
+        this.show();
+      }, 80);
+      this.button.setAttribute("aria-pressed", String(Boolean(on)));
+      this.button.textContent = on ? "Pause" : "Play";
+    }
+  }
+
+  // At most `count` of n, evenly spread, the first and the last among them.
+  const spread = (n, count) => (n <= count ? range(n) : range(count).map((k) => Math.round((k * (n - 1)) / (count - 1))));
+
+  function drawWaves(clock) {
+    const rows = read(index.sinusoids[clock.at(clock.base)][clock.at(clock.width)]);  // dimensions by position
+    clock.rows = rows;
+    clock.shown = spread(rows.length / 2, 4).flatMap((pair) => [2 * pair, 2 * pair + 1]);
+    const positions = range(POSITIONS);
+    const lines = clock.shown.map((dimension, k) => ({
+      x: positions, y: rows[dimension], type: "scatter", mode: "lines", name: `dimension ${dimension}`,
+      line: { color: index.colours[k >> 1], width: 2, dash: dimension % 2 ? "dash" : "solid" },
+      hovertemplate: `dimension ${dimension} at %{x}: %{y:.3f}<extra></extra>`,
+    }));
+    const marks = { x: [], y: [], type: "scatter", mode: "markers", hoverinfo: "skip", marker: { size: 9, color: clock.shown.map((_, k) => index.colours[k >> 1]), line: { color: "#fff", width: 1 } } };
+    const picture = {
+      type: "heatmap", x: positions, y: range(rows.length), z: rows, yaxis: "y2", zmin: -1, zmax: 1, colorscale: DIVERGING, showscale: false,
+      hovertemplate: "dimension %{y} at %{x}: %{z:.3f}<extra></extra>",
+    };
+    Plotly.react("waves", [...lines, marks, picture], layout({
+      height: 470,
+      xaxis: { title: { text: "position" }, range: [0, POSITIONS - 1], anchor: "y2" },
+      yaxis: { domain: [0.55, 1], range: [-1.15, 1.15] },
+      yaxis2: { domain: [0, 0.48], title: { text: "dimension" }, autorange: "reversed", ticks: "outside", tickcolor: LINE },
+      shapes: [upright(0, "#000", "solid"), upright(index.context, SOFT)], annotations: [trainedMark(index.context)],
+    }), CONFIG);
+  }
+
+  function moveWaves(clock, position) {
+    const marks = clock.shown.length;
+    const y = clock.shown.map((dimension) => clock.rows[dimension][position]);
+    Plotly.update("waves", { x: [y.map(() => position)], y: [y] }, { "shapes[0].x0": position, "shapes[0].x1": position }, [marks]);
+    const vector = clock.rows.map((row) => row[position]);
+    byId("codeCaption").textContent = `What is added to the token at position ${position}, by dimension (times the encoding's scale)`;
+    Plotly.react("code", [{
+      type: "bar", x: range(vector.length), y: vector,
+      marker: { color: vector.map((_, k) => (k % 2 ? "#56B4E9" : "#0072B2")) },
+      hovertemplate: "dimension %{x}: %{y:.3f}<extra></extra>",
+    }], layout({ height: 190, xaxis: { title: { text: "dimension" } }, yaxis: { range: [-1.05, 1.05] }, bargap: 0.1 }), CONFIG);
+  }
+
+  function drawCircles(clock) {
+    const own = byId("source").value === "own" && state().pairs;
+    const heads = own && state().pairs[layer()];
+    const head = heads && heads.length > 1 && byId("head").value !== "all" ? Number(byId("head").value) : 0;
+    const source = heads ? heads[head] : index.rotations[clock.at(clock.base)][clock.at(clock.width)];
+    clock.base.label.hidden = clock.width.label.hidden = Boolean(own);
+    [clock.cosines, clock.sines] = read(source.turns);  // each by position and pair
+    const mean = read(source.mean);
+    const count = clock.cosines[0].length;
+    const columns = narrow() ? 4 : 8;
+    clock.shown = spread(count, 8);
+    clock.centres = clock.shown.map((_, k) => [2.5 * (k % columns), -3.3 * Math.floor(k / columns)]);
+    const rows = Math.ceil(clock.shown.length / columns);
+    const circle = range(61).map((k) => (k * 2 * Math.PI) / 60);
+    const outlines = { x: [], y: [] };
+    for (const [x, y] of clock.centres) {
+      outlines.x.push(...circle.map((angle) => x + Math.cos(angle)), null);
+      outlines.y.push(...circle.map((angle) => y + Math.sin(angle)), null);
+    }
+    const trace = { type: "scatter", hoverinfo: "skip" };
+    byId("circlesCaption").textContent = own
+      ? `${chosen().name}, ${state().label}${heads.length > 1 ? `, head ${head + 1}` : ""}: ${clock.shown.length} of its ${count} pairs`
+      : `${clock.shown.length} of ${count} pairs, from the fastest to the slowest`;
+    Plotly.react("circles", [
+      { ...trace, ...outlines, mode: "lines", line: { color: "#c3c9d1", width: 1.2 } },
+      { ...trace, x: [], y: [], mode: "markers", marker: { color: "#9aa3ad", size: 5, opacity: [] } },
+      { ...trace, x: [], y: [], mode: "lines+markers", line: { color: index.colours[0], width: 2.5 }, marker: { size: 7 } },
+    ], layout({
+      height: rows * (narrow() ? 135 : 180), margin: { l: 4, r: 4, t: 4, b: 4 },
+      xaxis: { visible: false, range: [-1.25, 2.5 * (columns - 1) + 1.25], fixedrange: true },
+      yaxis: { visible: false, range: [-3.3 * (rows - 1) - 2.1, 1.15], scaleanchor: "x", fixedrange: true },
+      annotations: clock.centres.map(([x, y], k) => ({
+        x, y: y - 1.15, yanchor: "top", showarrow: false, font: { size: narrow() ? 10 : 12, color: SOFT },
+        text: `pair ${clock.shown[k]}<br>${turns(source.wavelengths[clock.shown[k]])}`,
+      })),
+    }), CONFIG);
+    Plotly.react("mean", [
+      { x: range(POSITIONS), y: mean, type: "scatter", mode: "lines", line: { color: index.colours[0], width: 2 }, hovertemplate: "%{y:.3f} at distance %{x}<extra></extra>" },
+      { x: [0], y: [1], type: "scatter", mode: "markers", marker: { size: 10, color: index.colours[1] }, hoverinfo: "skip" },
+    ], layout({
+      height: 220, xaxis: { title: { text: "distance, tokens" }, range: [0, POSITIONS - 1] }, yaxis: { range: [-1.05, 1.05] },
+      shapes: [upright(index.context, SOFT)], annotations: [trainedMark(index.context)],
+    }), CONFIG);
+    clock.mean = mean;
+  }
+
+  const turns = (wavelength) => (
+    wavelength === null ? "stands still" : `${wavelength < 100 ? wavelength.toFixed(1) : Math.round(wavelength).toLocaleString("en")} tokens`);
+
+  function moveCircles(clock, position) {
+    const hands = { x: [], y: [] }, trail = { x: [], y: [], opacity: [] };
+    clock.centres.forEach(([x, y], k) => {
+      const pair = clock.shown[k];
+      hands.x.push(x, x + clock.cosines[position][pair], null);
+      hands.y.push(y, y + clock.sines[position][pair], null);
+      for (let back = Math.min(12, position); back > 0; back--) {
+        trail.x.push(x + clock.cosines[position - back][pair]);
+        trail.y.push(y + clock.sines[position - back][pair]);
+        trail.opacity.push(0.8 - 0.06 * back);
+      }
+    });
+    Plotly.restyle("circles", { x: [trail.x, hands.x], y: [trail.y, hands.y], "marker.opacity": [trail.opacity, 1] }, [1, 2]);
+    Plotly.restyle("mean", { x: [[position]], y: [[clock.mean[position]]] }, [1]);
+  }
+
+  // ----------------------------------------------------------------------------------------------------- start
+
+  const clocks = {
+    pairs: new Clock("pairs", { widths: index.headWidths, base: 10000, width: 32, rebuild: drawCircles, move: moveCircles }),
+    sinusoids: new Clock("sinusoids", { widths: index.widths, base: 10000, width: 64, rebuild: drawWaves, move: moveWaves }),
+  };
+  options(byId("encoding"), index.encodings.map(({ name }) => [name, name]));
+  options(byId("search"), Object.entries(index.searches));
+  const named = () => decodeURIComponent(location.hash.slice(1));
+  byId("encoding").value = encodings.has(named()) ? named() : encodings.has(index.start) ? index.start : index.encodings[0].name;
+  byId("encoding").addEventListener("change", () => { history.replaceState(null, "", `#${byId("encoding").value}`); chooseEncoding(); });
+  byId("state").addEventListener("change", chooseState);
+  for (const id of ["layer", "head"]) byId(id).addEventListener("change", drawChosen);
+  byId("search").addEventListener("change", drawCurve);
+  byId("source").addEventListener("change", () => clocks.pairs.rebuild());
+  let wide = narrow();
+  window.addEventListener("resize", () => { if (wide !== narrow()) { wide = narrow(); clocks.pairs.rebuild(); } });
+  chooseEncoding();
+  clocks.sinusoids.rebuild();
+  document.documentElement.dataset.ready = "yes";
+})();

@@ -1,0 +1,59 @@
+"""A corpus of a few dozen tokens, a model to match, and the loss of one token by itself: to test evaluation with."""
+
+import numpy as np
+import torch
+
+from data.stream import TokenStream
+from model.catalogue import encoding_config
+from model.encodings import Shape, build_encoding
+from model.transformer import Transformer
+
+VOCABULARY = 11
+SEPARATOR = 0
+CONTEXT = 8  # training context, tokens
+
+SETTINGS = {
+    "lengths": [0.5, 1, 2],
+    "protocols": ["fixed_targets", "non_overlapping", "sliding", "positions"],
+    "split": "test",
+    "targets": 3,
+    "windows": 1000,
+    "tokens": None,
+    "stride": 3,
+    "cross_documents": False,
+    "batch_tokens": 64,
+    "precision": "32",
+    "extensions": ["none"],
+    "controls": [],
+    "probes": [],
+    "probe": {"windows": 12, "longest": 4, "span": None},
+}
+
+
+def small_stream(*sizes: int, seed: int = 0) -> TokenStream:
+    """Documents of so many tokens, the separator first; tokens of one to three bytes."""
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(1, VOCABULARY, sum(sizes)).astype(np.uint16)
+    token_bytes = generator.integers(1, 4, sum(sizes)).astype(np.uint16)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    tokens[offsets[:-1]], token_bytes[offsets[:-1]] = SEPARATOR, 0
+    return TokenStream(tokens, token_bytes, offsets, tuple(f"document {d}" for d in range(len(sizes))), SEPARATOR)
+
+
+def small_model(name: str = "alibi", num_layers: int = 2, **settings) -> Transformer:
+    """A random model in float64, its weights large enough for its losses to differ."""
+    shape = Shape(
+        dim=16, num_heads=2, num_layers=num_layers, context=CONTEXT, separators={"line": (1,), "sentence": (2,)}
+    )
+    model = Transformer(VOCABULARY, build_encoding({**encoding_config(name), **settings}, shape)).double().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(8 if weight.ndim == 2 else 1)
+    return model
+
+
+@torch.no_grad()
+def token_loss(model: Transformer, tokens: np.ndarray, start: int, target: int) -> float:
+    """-ln p(tokens[target] | tokens[start:target]) in nats, from a forward pass of its own."""
+    context = torch.from_numpy(tokens[start:target].astype(np.int64))[None]
+    return -model(context)[0, -1].log_softmax(-1)[int(tokens[target])].item()

@@ -1,0 +1,177 @@
+"""The literature check, on sweeps made of files whose true order is known.
+
+python -m pytest tests/test_literature.py
+"""
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval.comparison import read_comparison
+from eval.literature import PROTOCOLS, Figure, apart, check, find_statements, match_ratios, read_published
+from tests.synthetic import CONTEXT, make_run
+
+ROOT = Path(__file__).parent.parent
+
+
+def figure(encoding, ratio, perplexity, sd=None, protocol="non-overlapping", study="a study"):
+    return Figure(study, "a corpus", protocol, encoding, ratio, perplexity, sd, "paper")
+
+
+ALIBI_WINS = [figure("alibi", 4.0, 20.0), figure("rope", 4.0, 30.0)]
+
+
+def checked(sweep, published, **changes):
+    comparison = read_comparison(sweep)
+    assert comparison.objection is None
+    return check(comparison.compared, comparison.summary, published=published, **changes)
+
+
+def two_encodings(sweep, alibi, rope, seeds=3, **more):
+    for seed in range(seeds):
+        make_run(sweep, "alibi", seed, alibi, **more)
+        make_run(sweep, "rope", seed, rope, **more)
+
+
+def test_the_verdict_goes_by_the_sweeps_own_significant_order(tmp_path):
+    better, worse = (lambda length: 5.0), (lambda length: 5.5)
+    for name, alibi, rope in (("agree", better, worse), ("disagree", worse, better), ("not separable", better, better)):
+        two_encodings(tmp_path / name, alibi, rope)
+        (row,) = checked(tmp_path / name, ALIBI_WINS)
+        assert row["verdict"] == name, row
+        assert (row["lower"], row["higher"], row["ratio_lower"], row["kind"]) == ("alibi", "rope", 4.0, "encodings")
+        assert row["percent_low"] <= row["percent"] <= row["percent_high"] and row["seeds"] == 3
+
+
+def test_both_sides_numbers_stand_in_the_row_and_are_each_its_own(tmp_path):
+    two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.5, noise=1e-6)
+    (row,) = checked(tmp_path, ALIBI_WINS)
+    assert row["published_percent"] == pytest.approx(50)
+    assert row["percent"] == pytest.approx(100 * (math.exp(0.5) - 1), rel=1e-3)
+    assert (row["published_lower"], row["published_higher"]) == (20.0, 30.0)
+    assert row["perplexity_lower"] == pytest.approx(math.exp(5.0), rel=1e-3)
+
+
+def test_an_encoding_that_degrades_here_and_there_agrees_with_itself(tmp_path):
+    two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.0 + 0.3 * (length > CONTEXT))
+    published = [figure("rope", 1.0, 20.0), figure("rope", 4.0, 80.0), figure("alibi", 1.0, 20.0)]
+    (row,) = checked(tmp_path, published)
+    assert (row["kind"], row["lower"], row["ratio_lower"], row["ratio_higher"]) == ("lengths", "rope", 1.0, 4.0)
+    assert row["verdict"] == "agree" and row["statement"] == "rope at 1x below rope at 4x"
+
+
+def test_lengths_that_scored_other_tokens_are_not_compared(tmp_path):
+    for seed in range(3):
+        make_run(tmp_path, "rope", seed, lambda length: 5.0, lengths=[CONTEXT])
+        folder = make_run(tmp_path, "rope", seed + 10, lambda length: 5.0)
+        row = next(row for row in folder.results["rows"] if row["context_length"] == 4 * CONTEXT)
+        key = f"{row['protocol']}/none/{row['context_length']}"
+        losses = folder.losses
+        table = losses[key + "/windows"]
+        folder.add([], {key: losses[key][:-1], key + "/windows": table - [0, 0, 1, 0, 0] * (table == table[-1])})
+    rows = checked(
+        tmp_path,
+        [
+            figure("rope", 1.0, 20.0, protocol="last 256 tokens"),
+            figure("rope", 4.0, 80.0, protocol="last 256 tokens"),
+        ],
+    )
+    assert [row["verdict"] for row in rows] == ["not separable"]
+    assert "same tokens" in rows[0]["reason"]
+
+
+def test_an_extension_is_known_by_its_name_behind_a_plus(tmp_path):
+    for seed in range(3):
+        make_run(tmp_path, "rope", seed, lambda length: 5.5, extensions={"yarn": -0.4, "pi": 0.0})
+    published = [figure("rope+yarn", 2.0, 10.0), figure("rope+pi", 2.0, 12.0), figure("rope+ntk", 2.0, 14.0)]
+    (row,) = checked(tmp_path, published)
+    assert (row["lower"], row["higher"], row["verdict"]) == ("rope+yarn", "rope+pi", "agree")
+
+
+def test_protocols_are_compared_with_their_like_alone(tmp_path):
+    two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.5, protocols=["fixed_targets"])
+    assert checked(tmp_path, ALIBI_WINS) == []
+    last = [
+        figure("alibi", 4.0, 20.0, protocol="last 256 tokens"),
+        figure("rope", 4.0, 30.0, protocol="last 256 tokens"),
+    ]
+    assert [row["protocol"] for row in checked(tmp_path, last)] == ["fixed_targets"]
+
+
+def test_figures_of_different_studies_are_never_compared(tmp_path):
+    two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.5)
+    assert checked(tmp_path, [figure("alibi", 4.0, 20.0), figure("rope", 4.0, 30.0, study="another")]) == []
+
+
+def test_controls_take_no_part(tmp_path):
+    two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.5)
+    comparison = read_comparison(tmp_path)
+    summary = [row | {"control": "a ceiling"} if row["label"] == "alibi" else row for row in comparison.summary]
+    assert find_statements(comparison.summary, ALIBI_WINS) and not find_statements(summary, ALIBI_WINS)
+
+
+def test_seeds_that_only_one_side_has_are_left_out_and_none_in_common_is_said(tmp_path):
+    make_run(tmp_path, "alibi", 0, lambda length: 5.0)
+    make_run(tmp_path, "rope", 1, lambda length: 5.5)
+    (row,) = checked(tmp_path, ALIBI_WINS)
+    assert (row["verdict"], row["reason"], row["seeds"]) == ("not separable", "no seed in common", 0)
+
+
+def test_holms_correction_is_over_every_question_once(tmp_path):
+    two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.03)
+    (alone,) = checked(tmp_path, ALIBI_WINS)
+    twice = checked(tmp_path, ALIBI_WINS + [figure(f.encoding, 4.0, f.perplexity, study="again") for f in ALIBI_WINS])
+    assert [row["p_holm"] for row in twice] == [alone["p_holm"]] * 2  # the same question, asked by two studies
+    more = checked(tmp_path, [*ALIBI_WINS, figure("alibi", 2.0, 20.0), figure("rope", 2.0, 30.0)])
+    assert any(row["p_holm"] > alone["p_holm"] for row in more if row["ratio_lower"] == 4.0)
+
+
+def test_a_study_supports_only_what_it_can_tell_apart():
+    assert not apart(figure("a", 1, 20.0), figure("b", 1, 20.3))  # within 2 %
+    assert apart(figure("a", 1, 20.0), figure("b", 1, 20.5))
+    assert not apart(figure("a", 1, 22.2, sd=0.4), figure("b", 1, 22.5, sd=0.5))
+    assert not apart(figure("a", 1, 23.9, sd=0.6), figure("b", 1, 24.6, sd=0.6))  # 3 %, but its seeds differ as much
+    assert apart(figure("a", 1, 22.5, sd=0.2), figure("b", 1, 62.4, sd=6.1))
+
+
+def test_multiples_of_the_context_match_their_nearest_within_a_quarter():
+    alibis = [1.0, 712 / 512, 1012 / 512, 1512 / 512, 2512 / 512, 5512 / 512]
+    assert match_ratios(alibis, [1, 2, 4, 8]) == {1.0: 1, 1012 / 512: 2, 2512 / 512: 4}
+    assert match_ratios([1.17], [1.0]) == {}  # beyond the training context there, within it here
+    assert match_ratios([1.0], []) == {}
+
+
+def test_the_published_figures_are_read_whole_and_every_protocol_is_known():
+    figures = read_published()
+    with (ROOT / "eval" / "published.csv").open() as file:
+        assert len(figures) == sum(1 for _ in csv.reader(file)) - 1
+    assert {each.protocol for each in figures} == set(PROTOCOLS.values())
+    assert all(each.perplexity > 1 and each.ratio > 0 for each in figures)
+
+
+def test_what_the_papers_are_known_for_is_among_their_statements(tmp_path):
+    two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.5)
+    comparison = read_comparison(tmp_path)
+    rows = check(comparison.compared, comparison.summary)
+    found = {(row["study"].split(",")[0], row["statement"]) for row in rows}
+    assert ("KERPLE", "alibi at 4x below rope at 4x") in found
+    assert ("KERPLE", "rope at 1x below rope at 2x") in found
+    assert ("ALiBi", "alibi at 2x below alibi at 1x") in found
+    assert ("KERPLE", "alibi at 1x below rope at 1x") not in found  # 23.9 ± 0.6 and 24.2 ± 0.6
+
+
+def test_the_script_prints_each_study_and_writes_its_table(tmp_path):
+    two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.5)
+    command = [sys.executable, "-m", "scripts.literature"]
+    done = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "KERPLE" in done.stdout and "not separable" in done.stdout
+    with (tmp_path / "literature.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["verdict"] for row in rows} <= {"agree", "disagree", "not separable"} and rows
+    lacking = subprocess.run([*command, str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
+    assert lacking.returncode == 1 and "holds no run" in lacking.stderr and "Traceback" not in lacking.stderr

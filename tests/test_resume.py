@@ -1,0 +1,203 @@
+"""A run that is stopped and started again ends as one that never was: the same weights, optimizer state and losses.
+
+python -m pytest tests/test_resume.py            # real processes, 3 kills
+python -m pytest tests/test_resume.py -m slow    # 20 kills
+"""
+
+import json
+import random
+import shutil
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval.results import RunFolder
+from eval.scoring import Scorer
+from model.checkpoint import checkpoints
+from model.language_model import LanguageModel
+from train import train
+
+# Dropout, accumulation, workers, and an encoding that draws positions; points, validations and checkpoints at other steps.
+SETTINGS = [
+    "experiment=smoke",
+    "encoding=randomized",
+    "model.dropout=0.1",
+    "num_workers=2",
+    "training.tokens=40960",
+    "training.accumulate=2",
+    "training.checkpoint_every=0.1",
+    "training.validate_every=0.2",
+    "training.log_every=7",
+    "eval.windows=12",
+    "eval.targets=8",
+]
+TIMINGS = {"seconds", "tokens_per_second"}
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return tmp_path_factory.mktemp("uninterrupted")
+
+
+@pytest.fixture
+def reference(composed, uninterrupted) -> RunFolder:
+    """The run that nobody stopped; made once."""
+    return run_of(composed, uninterrupted)
+
+
+def run_of(composed, runs: Path) -> RunFolder:
+    config = composed(*SETTINGS, f"runs={runs}")
+    train(config)
+    return RunFolder(runs / config["run_id"])
+
+
+def untimed(entries: list[dict]) -> list[dict]:
+    return [{key: value for key, value in entry.items() if key not in TIMINGS} for entry in entries]
+
+
+def assert_same(found: RunFolder, expected: RunFolder) -> None:
+    """Bit for bit: the last checkpoint's tensors, the curve, the rows and every token's loss."""
+    assert found.finished and expected.finished
+    ours, theirs = (torch.load(checkpoints(folder.checkpoints)[0], weights_only=True) for folder in (found, expected))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+    curves = [next(c["curve"] for c in content["callbacks"].values() if "curve" in c) for content in (ours, theirs)]
+    assert untimed(curves[0]) == untimed(curves[1])
+    assert untimed(found.results["rows"]) == untimed(expected.results["rows"])
+    losses, expected_losses = found.losses, expected.losses
+    assert losses.keys() == expected_losses.keys()
+    assert all(np.array_equal(losses[key], expected_losses[key]) for key in losses)
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """From here on training is gone at a step."""
+    whole = LanguageModel.token_losses
+
+    def stopping(self, batch):
+        if self.training and self.global_step == step:
+            raise Killed
+        return whole(self, batch)
+
+    monkeypatch.setattr(LanguageModel, "token_losses", stopping)
+
+
+def kill_at_random(start, runs: Path, seed: int, kills: int, expected: RunFolder, span: float) -> None:
+    """Starts the command again and again and kills it, `kills` times in all, at random moments up to `span` seconds after
+    it has begun; whenever it comes to its end, that must be as expected."""
+    chance = random.Random(seed)
+    folder = RunFolder(runs / expected.name)
+    while kills:
+        shutil.rmtree(runs, ignore_errors=True)
+        while not folder.finished:
+            began = time.time()
+            process = start(*SETTINGS, runs=runs)
+            status = folder.path / "status.json"
+            while process.poll() is None and not (status.exists() and status.stat().st_mtime > began):
+                time.sleep(0.02)
+            if kills:
+                time.sleep(chance.uniform(0, span))
+                if process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+                    kills -= 1
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode in (0, -signal.SIGKILL), errors
+        assert_same(folder, expected)
+
+
+def test_a_run_killed_at_random_moments_ends_as_one_never_stopped(start, tmp_path, reference):
+    kill_at_random(start, tmp_path / "runs", seed=1, kills=3, expected=reference, span=6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_run_killed_ten_times_ends_as_one_never_stopped(start, tmp_path, reference, seed):
+    kill_at_random(start, tmp_path / "runs", seed=seed, kills=10, expected=reference, span=5)
+
+
+@pytest.mark.parametrize("step", [3, 17, 24, 39])
+def test_a_run_that_breaks_off_at_a_step_ends_as_one_never_stopped(composed, tmp_path, monkeypatch, reference, step):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, step)
+        run_of(composed, tmp_path)
+    torch.rand(5)  # whatever else drew random numbers meanwhile
+    assert_same(run_of(composed, tmp_path), reference)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(composed, tmp_path, monkeypatch, reference):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, 30)
+        run_of(composed, tmp_path)
+    newest, before = checkpoints(tmp_path / reference.name / "checkpoints")
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged"):
+        found = run_of(composed, tmp_path)
+    assert before.exists() or len(checkpoints(found.checkpoints)) == 2
+    assert_same(found, reference)
+
+
+def test_evaluation_goes_on_at_the_length_where_it_stopped(composed, tmp_path, monkeypatch, reference):
+    whole, scored = Scorer.score, []
+
+    def score(self, plans, encoding=None):
+        scored.append(int((plans[0].stops - plans[0].starts)[0]))
+        if len(scored) == 3:
+            raise Killed
+        return whole(self, plans, encoding)
+
+    monkeypatch.setattr(Scorer, "score", score)
+    with pytest.raises(Killed):
+        run_of(composed, tmp_path)
+    found = run_of(composed, tmp_path)
+    assert scored == [32, 64, 128, 128, 256]
+    assert_same(found, reference)
+
+
+@pytest.mark.parametrize("name", ["results.json", "losses.npz", "status.json"])
+@pytest.mark.parametrize("part", [0, 0.5, 0.99])
+def test_a_cut_file_is_set_aside_and_made_again(composed, tmp_path, reference, name, part):
+    shutil.copytree(reference.path, tmp_path / reference.name)
+    path = tmp_path / reference.name / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.warns(UserWarning, match=f"{name} is damaged"):
+        found = run_of(composed, tmp_path)
+    assert_same(found, reference)
+    if name != "status.json":
+        assert path.with_name(f"{name}.damaged").exists()
+
+
+SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_saves_marks_the_run_interrupted_and_sets_the_exit_code(start, tmp_path, reference, signum):
+    settings = [*SETTINGS, "training.tokens=4_000_000"]
+    process = start(*settings, runs=tmp_path)
+    while process.poll() is None and not list(tmp_path.glob("*/status.json")):
+        time.sleep(0.05)
+    time.sleep(4)  # into training, long before the first checkpoint is due
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == SIGNALS[signum], errors
+    assert "Traceback" not in errors
+    (folder,) = tmp_path.glob("randomized-*")
+    assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
+    assert len(checkpoints(folder / "checkpoints")) == 1
+
+
+def test_without_a_stop_nothing_is_warned_of(composed, tmp_path, reference):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert run_of(composed, reference.path.parent).finished

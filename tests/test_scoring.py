@@ -1,0 +1,147 @@
+"""Token losses: from as few forward passes as possible, in memory that is linear in the length.
+
+python -m pytest tests/test_scoring.py          # the slow ones: -m slow
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import eval.scoring
+from data.windows import Windows
+from eval.protocols import PROTOCOLS, plan
+from eval.scoring import Scorer
+from model.transformer import Transformer
+from tests.small import SETTINGS, small_model, small_stream, token_loss
+
+STREAM = small_stream(41, 26, 60)
+LENGTHS = [4, 8, 16]
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[tuple[int, int]]:
+    """The shape (B, T) of every forward pass."""
+    seen, hidden = [], Transformer.hidden
+    monkeypatch.setattr(
+        Transformer,
+        "hidden",
+        lambda self, tokens, *a, **k: seen.append(tuple(tokens.shape)) or hidden(self, tokens, *a, **k),
+    )
+    return seen
+
+
+def plans_at(length: int, **settings) -> list[Windows]:
+    protocols = [p for p in PROTOCOLS if p != "positions" or length == max(LENGTHS)]
+    return [plan(p, STREAM, length, LENGTHS, {**SETTINGS, **settings}) for p in protocols]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_all_protocols_share_their_forward_passes(passes, length):
+    plans = plans_at(length)
+    Scorer(small_model(), STREAM, batch_tokens=10**6).score(plans)
+    windows = {pair for p in plans for pair in zip(p.starts.tolist(), p.stops.tolist(), strict=True)}
+    assert sum(batch for batch, _ in passes) == len(windows)  # each window once, whoever asks for it
+    assert len(passes) == len({stop - start for start, stop in windows})  # and all of one length together
+    assert len(windows) < sum(len(p.starts) for p in plans)
+
+
+def test_protocols_that_ask_for_the_same_windows_cost_nothing_more(passes):
+    scorer = Scorer(small_model(), STREAM, batch_tokens=10**6)
+    scorer.score([plan("non_overlapping", STREAM, 16, LENGTHS, SETTINGS)])
+    alone = len(passes)
+    scorer.score([plan(p, STREAM, 16, LENGTHS, {**SETTINGS, "stride": 16}) for p in ("positions", "non_overlapping")])
+    assert len(passes) == 2 * alone
+
+
+def test_the_batch_changes_no_loss():
+    plans = plans_at(16)
+    one, many = (Scorer(small_model(), STREAM, batch_tokens=n).score(plans) for n in (1, 10**6))
+    for a, b in zip(one, many, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_losses_come_in_the_order_of_the_windows():
+    model = small_model()
+    windows = Windows(np.array([70, 3]), np.array([74, 9]), np.array([2, 1]))
+    (losses,) = Scorer(model, STREAM, 64).score([windows])
+    wanted = [token_loss(model, STREAM.tokens, *pair) for pair in ((70, 73), (70, 74), (3, 9))]
+    np.testing.assert_allclose(losses, wanted, rtol=1e-9)
+
+
+def test_the_head_by_parts_is_the_head_at_once(monkeypatch):
+    plans = plans_at(8)
+    whole = Scorer(small_model(), STREAM, 64).score(plans)
+    monkeypatch.setattr(eval.scoring, "HEAD_LOGITS", 30)
+    for a, b in zip(whole, Scorer(small_model(), STREAM, 64).score(plans), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_bf16_is_close_to_float32():
+    model = small_model().float()
+    windows = plans_at(8)[:1]
+    exact, close = (Scorer(model, STREAM, 64, precision).score(windows)[0] for precision in ("32", "bf16"))
+    assert not np.array_equal(exact, close)
+    np.testing.assert_allclose(close.mean(), exact.mean(), rtol=0.02)
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch, passes):
+    counted = Transformer.hidden
+
+    def hidden(self, tokens, *arguments, **settings):
+        if tokens.numel() > 20:
+            raise torch.OutOfMemoryError
+        return counted(self, tokens, *arguments, **settings)
+
+    plans = plans_at(8)[:1]
+    wanted = Scorer(small_model(), STREAM, 20).score(plans)[0]
+    monkeypatch.setattr(Transformer, "hidden", hidden)
+    with pytest.warns(UserWarning, match="eval.batch_tokens is halved"):
+        halved = Scorer(small_model(), STREAM, 64).score(plans)[0]
+    np.testing.assert_allclose(halved, wanted, rtol=1e-12)
+    with pytest.raises(MemoryError, match="one window of 32 tokens"):
+        Scorer(small_model(), STREAM, 64).score([Windows(np.array([0]), np.array([32]), np.array([1]))])
+
+
+@pytest.mark.parametrize(("settings", "named"), [((64, "16"), "eval.precision='16'"), ((0, "32"), "batch_tokens=0")])
+def test_bad_settings_are_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        Scorer(small_model(), STREAM, *settings)
+
+
+LONG = """
+import resource, sys
+import numpy as np
+from data.stream import TokenStream
+from data.windows import Windows
+from eval.scoring import Scorer
+from model.catalogue import encoding_config
+from model.encodings import Shape, build_encoding
+from model.transformer import Transformer
+
+name, length, vocab = sys.argv[1], 65536, 4096
+tokens = np.random.default_rng(0).integers(1, vocab, length + 1).astype(np.uint16)
+stream = TokenStream(tokens, np.ones_like(tokens), np.array([0, length + 1]), ("one",), 0)
+shape = Shape(dim=128, num_heads=4, num_layers=1, context=128)
+model = Transformer(vocab, build_encoding(encoding_config(name), shape))
+(losses,) = Scorer(model, stream, 16384).score([Windows(*(np.array([n]) for n in (0, length, length)))])
+assert len(losses) == length and np.isfinite(losses).all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rope", "alibi", "fox"])  # the fused, hankel and blocked executors
+def test_65536_tokens_of_context_fit_into_4_gigabytes(name):
+    done = subprocess.run(
+        [sys.executable, "-c", LONG, name],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 4, f"{done.stdout} GiB"

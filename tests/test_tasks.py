@@ -1,0 +1,303 @@
+"""The trained tasks: their examples, what is trained on, exact match by length.
+
+python -m pytest tests/test_tasks.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from data.module import build_data
+from data.sources import addition, associative_recall, copy, reverse
+from data.task import ANSWER, SEPARATOR, SYMBOLS
+from eval.exact_match import answers_right, score_task, wilson
+from eval.identity import register_resolvers
+from eval.results import RunFolder
+from eval.scoring import Scorer
+from model.build import build_language_model
+from model.catalogue import encoding_config
+
+ROOT = Path(__file__).parent.parent
+TASKS = {"copy": copy, "reverse": reverse, "associative_recall": associative_recall, "addition": addition}
+SETTINGS = {"copy": {"symbols": 8}, "reverse": {"symbols": 8}, "associative_recall": {"keys": 128}, "addition": {}}
+TRAINING = {"tokens": 256, "batch_size": 4, "accumulate": 1, "log_every": 1, "lr": 1e-3, "min_lr": 0.1, "warmup": 0.1}
+TRAINING |= {"schedule": "cosine", "weight_decay": 0.1, "betas": [0.9, 0.95], "clip": 1.0, "encoding_lr": 1.0}
+EVAL = {"split": "test", "lengths": [1, 2], "batch_tokens": 256, "precision": "32", "extensions": ["none"]}
+
+
+def config_of(task="copy", context=32, encoding="rope", **more):
+    data = {"name": task, "source": task, **SETTINGS[task], "examples": 12, "validation_windows": 6}
+    return {
+        "seed": 0,
+        "context": context,
+        "data": data,
+        "tokenizer": {"name": "none"},
+        "encoding": encoding_config(encoding),
+        "model": {"name": "nano", "dim": 32, "num_layers": 1, "num_heads": 2, "mlp": "gelu", "mlp_ratio": 2.0},
+        "training": TRAINING,
+        "trainer": {"devices": 1, "num_nodes": 1, "compile": False},
+        "num_workers": 0,
+        **more,
+    }
+
+
+def parts(task, example, length):
+    """What is asked and what is answered, as ids."""
+    (mark,) = np.flatnonzero(example == ANSWER)
+    return example[1:mark].tolist(), example[mark + 1 :].tolist()
+
+
+@given(length=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+def test_copies_and_reversals_hold_the_question_again(length, seed):
+    for name, step in (("copy", 1), ("reverse", -1)):
+        task = TASKS[name].Source(symbols=8)
+        asked, answered = parts(task, task.example([seed], length), length)
+        assert answered == [*asked[::step], SEPARATOR] and len(asked) == length
+        assert min(asked) >= SYMBOLS and max(asked) < task.vocab_size
+
+
+@given(length=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), least_first=st.booleans())
+def test_sums_are_those_of_pythons_integers(length, seed, least_first):
+    task = addition.Source(least_first=least_first)
+    asked, answered = parts(task, task.example([seed], length), length)
+    assert asked[length] == addition.PLUS and answered.pop() == SEPARATOR
+
+    def number(digits):
+        assert set(digits) <= set(range(addition.DIGITS, addition.DIGITS + 10))
+        digits = [str(digit - addition.DIGITS) for digit in digits]
+        return int("".join(digits[::-1] if least_first else digits))
+
+    assert len(answered) == length + 1
+    assert number(answered) == number(asked[:length]) + number(asked[length + 1 :])
+
+
+@given(length=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+def test_every_key_is_asked_once_and_answered_with_its_value(length, seed):
+    task = associative_recall.Source(keys=64, values=4)
+    asked, answered = parts(task, task.example([seed], length), length)
+    pairs = dict(zip(asked[::2], asked[1::2], strict=True))
+    assert len(pairs) == length
+    assert dict(zip(answered[::2], answered[1::2], strict=True)) == pairs and len(answered) == 2 * length
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_exactly_the_answers_are_scored(name):
+    task = TASKS[name].Source(**SETTINGS[name])
+    for length in (1, 2, 9):
+        example, scored = task.example([3], length), task.scored(length)
+        assert len(example) == len(scored) and not scored[0]
+        (mark,) = np.flatnonzero(example == ANSWER)
+        expected = np.arange(len(example)) > mark
+        if name == "associative_recall":
+            expected &= example >= SYMBOLS + 128  # the values, not the keys asked for
+        np.testing.assert_array_equal(scored, expected)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_example_is_a_function_of_its_seed_and_length_alone(name):
+    task = TASKS[name].Source(**SETTINGS[name])
+    np.random.seed(0)
+    first = task.example([1, 2], 9)
+    np.random.seed(1)
+    np.testing.assert_array_equal(first, task.example([1, 2], 9))
+    assert not np.array_equal(first, task.example([1, 3], 9))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_window_holds_one_whole_example_and_asks_for_its_answers_only(name):
+    data = build_data(config_of(name))
+    batch = next(iter(data.train_dataloader()))
+    assert batch.shape == (4, 33) and batch.dtype == torch.int64
+    longest = 0
+    for n in range(200):
+        window = data.train_windows()[n].numpy()
+        tokens, predicted = np.where(window < 0, ~window, window), window >= 0
+        lengths = [
+            n for n in range(1, data.longest + 1) if np.array_equal(predicted[: len(s := data.task.scored(n))], s)
+        ]
+        length = next(n for n in lengths if not predicted[len(data.task.scored(n)) :].any())
+        assert (tokens[len(data.task.scored(length)) :] == SEPARATOR).all()
+        longest = max(longest, length)
+    assert longest == data.longest and len(data.task.scored(data.longest + 1)) > 33
+
+
+def test_training_windows_depend_on_seed_and_number_and_held_out_ones_on_neither():
+    def windows(data):
+        return [data.train_windows()[n].tolist() for n in range(5)]
+
+    one, again, other = (build_data(config_of(seed=seed)) for seed in (0, 0, 1))
+    assert windows(one) == windows(again) != windows(other)
+    np.testing.assert_array_equal(one.examples("test", 9), other.examples("test", 9))
+    held_out = {tuple(row) for split in ("validation", "test") for row in one.examples(split, 9)}
+    assert len(held_out) == 24
+
+
+def test_a_resumed_run_goes_on_with_the_next_window():
+    data = build_data(config_of())
+    second = list(zip(range(2), data.train_dataloader(), strict=False))[1][1]
+    data.start_sample = 4
+    assert torch.equal(next(iter(data.train_dataloader())), second)
+
+
+def test_only_predicted_targets_move_the_loss():
+    config = config_of()
+    data = build_data(config)
+    module = build_language_model(config, data.vocab_size, data.separators)
+    batch = next(iter(data.train_dataloader()))
+    tokens, predicted = torch.where(batch < 0, ~batch, batch), batch[:, 1:] >= 0
+    logits = module.transformer(tokens[:, :-1])
+    by_hand = -torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:, None])[..., 0][predicted].mean()
+    torch.testing.assert_close(module.training_step(batch, 0), by_hand)
+    assert not torch.isclose(module.training_step(tokens, 0), by_hand)  # of a text, every token counts
+
+
+class Forgetful(torch.nn.Module):
+    """In a transformer's place: copies without a mistake, but for one symbol, which it takes for the one below."""
+
+    FORGOTTEN = SYMBOLS + 7
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.embedding = torch.nn.Embedding.from_pretrained(torch.eye(vocab_size))
+
+    def hidden(self, tokens_BT, encoding=None):
+        length = (tokens_BT.shape[1] - 2) // 2
+        said = torch.full_like(tokens_BT, SEPARATOR)
+        said[:, length + 1 : -1] = tokens_BT[:, 1 : length + 1]
+        return self.embedding(torch.where(said == self.FORGOTTEN, said - 1, said))
+
+
+def test_one_wrong_token_makes_an_answer_wrong():
+    data = build_data(config_of())
+    for length in (1, 9, 20):
+        examples = data.examples("test", length)
+        scorer = Scorer(Forgetful(data.vocab_size), data.streams["test"], batch_tokens=64)
+        right = answers_right(scorer, examples, data.task.scored(length))
+        asked = examples[:, 1 : length + 1]
+        np.testing.assert_array_equal(right[:, :-1], asked != Forgetful.FORGOTTEN)
+        np.testing.assert_array_equal(right.all(axis=1), (asked != Forgetful.FORGOTTEN).all(axis=1))
+
+
+def test_exact_match_is_that_of_greedy_decoding():
+    config = config_of(context=8)
+    config["data"]["symbols"] = 2
+    data = build_data(config)
+    module = build_language_model(config, data.vocab_size, data.separators)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    for _, batch in zip(range(60), data.train_dataloader(), strict=False):
+        optimizer.zero_grad()
+        module.training_step(batch, 0).backward()
+        optimizer.step()
+    length, model = 2, module.transformer.eval()
+    examples = np.stack([data.task.example([n], length) for n in range(40)])
+    right = answers_right(Scorer(model, data.streams["test"], 64), examples, data.task.scored(length)).all(axis=1)
+    assert 0 < right.sum() < len(right)  # trained just enough to be right now and then
+    for example, claimed in zip(torch.from_numpy(examples), right, strict=True):
+        written = example[: length + 2]
+        while len(written) < len(example):
+            written = torch.cat([written, model(written[None])[0, -1].argmax()[None]])
+        assert torch.equal(written, example) == claimed
+
+
+def scored_rows(tmp_path, encoding, settings=EVAL):
+    config = config_of(encoding=encoding)
+    data = build_data(config)
+    model = build_language_model(config, data.vocab_size, data.separators).transformer
+    folder = RunFolder(tmp_path)
+    score_task(model, data, folder, settings)
+    return folder.results["tasks"]
+
+
+def test_a_row_stands_for_every_extension_and_length_and_says_what_it_is_of(tmp_path):
+    rows = scored_rows(tmp_path, "rope", EVAL | {"extensions": ["none", "yarn"]})
+    assert [(row["extension"], row["length"], row["context_length"]) for row in rows] == [
+        ("none", 15, 32),
+        ("none", 30, 62),
+        ("yarn", 15, 32),
+        ("yarn", 30, 62),
+    ]
+    for row in rows:
+        assert row["low"] <= row["exact_match"] <= row["high"]
+        assert row["examples"] == 12 and row["tokens"] == 12 * (row["length"] + 1)
+
+
+def test_lengths_beyond_what_an_encoding_or_a_task_is_defined_on_say_so(tmp_path):
+    within, beyond = scored_rows(tmp_path, "learned")
+    assert within["status"] == "ok" and beyond["status"] == "undefined" and "beyond 32" in beyond["reason"]
+    data = build_data(config_of("associative_recall"))
+    with pytest.raises(ValueError, match=r"data\.keys=128"):
+        data.examples("test", 129)
+
+
+def test_wilsons_interval_is_that_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    for successes, trials in ((0, 10), (3, 10), (256, 256), (17, 300)):
+        expected = stats.binomtest(successes, trials).proportion_ci(0.95, "wilson")
+        assert wilson(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer": {"name": "bpe"}}, "tokenizer=bpe"),
+        ({"context": 3}, "context=3"),
+        (
+            {"data": {"name": "copy", "source": "copy", "symbols": 1, "examples": 4, "validation_windows": 4}},
+            "symbols=1",
+        ),
+        ({"data": {"name": "copy", "source": "copy", "sybols": 9, "examples": 4, "validation_windows": 4}}, "sybols"),
+        ({"data": {"name": "copy", "source": "copy", "examples": 0, "validation_windows": 4}}, "examples=0"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build_data(config_of(**changes))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_tasks_file_composes_and_builds(name):
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", [f"data={name}", "run_id=x"]), resolve=False)
+    data = build_data(config)
+    assert data.name == name and config["eval"]["protocols"] == config["eval"]["probes"] == []
+    data.examples("test", max(config["eval"]["lengths"]) * data.longest)  # the longest test is possible
+
+
+@pytest.mark.parametrize(
+    "name", ["copy", *(pytest.param(name, marks=pytest.mark.slow) for name in TASKS if name != "copy")]
+)
+def test_every_task_runs_from_the_command_line(name, tmp_path):
+    command = [
+        sys.executable,
+        "train.py",
+        "experiment=smoke",
+        f"data={name}",
+        "training.tokens=2048",
+        f"runs={tmp_path}",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRAINSHORT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}, trained at lengths up to" in done.stdout and "(8x)" in done.stdout
+    results = json.loads(next(tmp_path.glob("rope-s0-*/results.json")).read_text())
+    assert [row["length_ratio"] for row in results["tasks"]] == [1, 2, 4, 8] and results["rows"] == []
+
+
+@pytest.mark.slow
+def test_copying_is_learned_at_the_trained_lengths(tmp_path):
+    command = [sys.executable, "train.py", "experiment=tasks", "logger=none", f"runs={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(next(tmp_path.glob("rope-s0-*/results.json")).read_text())
+    assert results["tasks"][0]["low"] > 0.5
