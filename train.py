@@ -22,7 +22,7 @@ def train(config: dict) -> None:
     from eval.exact_match import score_task
     from eval.probes import run_probes
     from eval.provenance import describe_run
-    from eval.results import RunFolder, write_table
+    from eval.results import run_folder, write_table
     from eval.terminal import announce, print_results
     from eval.tracking import track
     from eval.tuning import tuned
@@ -30,7 +30,7 @@ def train(config: dict) -> None:
     from model.trainer import Meter, fit, prepare_process
 
     prepare_process(config["trainer"]["threads"])
-    folder = RunFolder(f"{config['runs']}/{config['sweep'] or ''}/{config['run_id']}")
+    folder = run_folder(config)
     with folder.hold():
         if folder.finished:
             print(f"{folder.path} is finished already")

@@ -275,7 +275,7 @@ def find_objection(runs: Sequence[Run]) -> str | None:
         settings = differing([run.config for run in runs], TARGET_SETTINGS)
         cause = f"settings {', '.join(settings)}" if settings else "scored again with other settings"
         found.append(f"the tokens that are scored ({cause}; {places[0]} and {len(places) - 1} more)")
-    return f"These runs are not comparable. They differ in: {'; '.join(found)}." if found else None
+    return f"These runs are not comparable: they differ in {'; '.join(found)}." if found else None
 
 
 def _who_has(names: Mapping[Any, Sequence[str]]) -> str:

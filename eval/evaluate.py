@@ -85,17 +85,16 @@ def evaluate(
     }
     wanted = []
 
-    def add_missing(base: Mapping[str, Any], score) -> None:
-        """Scores those protocols of one length whose rows are not there yet, or were scored otherwise."""
-        known = folder.results["rows"]
-        plans = planned[base["context_length"]]
+    def missing(base: Mapping[str, Any]) -> dict[str, Targets]:
+        """Those protocols of one length whose rows are not there yet, or were scored otherwise."""
+        known, plans = folder.results["rows"], planned[base["context_length"]]
         identities = {p: {"protocol": p, **base, "targets_id": targets.id} for p, targets in plans.items()}
-        missing = {p: plans[p] for p in plans if not any(_is(row, identities[p]) for row in known)}
-        if missing:
-            rows, losses = score(base, missing)
-            folder.add(rows, losses)
-            report(rows)
         wanted.extend(identities.values())
+        return {p: plans[p] for p in plans if not any(_is(row, identities[p]) for row in known)}
+
+    def add(rows: list[dict[str, Any]], losses: Mapping[str, np.ndarray]) -> None:
+        folder.add(rows, losses)
+        report(rows)
 
     for name in extension_list(settings):
         changed = (settings.get("extension_settings") or {}).get(name, {})
@@ -104,12 +103,18 @@ def evaluate(
             base = _base(name, length, context, settings) | {"precision": scorer.precision}
             if changed:
                 base["extension_settings"] = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
-            add_missing(base, lambda b, missing, c=config: _score_model(scorer, calibration, c, missing, b, settings))
+            if plans := missing(base):
+                add(*_score_model(scorer, calibration, config, plans, base, settings))
     if floors is not None:
         ngrams = _Floors(floors, stream, model.embedding.num_embeddings)
+        rows, losses = [], {}
         for control, length in itertools.product(settings["controls"], lengths):
             base = _base("none", length, context, settings) | {"precision": "64", "control": control}
-            add_missing(base, lambda b, missing: _score_floor(ngrams, missing, b))
+            if plans := missing(base):
+                new_rows, new_losses = _score_floor(ngrams, plans, base)
+                rows, losses = rows + new_rows, losses | new_losses
+        if rows:
+            add(rows, losses)
     return [row for row in folder.results["rows"] if any(_is(row, identity) for identity in wanted)]
 
 

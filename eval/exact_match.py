@@ -34,7 +34,8 @@ def score_task(
     *,
     report=lambda rows: None,
 ) -> None:
-    """Adds the rows of a task's exact match to results.json, as `tasks`; of a corpus that is no task, nothing.
+    """Adds the rows of a task's exact match to results.json, as `tasks` (one of the same extension and length is
+    replaced); of a corpus that is no task, nothing.
 
     A row each extension and length; lengths are eval.lengths times the longest trained length, at least 1. Tested are
     the split's examples of that length, the same for every run.
@@ -46,14 +47,14 @@ def score_task(
     stream = data.streams[settings["split"]]
     scorer = Scorer(model, stream, settings["batch_tokens"], settings["precision"])
     lengths = sorted({max(1, round(multiple * data.longest)) for multiple in settings["lengths"]})
-    rows = []
+    rows = {(row["extension"], row["length"]): row for row in folder.results.get("tasks", ())}
     for name in extension_list(settings):
         config = {**extension_config(name), **(settings.get("extension_settings") or {}).get(name, {})}
         for length in lengths:
             row = {"protocol": "exact_match", "task": data.name, "extension": name, "length": length}
-            rows.append(row | _row(scorer, data, config, length, settings))
-            report(rows[-1:])
-    folder.update(tasks=rows)
+            rows[name, length] = row | _row(scorer, data, config, length, settings)
+            report([rows[name, length]])
+    folder.update(tasks=[rows[key] for key in sorted(rows)])
 
 
 def _row(

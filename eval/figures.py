@@ -57,15 +57,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. choices: by name, the values (and their texts) by which its panels can be chosen; texts:
-    longer texts, folded, by their titles."""
+    """A part of the page. texts: longer texts, folded, by their titles."""
 
     id: str
     title: str
     panels: Sequence[Figure | Table] = ()
     note: str = ""
-    choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def choices(self) -> dict[str, list[str]]:
+        """What can be chosen to see one panel or another: the values of the panels' `when`, by name, in their order."""
+        found: dict[str, dict[str, None]] = {}
+        for panel in self.panels:
+            for name, value in panel.when.items():
+                found.setdefault(name, {})[value] = None
+        return {name: list(values) for name, values in found.items() if len(values) > 1}
 
 
 def styles(labels: Iterable[str], controls: Iterable[str] = ()) -> dict[str, Style]:
@@ -127,7 +134,7 @@ def difference_figure(comparison: Comparison, protocol: str, extension: str, len
     rows = _of(comparison.summary, protocol=protocol, extension=extension, context_length=length)
     rows = [row for row in rows if "verdict" in row and math.isfinite(row["difference_percent"])]
     place = show_length(length, comparison.context)
-    x = _axis(f"perplexity as a multiple of {_escape(str(comparison.reference))}'s (log)", log=True)
+    x = _axis(f"multiples of {_escape(str(comparison.reference))}'s perplexity (log)", log=True)
     y = {"categoryorder": "array", "categoryarray": [_escape(row["label"]) for row in reversed(rows)]}
     return Figure(
         f"Perplexity against {comparison.reference}'s at {place}, {protocol}: multiples with intervals",
@@ -139,7 +146,7 @@ def difference_figure(comparison: Comparison, protocol: str, extension: str, len
             height=140 + FOREST_LINE * len(rows),
             meta={"line": FOREST_LINE},
         ),
-        {"protocol": protocol, "extension": extension, "length": str(length)},
+        {"protocol": protocol, "extension": extension, "context length": place},
     )
 
 
@@ -193,7 +200,7 @@ def extension_figure(comparison: Comparison, protocol: str, label: str) -> Figur
             y={"type": "category", "autorange": "reversed", "automargin": True},
             height=150 + 34 * len(names),
         ),
-        {"protocol": protocol, "label": label},
+        {"protocol": protocol, "encoding": label},
     )
 
 
@@ -268,8 +275,7 @@ def task_figure(comparison: Comparison, style: Mapping[str, Style], task: str, e
         f"Exact match against length, {task}" + (f", extension {extension}" * (extension != "none")),
         _curves(rows, style, "length", "exact_match", _describe_record),
         _layout(
-            x=_length_axis(sorted({row["length"] for row in rows}), longest)
-            | {"title": {"text": "length, and multiples of the longest trained length (log)"}},
+            x=_length_axis(sorted({row["length"] for row in rows}), longest) | {"title": {"text": "length (log)"}},
             y=_axis("answers right in every token") | {"tickformat": ".0%", "range": [-0.03, 1.05]},
             shapes=[_line_at(longest)],
             annotations=[_note_at(longest, "trained up to here")],
@@ -444,7 +450,7 @@ def _axis(title: str, *, log: bool = False) -> dict[str, Any]:
 
 def _length_axis(lengths: Sequence[int], context: float) -> dict[str, Any]:
     ticks = {"tickvals": list(lengths), "ticktext": [f"{length:,}<br>{length / context:g}x" for length in lengths]}
-    return _axis("context length, tokens and multiples of the training context (log)", log=True) | ticks
+    return _axis("context length, tokens (log)", log=True) | ticks
 
 
 def _line_at(x: float) -> dict[str, Any]:
@@ -468,6 +474,7 @@ def _layout(*, x: Mapping[str, Any], y: Mapping[str, Any], height: int = 460, **
         "showlegend": False,
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#b5bac1", "activecolor": "#22262b"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#22262b"},

@@ -9,7 +9,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -65,15 +64,15 @@ def one_sentence(error: BaseException) -> str:
 
 def _record(config: dict[str, Any], error: Exception) -> None:
     """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it."""
-    from eval.results import RunFolder, write_json
+    from eval.results import run_folder, write_json
 
-    folder = RunFolder(Path(config["runs"]) / config["sweep"] / config["run_id"])
     try:
+        folder = run_folder(config)
         if folder.status["state"] != "failed":
             folder.path.mkdir(parents=True, exist_ok=True)
             write_json(folder.path / "config.json", config)
             folder.set_status("failed", error=one_sentence(error), traceback=traceback.format_exc())
-    except OSError as second:
+    except MISTAKES as second:
         print(f"{config['run_id']}: its failure could not be recorded: {second}", file=sys.stderr)
 
 

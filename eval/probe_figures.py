@@ -99,10 +99,6 @@ def _section(probe: Probe, by_label: Mapping[str, Sequence[Row]], style: Mapping
         values = dict(zip(names, map(str, place), strict=True))
         where = ", ".join(f"{name} {value}" for name, value in values.items())
         panels.append(record_figure(f"{probe.title}: {where}", places[place], style, probe.axes, values))
-    choices = {
-        name: {str(value): str(value) for value in sorted(column)}
-        for name, column in zip(names, map(set, zip(*places, strict=True)), strict=False)
-    }
     reasons = [
         {"label": label, "reason": next(row["reason"] for row in rows)}
         for label, rows in by_label.items()
@@ -110,7 +106,7 @@ def _section(probe: Probe, by_label: Mapping[str, Sequence[Row]], style: Mapping
     ]
     if reasons:
         panels.append(Table("Without a curve", [words("label", "encoding"), words("reason")], reasons))
-    return Section(probe.title.lower().replace(" ", "-"), f"Probe: {probe.title.lower()}", panels, probe.note, choices)
+    return Section(probe.title.lower().replace(" ", "-"), f"Probe: {probe.title.lower()}", panels, probe.note)
 
 
 def _over_seeds(probe: Probe, by_label: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from eval.figures import (
     training_figures,
 )
 from eval.identity import NOT_IDENTITY
+from eval.literature import check
 from eval.probe_figures import probe_sections
 from eval.results import write_atomic
 from eval.tables import (
@@ -41,10 +42,10 @@ from eval.tables import (
     difference_table,
     extension_table,
     left_out_table,
+    literature_table,
     perplexity_table,
     places,
     provenance_table,
-    show_length,
     task_table,
     undefined_table,
 )
@@ -90,7 +91,7 @@ def write_report(
 
 def markdown(comparison: Comparison) -> str:
     """report.md: the verdict and the tables; differences at the longest context, where the page has them at each."""
-    parts = [f"# {_markdown_text(comparison.path.name)}", _markdown_text(conclude(comparison))]
+    parts = [f"# {_markdown_text(comparison.path.name)}", *map(_markdown_text, conclude(comparison))]
     for table in _markdown_tables(comparison):
         if table.rows:
             parts += [f"## {_markdown_text(table.title)}", table.note, markdown_table(table)]
@@ -188,9 +189,6 @@ def _facts(comparison: Comparison) -> dict[str, str]:
 def _sections(comparison: Comparison, style: Mapping[str, Style]) -> Iterator[Section]:
     """Every section in the page's order; one that has nothing to show is empty."""
     at = places(comparison)
-    protocols = {protocol: protocol for protocol, _ in at}
-    extensions = {extension: extension for _, extension in at}
-    both = {"protocol": protocols, "extension": extensions}
     yield Section(
         "perplexity",
         "Perplexity against context length",
@@ -204,9 +202,8 @@ def _sections(comparison: Comparison, style: Mapping[str, Style]) -> Iterator[Se
         ],
         "The same weights, read with more and more context. fixed_targets scores the same tokens at every length, so "
         "that a line that rises means that more context hurts.",
-        both,
     )
-    yield _differences(comparison, at, both)
+    yield _differences(comparison, at)
     yield Section(
         "positions",
         "Loss by position",
@@ -215,7 +212,6 @@ def _sections(comparison: Comparison, style: Mapping[str, Style]) -> Iterator[Se
             for extension in dict.fromkeys(row["extension"] for row in comparison.positions)
         ],
         "Where in one long window predictions break: the mean loss of each stretch of positions.",
-        {"extension": extensions},
     )
     extended = _extended(comparison)
     yield Section(
@@ -227,7 +223,6 @@ def _sections(comparison: Comparison, style: Mapping[str, Style]) -> Iterator[Se
             for panel in (extension_figure(comparison, protocol, label), extension_table(comparison, protocol, label))
         ],
         "Methods that stretch a trained model without training it: the lower the perplexity, the brighter the cell.",
-        {"protocol": protocols, "label": {label: label for _, label in extended}},
     )
     yield Section(
         "tasks",
@@ -241,17 +236,13 @@ def _sections(comparison: Comparison, style: Mapping[str, Style]) -> Iterator[Se
             )
         ],
         "Exact match: an answer counts where every token of it is right. Lengths are the task's own.",
-        {"extension": {extension: extension for _, extension in _tasks(comparison)}},
     )
     yield from probe_sections(comparison, style)
-    training = training_figures(comparison, style)
-    curves = {figure.when["curve"]: figure.when["curve"] for figure in training}
     yield Section(
         "training",
         "Training",
-        training,
+        training_figures(comparison, style),
         "The mean over seeds; a band from the lowest seed to the highest.",
-        {"curve": curves},
     )
     costs = cost_table(comparison)
     figure = cost_figure(comparison, costs.rows, style)
@@ -269,23 +260,19 @@ def _sections(comparison: Comparison, style: Mapping[str, Style]) -> Iterator[Se
     yield Section("provenance", "Provenance", [provenance_table(comparison)], texts=_settings(comparison))
 
 
-def _differences(
-    comparison: Comparison, at: Mapping[tuple[str, str], Sequence[int]], both: Mapping[str, Mapping[str, str]]
-) -> Section:
+def _differences(comparison: Comparison, at: Mapping[tuple[str, str], Sequence[int]]) -> Section:
     """The differences to the reference at each length, the longest first."""
     panels: list[Figure | Table] = []
     for (protocol, extension), lengths in at.items():
-        for length in lengths:
+        for length in reversed(lengths):
             table = difference_table(comparison, protocol, extension, length)
             if any("verdict" in row for row in table.rows):
                 panels += [difference_figure(comparison, protocol, extension, length), table]
-    lengths = sorted({length for each in at.values() for length in each}, reverse=True)
     return Section(
         "differences",
         f"Differences to {comparison.reference}",
         panels,
         "Paired: the same seeds, the same held-out windows. Left of the line is better than the reference.",
-        {**both, "length": {str(length): show_length(length, comparison.context) for length in lengths}},
     )
 
 
@@ -304,7 +291,8 @@ def _tasks(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _literature(comparison: Comparison) -> Iterator[Table]:
     """The check against published orderings."""
-    return iter(())
+    if comparison.objection is None:
+        yield literature_table(check(comparison.compared, comparison.summary, comparison.level))
 
 
 def _settings(comparison: Comparison) -> dict[str, str]:

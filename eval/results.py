@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from eval.identity import check_names
 from model.devices import rank
 
 SCHEMA = 1
@@ -204,6 +205,12 @@ class RunFolder:
                 return dict(file)
         except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
             raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
+
+
+def run_folder(config: Mapping[str, Any]) -> RunFolder:
+    """The folder of a run by its configuration. Raises ValueError for a name that leads out of the runs' folder."""
+    check_names(config)
+    return RunFolder(Path(config["runs"], config["sweep"] or "", config["run_id"]))
 
 
 def row_key(row: Mapping[str, Any]) -> str:

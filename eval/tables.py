@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from eval.comparison import HEADLINE, Comparison, Run
 
 Row = Mapping[str, Any]
+MINUS, SPACE = "\u2212", "\u00a0"  # a minus as wide as a plus, and a space that doesn't break
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ class Table:
         ]
 
 
-def words(key: str, title: str | None = None) -> Column:
+def words(key: str, title: str | None = None, detail: Callable[[Row], str] = lambda row: "") -> Column:
     """row[key] as it is, nothing where it is missing."""
-    return Column(title or key.replace("_", " "), lambda row: "" if row.get(key) is None else str(row[key]))
+    text = lambda row: "" if row.get(key) is None else str(row[key])  # noqa: E731
+    return Column(title or key.replace("_", " "), text, detail=detail)
 
 
 def number(key: str, title: str, show: Callable[[float], str], detail: Callable[[Row], str] = lambda row: "") -> Column:
@@ -61,10 +64,16 @@ def show_perplexity(value: float) -> str:
 
 
 def show_percent(value: float) -> str:
-    """Signed, one decimal; none from 100 % on."""
+    """Signed, one decimal; none from 100 % on. Nothing in it breaks over lines."""
     if not math.isfinite(value):
         return "overflow"
-    return f"{value:+.1f} %" if abs(value) < 100 else f"{value:+,.0f} %" if abs(value) < 1e6 else f"{value:+.1e} %"
+    digits = f"{value:+.1f}" if abs(value) < 100 else f"{value:+,.0f}" if abs(value) < 1e6 else f"{value:+.1e}"
+    return f"{digits.replace('-', MINUS)}{SPACE}%"
+
+
+def show_level(level: float) -> str:
+    """ "95 %"."""
+    return f"{100 * level:g}{SPACE}%"
 
 
 def show_count(value: float) -> str:
@@ -135,7 +144,7 @@ def perplexity_table(comparison: Comparison, protocol: str, extension: str = "no
             *(_perplexity_column(length, comparison.context) for length in lengths),
         ],
         rows,
-        f"{100 * comparison.level:g} % intervals over {' or '.join(sorted({row['interval_covers'] for row in here}))}"
+        f"{show_level(comparison.level)} intervals over {' or '.join(sorted({row['interval_covers'] for row in here}))}"
         + ("; – is not defined or not scored" if any(len(at) < len(lengths) for at in cells.values()) else ""),
         {"protocol": protocol, "extension": extension},
     )
@@ -173,16 +182,16 @@ def difference_table(comparison: Comparison, protocol: str, extension: str, leng
             number("perplexity", "perplexity", show_perplexity, perplexity_interval_of),
             number("nats", "nats/token", lambda value: f"{value:.4f}"),
             number("bits_per_byte", "bits/byte", lambda value: f"{value:.3f}"),
-            number("difference_percent", "perplexity against the reference", show_percent, difference_interval_of),
+            number("difference_percent", f"against {comparison.reference}", show_percent, difference_interval_of),
             number("p_holm", "p (Holm)", show_p),
             Column("verdict", lambda row: "reference" if row["label"] == comparison.reference else _verdict(row)),
-            number("smallest_detectable", "smallest visible", lambda nats: show_percent(100 * math.expm1(nats))),
+            number("smallest_detectable", "visible", lambda nats: show_percent(100 * math.expm1(nats))),
             number("tokens", "tokens", show_count),
         ],
         rows,
-        "paired over seeds and windows; p corrected for all encodings of the place (Holm); "
-        "smallest visible: the difference that would have been found four times in five",
-        {"protocol": protocol, "extension": extension, "length": str(length)},
+        "perplexity, paired over seeds and windows; p corrected for all encodings here (Holm); visible: a difference "
+        "of this size would have been found four times in five",
+        {"protocol": protocol, "extension": extension, "context length": show_length(length, comparison.context)},
     )
 
 
@@ -218,7 +227,7 @@ def extension_table(comparison: Comparison, protocol: str, label: str) -> Table:
         [words("extension"), *map(column, lengths)],
         rows,
         "perplexity, its change against no extension on the same runs, and whether that is separable from none",
-        {"protocol": protocol, "label": label},
+        {"protocol": protocol, "encoding": label},
     )
 
 
@@ -357,6 +366,29 @@ def control_table(comparison: Comparison) -> Table:
         ],
         "a floor is an n-gram of the training text: an encoding that does not beat it has learned nothing from context",
     )
+
+
+def literature_table(statements: Sequence[Row]) -> Table:
+    """The published orderings that the sweep can be asked about (rows of eval.literature.check), and its answers."""
+    counts = Counter(row["verdict"] for row in statements)
+    return Table(
+        "Published orderings",
+        [
+            words("statement"),
+            words("study", detail=lambda row: f"{row['published_protocol']} there, {row['protocol']} here"),
+            number("published_percent", "difference there", show_percent),
+            number("percent", "difference here", show_percent, _literature_interval),
+            number("seeds", "seeds", show_count),
+            words("verdict"),
+        ],
+        statements,
+        ", ".join(f"{counts[word]} {word}" for word in ("agree", "disagree", "not separable"))
+        + "; orderings alone are compared, never perplexities across corpora",
+    )
+
+
+def _literature_interval(row: Row) -> str:
+    return show_interval(row, "percent_low", "percent_high", show_percent)
 
 
 def provenance_table(comparison: Comparison) -> Table:

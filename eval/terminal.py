@@ -91,7 +91,7 @@ def print_comparison(comparison) -> None:
         for cells in content.texts():
             table.add_row(*map(Text, cells))
         console().print(table)
-    print(conclude(comparison))
+    print("\n".join(conclude(comparison)))
     print(comparison.path / "report.html")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.identity import run_id
-from eval.results import RunFolder
+from eval.results import run_folder
 
 
 def tuned(config: Mapping[str, Any], train: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -49,4 +49,4 @@ def _trial(config: Mapping[str, Any], rate: float, train: Callable[[dict[str, An
     except ValueError as error:
         print(f"{trial['run_id']}: {error}")
         return None
-    return RunFolder(Path(trial["runs"]) / trial["sweep"] / trial["run_id"]).results["training"]["val_loss"]
+    return run_folder(trial).results["training"]["val_loss"]

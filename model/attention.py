@@ -147,7 +147,15 @@ def _blocked(rows, q_BHTK: Tensor, first: int) -> Tensor:
 def _fused(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
     if mod is not None:
         raise ValueError(f"executor='fused' can't be used: {type(encoding).__name__} changes the scores; use dense")
-    return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True, scale=scale)
+    return _kernel(q_BHTK, k_BHTK, v_BHTK, is_causal=True, scale=scale)
+
+
+def _kernel(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, **settings) -> Tensor:
+    """Torch's fused kernel. It wants v as wide as q and k, or else writes out T × T scores: where an encoding has
+    widened those, v is padded."""
+    width = v_BHTK.shape[-1]
+    v_BHTK = F.pad(v_BHTK, (0, q_BHTK.shape[-1] - width))
+    return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, **settings)[..., :width]
 
 
 def distance_table(mod: ScoreMod, encoding: PositionEncoding, length: int, dtype: torch.dtype) -> Tensor:
@@ -172,7 +180,7 @@ def _hankel(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
     future_HT = torch.full((H, T - 1), float("-inf"), dtype=q_BHTK.dtype, device=q_BHTK.device)
     line = torch.cat([table_HT, future_HT], dim=-1).contiguous()  # (H, 2T − 1): distance T−1 ... 0, then the future
     mask_HTT = line.as_strided((H, T, T), (2 * T - 1, 1, 1)).expand(B, H, T, T)
-    return F.scaled_dot_product_attention(q_BHTK.flip(2), k_BHTK, v_BHTK, attn_mask=mask_HTT, scale=scale).flip(2)
+    return _kernel(q_BHTK.flip(2), k_BHTK, v_BHTK, attn_mask=mask_HTT, scale=scale).flip(2)
 
 
 def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import signal
 import warnings
 from pathlib import Path
@@ -41,7 +42,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path, map_location=None, weights_only=True):
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return read(path)
+
+
+def read(path: Path) -> dict:
+    """What a checkpoint holds, on the CPU: tensors and plain values. Raises ValueError for anything else."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is no checkpoint of this program, or damaged ({reason}): train again") from None
 
 
 def digest(path: Path) -> str:
@@ -72,7 +82,7 @@ def newest(folder: Path) -> Path | None:
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """The transformer's weights in a checkpoint. Raises ValueError for another version's."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read(path)
     check_schema(content, path)
     prefix = "transformer."
     return {key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)}

@@ -5,7 +5,8 @@
 
 Every number in the page comes from the encodings themselves, through model/attention.py: sliders move over values that
 are computed here. The layer that scores are taken from is a random one: tokens x ~ N(0, 0.02²) are embedded and
-normalised, and q and k are projections of them by matrices of N(0, 1/D). explorer.html and explorer.js draw.
+normalised, q and k are projections of them by matrices of N(0, 1/D), and each head's are normalised to length √K.
+explorer.html and explorer.js draw.
 
 Shapes in names as in model/encodings; N draws, P pairs of a rotation, S rows and columns of a map.
 """
@@ -17,6 +18,7 @@ import base64
 import functools
 import inspect
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -111,6 +113,7 @@ def scores(encoding: PositionEncoding, length: int, layer: int, *, same: bool, d
     to_q_NDD = normal(1, draws, D, D) / D**0.5
     to_k_NDD = to_q_NDD if same else normal(2, draws, D, D) / D**0.5
     q, k = ((x_NTD @ to).unflatten(-1, (shape.num_heads, -1)).transpose(1, 2) for to in (to_q_NDD, to_k_NDD))
+    q, k = (F.rms_norm(heads, (shape.head_dim,)) for heads in (q, k))
     seen: list[Tensor] = []
     watched = view(encoding, Seen, see=seen.append, whole_rows=encoding.rescores, rescores=True)
     attention(q, k, q, watched, positions, x_NTD, layer, queries=rows, executor="dense")
@@ -136,17 +139,11 @@ def reach(encoding: PositionEncoding, stretch: int) -> int:
     return min(stretch * encoding.shape.context, encoding.max_length or sys.maxsize)
 
 
-def curve_distances(encoding: PositionEncoding) -> Tensor:
-    """The distances that curves are given at, tokens: every one within the training context, every fourth beyond."""
-    context, length = encoding.shape.context, reach(encoding, STRETCH)
-    return torch.cat([torch.arange(min(context, length)), torch.arange(context, length, 4)])
-
-
 def curves(encoding: PositionEncoding, layer: int, same: bool) -> Tensor:
-    """The last row's scores by head and distance: mean over draws, and the band's ends, (H, 3, distances)."""
+    """The last row's scores by head and distance: mean over draws, and the band's ends, (H, 3, T)."""
     length = reach(encoding, STRETCH)
     (row_NHT,) = scores(encoding, length, layer, same=same, draws=DRAWS, rows=1).unbind(dim=2)
-    row_NHT = row_NHT[..., length - 1 - curve_distances(encoding)]
+    row_NHT = row_NHT.flip(-1)
     ends = torch.quantile(row_NHT, torch.tensor(BAND, dtype=row_NHT.dtype), dim=0)
     return torch.stack([row_NHT.mean(dim=0), *ends], dim=1)
 
@@ -192,7 +189,8 @@ def explored(encoding: PositionEncoding, label: str, layers: int, pack: Pack) ->
         "heads": encoding.shape.num_heads,
         "layers": layers,
         "logarithms": encoding.rescores,
-        "distances": curve_distances(encoding).tolist(),
+        "length": reach(encoding, STRETCH),
+        "asked": STRETCH * encoding.shape.context,
         "curves": {
             name: [[pack.add(head) for head in curves(encoding, layer, name == "same")] for layer in range(layers)]
             for name in SEARCHES
@@ -263,8 +261,19 @@ def explain(name: str) -> dict[str, Any]:
     return {
         **describe(name),
         "settings": {key: value for key, value in config.items() if key not in ("name", "_target_")},
-        "text": (inspect.getdoc(type(encoding)) or "").split("\n>>>")[0].strip(),
+        "definition": paragraphs(inspect.getdoc(type(encoding)) or ""),
+        "table": uses(encoding, "embed") and any(parameter.ndim > 1 for parameter in encoding.parameters()),
     }
+
+
+def paragraphs(docstring: str) -> list[str]:
+    """A docstring's paragraphs in lines of any length, list items in lines of their own; without its examples.
+
+    >>> paragraphs("Two lines\\nof one.\\n\\n- an item\\n\\n>>> 1\\n1")
+    ['Two lines of one.', '- an item']
+    """
+    blocks = [block for block in docstring.split("\n\n") if not block.startswith(">>>")]
+    return [re.sub(r"\n(?!- )\s*", " ", block) for block in blocks]
 
 
 def page(names: Sequence[str], run: RunFolder | None = None, report: Callable[[str], None] = lambda name: None) -> str:

@@ -40,7 +40,7 @@
     const axis = { gridcolor: LINE, zerolinecolor: LINE, linecolor: SOFT, ticks: "outside", tickcolor: LINE };
     const { xaxis, yaxis, ...rest } = more;
     return {
-      margin: { l: 54, r: 10, t: 8, b: 44 }, font: { family: "system-ui, sans-serif", size: 12, color: "#1c2126" },
+      margin: { l: 54, r: 10, t: 20, b: 44 }, font: { family: "system-ui, sans-serif", size: 12, color: "#1c2126" },
       showlegend: false, hoverlabel: { bgcolor: "#fff" }, dragmode: false, ...rest,
       xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis },
     };
@@ -49,7 +49,7 @@
   const upright = (x, color, dash = "dash") => (
     { type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color, dash, width: 1.3 } });
   const trainedMark = (context) => (
-    { x: context, yref: "paper", y: 1, text: " trained length", showarrow: false, xanchor: "left", yanchor: "top",
+    { x: context, yref: "paper", y: 1, text: "trained length", showarrow: false, xanchor: "center", yanchor: "bottom",
       font: { size: 11, color: SOFT } });
 
   // ----------------------------------------------------------------------------------------- the chosen encoding
@@ -78,7 +78,8 @@
       entries.push(fact("paper", link));
     }
     byId("facts").replaceChildren(...entries);
-    byId("about").textContent = encoding.text;
+    byId("formula").textContent = encoding.definition[0];
+    byId("about").replaceChildren(...encoding.definition.slice(1).map((paragraph) => Object.assign(document.createElement("p"), { textContent: paragraph })));
   }
 
   function fact(name, value) {
@@ -104,7 +105,8 @@
   }
 
   function drawCurve() {
-    const { context, curves, distances, logarithms, label } = state();
+    const { context, curves, length, asked, logarithms } = state();
+    const distances = range(length);
     const search = byId("search").value;
     const heads = curves[search][layer()];
     const only = byId("head").value;
@@ -120,36 +122,44 @@
         hovertemplate: `head ${head + 1}: %{y:.3f}, %{x} tokens back<extra></extra>`,
       });
     });
-    const ends = distances.at(-1) < 4 * context - 4
-      ? ` It is not defined beyond ${chosen().max_length ?? distances.at(-1) + 1} tokens.` : "";
-    byId("scoresNote").textContent =
-      `The last of ${(distances.at(-1) + 1).toLocaleString("en")} tokens looks back, in a layer of random weights.` + ends
-      + (chosen().states.length > 1 && chosen().states[1].label !== label && Number(byId("state").value) === 0
-        ? " Some of what it learns starts at zero and does nothing yet: another state shows its form." : "")
-      + (chosen().hooks.includes("embed") && chosen().parameters > 2 && Number(byId("state").value) === 0
-        ? " A table that is drawn at random looks like noise until it is trained." : "");
+    const untrained = byId("state").value === "0";
+    byId("scoresNote").textContent = [
+      `The last of ${length.toLocaleString("en")} tokens looks back, in a layer of random weights.`,
+      length < asked && `It is not defined on more than ${length.toLocaleString("en")} tokens.`,
+      untrained && chosen().states.length > 1 && "Some of what it learns is zero at the start: see its other state.",
+      untrained && chosen().table && "Its table is drawn at random, which is noise until it is trained.",
+    ].filter(Boolean).join(" ");
     byId("curveCaption").textContent = `${logarithms ? "Logarithm of the attention weight" : "Score before the softmax"}`
       + ` by distance: mean and the middle ${Math.round(100 * (index.band[1] - index.band[0]))} % of ${index.draws} random draws`;
     Plotly.react("curve", traces, layout({
       height: 380, hovermode: "closest",
-      xaxis: { title: { text: "distance, tokens back" }, range: [0, distances.at(-1)] },
-      yaxis: { title: { text: logarithms ? "ln weight" : "score" } },
-      shapes: [upright(context, SOFT)], annotations: context < distances.at(-1) ? [trainedMark(context)] : [],
+      xaxis: { title: { text: "distance, tokens back" }, range: [0, length - 1] },
+      yaxis: { title: { text: logarithms ? "ln weight" : "score" }, ...floor(traces.flatMap(({ y }) => y), logarithms) },
+      shapes: [upright(context, SOFT)], annotations: context < length ? [trainedMark(context)] : [],
     }), CONFIG);
   }
 
+  // A weight below e^LEAST is nothing: the axis ends there.
+  const LEAST = -40;
+  function floor(values, logarithms) {
+    const known = values.filter((value) => value !== null);
+    const most = Math.max(...known);
+    return logarithms && Math.min(...known) < LEAST ? { range: [LEAST, most + 0.05 * (most - LEAST)] } : {};
+  }
+
   function drawMap() {
-    const { context, mapOf, mapAt, maps } = state();
+    const { context, logarithms, mapOf, mapAt, maps } = state();
     const heads = maps[layer()];
     const only = byId("head").value;
     const head = only === "all" || heads.length === 1 ? 0 : Number(only);
     const z = read(heads[head]);
+    const known = z.flat().filter((value) => value !== null);
     byId("mapCaption").textContent = mapOf === "embeddings"
       ? "How alike the positions i and j look: cosine between what is added to the tokens"
-      : `Mean score of query i and key j, the same token everywhere: head ${head + 1}`;
+      : `${logarithms ? "Mean logarithm of the weight" : "Mean score"} of query i and key j, the same token everywhere: head ${head + 1}`;
     const edge = { color: SOFT, dash: "dash", width: 1.3 };
     Plotly.react("map", [{
-      type: "heatmap", x: mapAt, y: mapAt, z, ...(mapOf === "embeddings" ? { zmin: -1, zmax: 1, colorscale: DIVERGING } : { colorscale: "Cividis" }),
+      type: "heatmap", x: mapAt, y: mapAt, z, ...(mapOf === "embeddings" ? { zmin: -1, zmax: 1, colorscale: DIVERGING } : { colorscale: "Cividis", ...(logarithms && { zmin: Math.max(LEAST, Math.min(...known)), zmax: Math.max(...known) }) }),
       hovertemplate: "i = %{y}, j = %{x}: %{z:.3f}<extra></extra>", hoverongaps: false,
       colorbar: { thickness: 10, outlinewidth: 0 },
     }], layout({

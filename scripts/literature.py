@@ -49,15 +49,17 @@ def print_statements(rows: list[dict]) -> None:
     ):
         table = Table(title=f"{study}: {published} there, {protocol} here")
         table.add_column("published statement")
-        for name in ("there", "here", "95 % interval", "seeds"):
+        for name in ("there", "here", "interval", "p after Holm", "seeds"):
             table.add_column(name, justify="right")
         table.add_column("verdict")
         for row in group:
             there = f"{row['published_percent']:+.1f} %"
-            table.add_row(row["statement"], there, *_here(row), str(row["seeds"]), row["verdict"])
+            p = "-" if row.get("p_holm") is None else f"{row['p_holm']:.2g}"
+            table.add_row(row["statement"], there, *_here(row), p, str(row["seeds"]), row["verdict"])
         console().print(table)
     counts = Counter(row["verdict"] for row in rows)
-    print(", ".join(f"{counts[name]} {name}" for name in ("agree", "disagree", "not separable")))
+    verdicts = ", ".join(f"{counts[name]} {name}" for name in ("agree", "disagree", "not separable"))
+    print(f"{verdicts}; verdicts go by p, corrected over all questions, each interval is that of a single one")
 
 
 def _here(row: dict) -> tuple[str, str]:

@@ -5,6 +5,7 @@ python -m pytest tests/test_resume.py -m slow    # 20 kills
 """
 
 import json
+import multiprocessing
 import random
 import shutil
 import signal
@@ -22,7 +23,7 @@ from model.checkpoint import checkpoints
 from model.language_model import LanguageModel
 from train import train
 
-# Dropout, accumulation, workers, and an encoding that draws positions; points, validations and checkpoints at other steps.
+# Dropout, accumulation, workers, an encoding that draws positions; points, validations and checkpoints at other steps.
 SETTINGS = [
     "experiment=smoke",
     "encoding=randomized",
@@ -90,38 +91,33 @@ def stop_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(LanguageModel, "token_losses", stopping)
 
 
-def kill_at_random(start, runs: Path, seed: int, kills: int, expected: RunFolder, span: float) -> None:
-    """Starts the command again and again and kills it, `kills` times in all, at random moments up to `span` seconds after
-    it has begun; whenever it comes to its end, that must be as expected."""
+def kill_at_random(config: dict, seed: int, kills: int, expected: RunFolder, span: float) -> None:
+    """Starts the run again and again and kills it, `kills` times in all, at random moments of its first `span` seconds;
+    whenever it comes to its end, that must be as expected. Processes are forks of this one, which start at once."""
     chance = random.Random(seed)
-    folder = RunFolder(runs / expected.name)
+    folder = RunFolder(Path(config["runs"]) / config["run_id"])
     while kills:
-        shutil.rmtree(runs, ignore_errors=True)
+        shutil.rmtree(folder.path, ignore_errors=True)
         while not folder.finished:
-            began = time.time()
-            process = start(*SETTINGS, runs=runs)
-            status = folder.path / "status.json"
-            while process.poll() is None and not (status.exists() and status.stat().st_mtime > began):
-                time.sleep(0.02)
-            if kills:
-                time.sleep(chance.uniform(0, span))
-                if process.poll() is None:
-                    process.send_signal(signal.SIGKILL)
-                    kills -= 1
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode in (0, -signal.SIGKILL), errors
+            process = multiprocessing.get_context("fork").Process(target=train, args=(config,))
+            process.start()
+            process.join(chance.uniform(0, span) if kills else 120)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+                kills -= 1
+            assert process.exitcode in (0, -signal.SIGKILL)
         assert_same(folder, expected)
 
 
-def test_a_run_killed_at_random_moments_ends_as_one_never_stopped(start, tmp_path, reference):
-    kill_at_random(start, tmp_path / "runs", seed=1, kills=3, expected=reference, span=6)
+def test_a_run_killed_at_random_moments_ends_as_one_never_stopped(composed, reference):
+    kill_at_random(composed(*SETTINGS), seed=1, kills=3, expected=reference, span=5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("seed", [2, 3])
-def test_a_run_killed_ten_times_ends_as_one_never_stopped(start, tmp_path, reference, seed):
-    kill_at_random(start, tmp_path / "runs", seed=seed, kills=10, expected=reference, span=5)
+def test_a_run_killed_twenty_times_ends_as_one_never_stopped(composed, reference):
+    kill_at_random(composed(*SETTINGS), seed=2, kills=20, expected=reference, span=5)
 
 
 @pytest.mark.parametrize("step", [3, 17, 24, 39])
@@ -160,12 +156,12 @@ def test_evaluation_goes_on_at_the_length_where_it_stopped(composed, tmp_path, m
     with pytest.raises(Killed):
         run_of(composed, tmp_path)
     found = run_of(composed, tmp_path)
-    assert scored == [32, 64, 128, 128, 256]
+    assert scored[:5] == [32, 64, 128, 128, 256]  # then the probes'
     assert_same(found, reference)
 
 
 @pytest.mark.parametrize("name", ["results.json", "losses.npz", "status.json"])
-@pytest.mark.parametrize("part", [0, 0.5, 0.99])
+@pytest.mark.parametrize("part", [0, 0.5, 0.9])
 def test_a_cut_file_is_set_aside_and_made_again(composed, tmp_path, reference, name, part):
     shutil.copytree(reference.path, tmp_path / reference.name)
     path = tmp_path / reference.name / name
@@ -183,11 +179,9 @@ SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_saves_marks_the_run_interrupted_and_sets_the_exit_code(start, tmp_path, reference, signum):
-    settings = [*SETTINGS, "training.tokens=4_000_000"]
+    settings = [*SETTINGS, "training.tokens=4_000_000", "training.log_every=2"]
     process = start(*settings, runs=tmp_path)
-    while process.poll() is None and not list(tmp_path.glob("*/status.json")):
-        time.sleep(0.05)
-    time.sleep(4)  # into training, long before the first checkpoint is due
+    assert any(line.startswith("step") for line in process.stdout)  # it trains; no checkpoint is due for long
     process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == SIGNALS[signum], errors

@@ -194,19 +194,21 @@ def test_exact_match_is_that_of_greedy_decoding():
     data = build_data(config)
     module = build_language_model(config, data.vocab_size, data.separators)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    for _, batch in zip(range(60), data.train_dataloader(), strict=False):
+    for _, batch in zip(range(40), data.train_dataloader(), strict=False):
         optimizer.zero_grad()
         module.training_step(batch, 0).backward()
         optimizer.step()
-    length, model = 2, module.transformer.eval()
-    examples = np.stack([data.task.example([n], length) for n in range(40)])
-    right = answers_right(Scorer(model, data.streams["test"], 64), examples, data.task.scored(length)).all(axis=1)
-    assert 0 < right.sum() < len(right)  # trained just enough to be right now and then
-    for example, claimed in zip(torch.from_numpy(examples), right, strict=True):
-        written = example[: length + 2]
-        while len(written) < len(example):
-            written = torch.cat([written, model(written[None])[0, -1].argmax()[None]])
-        assert torch.equal(written, example) == claimed
+    model, scorer = module.transformer.eval(), Scorer(module.transformer, data.streams["test"], 64)
+    verdicts = []
+    for length in (1, 2, 3):
+        examples = np.stack([data.task.example([n], length) for n in range(20)])
+        verdicts += answers_right(scorer, examples, data.task.scored(length)).all(axis=1).tolist()
+        for example, claimed in zip(torch.from_numpy(examples), verdicts[-20:], strict=True):
+            written = example[: length + 2]
+            while len(written) < len(example):
+                written = torch.cat([written, model(written[None])[0, -1].argmax()[None]])
+            assert torch.equal(written, example) == claimed
+    assert 0 < sum(verdicts) < len(verdicts)  # trained just enough to be right now and then
 
 
 def scored_rows(tmp_path, encoding, settings=EVAL):
@@ -229,6 +231,12 @@ def test_a_row_stands_for_every_extension_and_length_and_says_what_it_is_of(tmp_
     for row in rows:
         assert row["low"] <= row["exact_match"] <= row["high"]
         assert row["examples"] == 12 and row["tokens"] == 12 * (row["length"] + 1)
+
+
+def test_scoring_again_keeps_what_was_scored_before(tmp_path):
+    first = scored_rows(tmp_path, "rope")
+    rows = scored_rows(tmp_path, "rope", EVAL | {"lengths": [2, 4]})
+    assert [row["length_ratio"] for row in rows] == [1, 2, 4] and rows[:2] == first
 
 
 def test_lengths_beyond_what_an_encoding_or_a_task_is_defined_on_say_so(tmp_path):

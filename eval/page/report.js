@@ -14,26 +14,46 @@
   });
   const narrow = () => window.innerWidth < 640;
 
-  // A trace as it looks now: as it is, in grey behind the others, or not at all.
+  const isOff = (trace) => off.has(trace.meta);
+
+  // A trace as it looks now: as it is, in grey, or not at all. Of what is in grey, bands and single seeds are left out.
   function look(trace) {
-    if (trace.meta === undefined || !off.has(trace.meta)) return trace;
-    const line = "line" in trace && !("fill" in trace) && trace.mode !== "markers";
-    if (!(grey && grey.checked && line)) return { ...trace, visible: false };
-    return { ...trace, mode: "lines", line: { color: "#d3d7dc", width: 1 }, hoverinfo: "skip", hovertemplate: null };
+    if (!isOff(trace)) return trace;
+    if (!grey.checked || "fill" in trace || trace.opacity) return { ...trace, visible: false };
+    const colour = { color: "#cdd2d8" };
+    const line = trace.mode === "markers" ? {} : { mode: "lines", line: { ...colour, width: 1 } };
+    return { ...trace, ...line, marker: { ...trace.marker, ...colour }, error_x: { ...trace.error_x, ...colour } };
+  }
+
+  // Labels at 1, 2 and 5 alone where a logarithmic axis spans most of a decade; plotly's own choice crowds them there.
+  function thin(axis, values) {
+    const numbers = values.filter((value) => typeof value === "number" && value > 0);
+    if (axis.type !== "log" || axis.tickvals || !numbers.length) return;
+    const [low, high] = numbers.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, 0]);
+    if (high / low > 6) axis.dtick = "D2";
   }
 
   function draw(panel) {
-    const traces = panel.figure.data.map(look);
-    traces.sort((a, b) => ("hoverinfo" in b && !("fill" in b)) - ("hoverinfo" in a && !("fill" in a)));  // grey: behind
     const layout = structuredClone(panel.figure.layout);
-    const shown = panel.figure.data.filter((trace) => trace.meta === undefined || !off.has(trace.meta));
+    const data = [...panel.figure.data].sort((one, other) => isOff(other) - isOff(one)).map(look);  // what is off: behind
+    const shown = data.filter((trace) => trace.visible !== false);
     if (layout.yaxis.categoryarray) {
       const names = new Set(shown.flatMap((trace) => trace.y));
-      layout.yaxis.categoryarray = layout.yaxis.categoryarray.filter((name) => names.has(name));
-      layout.height -= layout.meta.line * (panel.figure.layout.yaxis.categoryarray.length - names.size);
+      const all = layout.yaxis.categoryarray;
+      layout.yaxis.categoryarray = all.filter((name) => names.has(name));
+      layout.yaxis.range = [-0.7, names.size - 0.3];
+      layout.height -= layout.meta.line * (all.length - names.size);
     }
-    if (narrow()) layout.margin = { ...layout.margin, l: 44, r: 6 };
-    Plotly.react(panel.plot, traces, layout, { responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover" });
+    thin(layout.xaxis, shown.flatMap((trace) => trace.x));
+    thin(layout.yaxis, shown.flatMap((trace) => trace.y));
+    if (narrow()) {
+      layout.font.size = 11;
+      layout.margin = { ...layout.margin, l: 44, r: 6 };
+    }
+    panel.plot.style.minHeight = `${layout.height}px`;
+    const buttons = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"];
+    const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: buttons };
+    Plotly.react(panel.plot, data, layout, { ...settings, displayModeBar: narrow() ? false : "hover" });
     panel.drawn = true;
   }
 
@@ -44,8 +64,10 @@
       panel.element.hidden = !agrees;
       if (panel.plot && agrees && panel.near) draw(panel); else panel.drawn = false;
     }
+    for (const note of document.querySelectorAll(".nothing")) {
+      note.hidden = note.parentElement.querySelector(".panel:not([hidden])") !== null;
+    }
     for (const chip of chips) chip.setAttribute("aria-pressed", String(!off.has(chip.dataset.label)));
-    for (const row of document.querySelectorAll("tr[data-label]")) row.classList.toggle("off", off.has(row.dataset.label));
   }
 
   function only(labels) {

@@ -1,0 +1,89 @@
+"""Trains and scores a finished run again, in a temporary folder, and compares what came out.
+
+    python -m scripts.reproduce RUN [cache_dir=DIR] [num_workers=N]
+
+RUN is a run's folder. Compared are everything in results.json but times, speeds, memory and where it was made, and each
+token's loss in losses.npz; what differs is printed, a line each. Exit code 0: all is the same; 1: something differs, or
+the run can't be made again.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.jobs import FAILED, MISTAKES, one_sentence
+from eval.results import RunFolder, row_key
+from train import train
+
+USAGE = "usage: python -m scripts.reproduce RUN [cache_dir=DIR] [num_workers=N]"
+TIMINGS = {"seconds", "tokens_per_second", "peak_memory"}
+MADE_IN = {"commit", "machine", "versions", "sweep"}
+
+
+def main(arguments: list[str]) -> int:
+    folders = [argument for argument in arguments if "=" not in argument]
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if len(folders) != 1 or options.keys() - {"cache_dir", "num_workers"}:
+        raise ValueError(USAGE)
+    old = RunFolder(folders[0])
+    if not old.finished:
+        raise ValueError(f"{old.path} is not finished ({old.status['state']}): there is nothing to compare with yet")
+    config = old.config
+    if config["trainer"]["devices"] != 1 or config["trainer"]["num_nodes"] != 1:
+        raise ValueError(f"{old.path} was trained on several devices: give its own command again, with another runs=")
+    elsewhere = {"cache_dir": options.get("cache_dir", config["cache_dir"])}
+    elsewhere["num_workers"] = int(options.get("num_workers", config["num_workers"]))
+    with tempfile.TemporaryDirectory() as runs:
+        elsewhere |= {"runs": runs, "sweep": None, "logger": {"name": "none"}}
+        train({**config, **elsewhere})
+        new = RunFolder(Path(runs) / config["run_id"])
+        found = list(differences(compared(old), compared(new)))
+        made_in = [name for name in sorted(MADE_IN - {"sweep"}) if old.results[name] != new.results[name]]
+    print(*found, sep="\n", end="\n" if found else "")
+    if made_in:
+        print(f"made with another {', '.join(made_in)} than now")
+    print(f"{old.path}: {f'{len(found)} differences' if found else 'the same again'}")
+    return FAILED if found else 0
+
+
+def compared(folder: RunFolder) -> dict[str, Any]:
+    """What must come out again: results.json, its rows by their keys, and the losses."""
+    results = {key: value for key, value in folder.results.items() if key not in MADE_IN}
+    return {**results, "rows": {row_key(row): row for row in results["rows"]}, "losses": folder.losses}
+
+
+def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
+    """A line for each value that differs, timings aside: where it stands, what it was, what it is."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if key not in TIMINGS:
+                yield from differences(old.get(key), new.get(key), f"{place}/{key}" if place else key)
+    elif isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+        if old.shape != new.shape:
+            yield f"{place}: {old.shape} values, now {new.shape}"
+        elif not np.array_equal(old, new, equal_nan=True):
+            yield f"{place}: {(old != new).sum()} of {old.size} values differ, by up to {np.abs(old - new).max():.3g}"
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, pair in enumerate(zip(old, new, strict=True)):
+            yield from differences(*pair, f"{place}/{number}")
+    elif not (type(old) is type(new) and old == new):
+        yield f"{place}: {_shown(old)}, now {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    """A value in a line; of a large one, that it is there."""
+    return str(value) if isinstance(value, str | int | float | None) else type(value).__name__
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except MISTAKES as error:
+        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        sys.exit(FAILED)

@@ -1,0 +1,276 @@
+"""What goes wrong ends in one clear sentence, or in a right result: never in a traceback or a wrong number.
+
+python -m pytest tests/test_faults.py            # 200 malformed settings and texts among them
+python -m pytest tests/test_faults.py -m slow    # a line of 100 MB
+"""
+
+import math
+import os
+import random
+import resource
+import shutil
+import subprocess
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hydra.errors import HydraException
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf.errors import OmegaConfBaseException
+
+from data.module import build_data
+from eval.evaluate import check_settings
+from eval.jobs import MISTAKES, one_sentence
+from eval.protocols import plan
+from eval.results import RunFolder, write_json
+from eval.scoring import Scorer
+from eval.tracking import Tracker, track
+from model.build import build_language_model, training_steps
+from model.checkpoint import AtomicCheckpointIO, newest
+from model.language_model import LanguageModel, LossNotFiniteError
+from model.trainer import Meter, build_trainer
+from tests.conftest import ROOT
+from tests.small import CONTEXT, SETTINGS, small_model, small_stream
+from train import train
+
+SMOKE = ["experiment=smoke", "training.tokens=2048", "eval.windows=12", "eval.targets=8"]
+PLAIN = ["data=text", "tokenizer=byte", "context=8", "eval.lengths=[1,2]", "eval.windows=4", "eval.targets=4"]
+
+
+def first_step(config: dict) -> float:
+    """Everything of a run up to the loss of its first batch."""
+    data = build_data(config)
+    check_settings(config["eval"], data.streams[config["eval"]["split"]], config["context"])
+    model = build_language_model(config, data.vocab_size, data.separators)
+    build_trainer(config, RunFolder(config["runs"]).path, Meter(config, training_steps(config)))
+    losses, predicted = model.token_losses(next(iter(data.train_dataloader())))
+    return float(losses.detach().sum() / predicted.sum())
+
+
+# Values that users type where others are meant, and the settings that take them.
+VALUES = ["0", "1", "-1", "2", "3", "7", "1000", "1e-3", "0.5", "1.5", "-0.5", "1e30", ".inf", ".nan", "null", "true", "abc", "''"]
+VALUES += ["[]", "[1]", "[0]", "[-1]", "[1,2]", "[abc]", "[null]", "{a:1}", "1e400", "2e9", "'3'"]
+KEYS = ["seed", "context", "trainer.devices", "trainer.num_nodes", "trainer.precision", "trainer.accelerator"]
+KEYS += ["trainer.strategy", "trainer.threads", "tokenizer.vocab_size", "data.cross_documents", "data.validation_windows"]
+KEYS += [f"model.{key}" for key in ("dim", "num_heads", "num_layers", "dropout")]
+KEYS += [
+    f"training.{key}"
+    for key in (
+        *("tokens", "batch_size", "accumulate", "lr", "min_lr", "warmup", "schedule", "weight_decay", "betas", "clip"),
+        *("encoding_lr", "log_every", "validate_every", "checkpoint_every"),
+    )
+]
+KEYS += [
+    f"eval.{key}"
+    for key in (
+        *("lengths", "protocols", "split", "targets", "windows", "tokens", "stride", "cross_documents", "batch_tokens"),
+        *("precision", "extensions", "controls", "probes"),
+    )
+]
+KEYS += ["encoding.base", "encoding.fraction", "encoding._target_", "encoding.name"]
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), min_size=1, max_size=2))
+def test_malformed_settings_end_in_a_clear_error_or_a_finite_loss(composed, monkeypatch, changed):
+    for name in ("context", "model.dim", "model.num_layers", "training.batch_size", "tokenizer.vocab_size"):
+        if changed.get(name) == "2e9":
+            return  # valid, and larger than any machine
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loss = first_step(composed(*SMOKE, *(f"{key}={value}" for key, value in changed.items())))
+    except (*MISTAKES, HydraException, OmegaConfBaseException) as error:
+        assert len(one_sentence(error)) > 10
+    else:
+        assert math.isfinite(loss)
+
+
+TEXTS = {
+    "no text": b"",
+    "blanks": b" \n\n\t ",
+    "one character": b"a" * 5000,
+    "one token": b"a",
+    "a NUL byte": b"abc\0def" * 300,
+    "invalid UTF-8": b"caf\xe9 " * 500,
+    "half a character": "é".encode()[:1],
+    "a byte order mark": b"\xef\xbb\xbf" + b"to be or not to be\n" * 300,
+    "old line ends": b"to be\r\nor not\rto be\n" * 300,
+    "no line end": b"x y " * 4000,
+    "four bytes a character": "\U0001f600\U0001f3ad ".encode() * 600,
+    "combining marks": "e\u0301\u200d\u202e".encode() * 800,
+    "separators in the text": b"<|endoftext|> [SEP] </s> <s>" * 300,
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_an_odd_text_ends_in_a_clear_error_or_a_finite_loss(composed, tmp_path, name):
+    (tmp_path / "odd.txt").write_bytes(TEXTS[name])
+    try:
+        assert math.isfinite(first_step(composed("experiment=smoke", *PLAIN, f"data.path={tmp_path}/odd.txt")))
+    except MISTAKES as error:
+        assert len(one_sentence(error)) > 10
+        assert name != "one character"  # which is a text
+
+
+@settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.binary(max_size=400) | st.text(max_size=400).map(lambda t: t.encode("utf-8", "replace")), max_size=5))
+def test_random_files_end_in_a_clear_error_or_a_finite_loss(composed, tmp_path, files):
+    folder = tmp_path / "texts"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for number, content in enumerate(files):
+        (folder / f"{number}.txt").write_bytes(content)
+    try:
+        assert math.isfinite(first_step(composed("experiment=smoke", *PLAIN, f"data.path={folder}")))
+    except MISTAKES as error:
+        assert len(one_sentence(error)) > 10
+
+
+@pytest.mark.slow
+def test_a_line_of_100_megabytes_is_read(composed, tmp_path):
+    words = np.random.default_rng(0).choice([b"to", b"be", b"or", b"not"], 1 << 20)
+    (tmp_path / "line.txt").write_bytes((b" ".join(words) * 30)[:100_000_000])
+    config = composed("experiment=smoke", *PLAIN, f"data.path={tmp_path}/line.txt")
+    assert math.isfinite(first_step(config))
+    assert sum(stream.num_bytes for stream in build_data(config).streams.values()) == 100_000_000
+
+
+def test_a_loss_that_becomes_nan_ends_the_run_with_its_step(composed, monkeypatch):
+    whole = LanguageModel.token_losses
+
+    def breaking(self, batch):
+        losses, predicted = whole(self, batch)
+        return (losses * float("nan") if self.training and self.global_step == 1 else losses), predicted
+
+    monkeypatch.setattr(LanguageModel, "token_losses", breaking)
+    config = composed(*SMOKE)
+    with pytest.raises(LossNotFiniteError, match=r"not finite at step 1: lower training\.lr"):
+        train(config)
+    folder = RunFolder(f"{config['runs']}/{config['run_id']}")
+    assert folder.status["state"] == "failed"
+    assert newest(folder.checkpoints) is None  # a broken model is not saved
+
+
+def cannot_allocate(*args, **kwargs):
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+
+
+def test_out_of_memory_in_training_names_batch_and_context(composed, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "token_losses", cannot_allocate)
+    with pytest.raises(MemoryError, match=r"batch_size=32.*context=32.*raise training\.accumulate"):
+        train(composed(*SMOKE))
+
+
+def test_another_error_in_training_is_not_called_out_of_memory(composed, monkeypatch):
+    def fail(self, batch):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(LanguageModel, "token_losses", fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        train(composed(*SMOKE))
+
+
+@pytest.mark.parametrize("error", [cannot_allocate, torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_evaluation_out_of_memory_halves_its_batch_and_ends_with_the_same_losses(monkeypatch, error):
+    model, stream = small_model("rope"), small_stream(30, 40)
+    windows = plan("non_overlapping", stream, CONTEXT, [CONTEXT], SETTINGS)
+    expected = Scorer(model, stream, 8 * CONTEXT).score([windows])[0]
+    whole = Scorer._batch
+
+    def small_memory(self, starts, counts, length, encoding):
+        if len(starts) > 2:
+            error() if callable(error) else (_ for _ in ()).throw(error)
+        return whole(self, starts, counts, length, encoding)
+
+    monkeypatch.setattr(Scorer, "_batch", small_memory)
+    scorer = Scorer(model, stream, 8 * CONTEXT)
+    with pytest.warns(UserWarning, match="halved"):
+        found = scorer.score([windows])[0]
+    assert scorer.batch_tokens == 2 * CONTEXT
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+class BrokenRun:
+    """A W&B run that dies after a few points."""
+
+    def __init__(self, points: int):
+        self.points, self.summary = points, {}
+
+    def log(self, values):
+        self.points -= 1
+        if self.points < 0:
+            raise ConnectionError("the service is gone")
+
+
+def test_wandb_dying_in_mid_run_is_reported_once_and_left_alone():
+    tracker = Tracker(BrokenRun(2))
+    point = {"step": 1, "tokens": 1, "loss": 1.0}
+    tracker.log_point(point)
+    tracker.log_point(point)
+    with pytest.warns(UserWarning, match="W&B failed.*the run goes on"):
+        tracker.log_point(point)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.log_point(point)
+        tracker.summarise({"loss": 1.0})
+
+
+def test_wandb_that_cannot_start_does_not_stop_a_run(composed, monkeypatch, tmp_path):
+    import wandb
+
+    def refuse(*args, **kwargs):
+        raise wandb.errors.CommError("no answer")
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(wandb, "init", refuse)
+    config = composed(*SMOKE, "logger=auto")
+    with pytest.warns(UserWarning, match="could not start.*the run goes on"), track(config, "x", tmp_path) as tracker:
+        tracker.log_point({"step": 1, "tokens": 1, "loss": 1.0})
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder on a file system of 256 kB."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a file system can't be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_ends_the_run_in_one_sentence_and_keeps_what_was_written(composed, full_disk):
+    config = composed(*SMOKE, f"runs={full_disk}")
+    with pytest.raises(OSError, match=r"could not be written.*make room"):
+        train(config)
+    folder = RunFolder(full_disk / config["run_id"])
+    assert folder.config["seed"] == 0
+    assert newest(folder.checkpoints) is None
+    assert not list(folder.checkpoints.glob("*.partial"))
+
+
+def test_a_file_is_whole_or_as_it_was_where_the_disk_is_full(full_disk):
+    write_json(full_disk / "a.json", {"whole": 1})
+    with pytest.raises(OSError, match=r"a\.json could not be written.*unchanged"):
+        write_json(full_disk / "a.json", {"long": "x" * 300_000})
+    assert (full_disk / "a.json").read_text() == '{\n "whole": 1\n}\n'
+    with pytest.raises(OSError, match=r"step-1\.ckpt could not be written"):
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100_000)}, full_disk / "step-1.ckpt")
+    assert sorted(path.name for path in full_disk.iterdir()) == ["a.json"]
+
+
+def test_a_folder_that_cannot_be_written_ends_in_one_sentence(composed, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"can't be written.*set runs to another folder"):
+        train(composed(*SMOKE, f"runs={tmp_path}/file/runs"))
