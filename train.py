@@ -27,8 +27,10 @@ def train(config: dict) -> None:
     from eval.tracking import track
     from eval.tuning import tuned
     from model.build import build_language_model, training_steps
+    from model.settings import check_types
     from model.trainer import Meter, fit, prepare_process
 
+    check_types(config)
     prepare_process(config["trainer"]["threads"])
     folder = run_folder(config)
     with folder.hold():

@@ -342,15 +342,12 @@ def _detectable(alpha: float, df: float) -> float:
     log_weight = (df - 1) * np.log(s) - df * s**2 / 2
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
-    delta = critical + t_critical(2 * (1 - POWER), df)
-    for _ in range(20):
-        z = delta - critical * s
-        power = weight @ [0.5 * math.erfc(-each / math.sqrt(2)) for each in z]
-        step = (POWER - power) / (weight @ np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
-        delta += step
-        if abs(step) < 1e-6 * delta:
-            break
-    return delta
+    low, high = 0.0, critical * high + 10
+    while high - low > 1e-6 * high:  # the power rises with δ, by steps where few degrees of freedom make t large
+        delta = (low + high) / 2
+        power = weight @ [0.5 * math.erfc((critical * each - delta) / math.sqrt(2)) for each in s]
+        low, high = (delta, high) if power < POWER else (low, delta)
+    return high
 
 
 def _sum_by_block(

@@ -61,12 +61,16 @@ class SweepCallback(Callback):
             print(f"--- {progress(self.folder, self.jobs)}", flush=True)
 
     def on_multirun_end(self, config, **kwargs: Any) -> None:
+        from omegaconf import OmegaConf
+
         from eval.report import write_report
+        from eval.tracking import track_sweep
 
         try:
             failed = write_report(self.folder, jobs=started(self.folder))
         except MISTAKES as error:
             _give_up(error)
+        track_sweep({"sweep": config.sweep, "logger": OmegaConf.to_container(config.logger)}, self.folder)
         if failed:
             sys.exit(SWEEP_FAILED)
 

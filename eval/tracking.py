@@ -5,11 +5,12 @@ Offline runs of all sweeps lie in one folder, runs/wandb, so that the terminal d
 
 from __future__ import annotations
 
+import csv
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,6 +20,19 @@ from model.devices import rank
 REACH_SECONDS = 3
 INIT_SECONDS = 30
 FIGURES = ("perplexity", "nats", "bits_per_byte", "exact_match", "token_accuracy")  # of a row, where it has them
+# What W&B calls a field of the training curve's points; the axes, each a metric itself; the job type of a sweep's run.
+CURVE = {"loss": "train/loss", "lr": "train/lr", "tokens_per_second": "train/tokens_per_second", "val_loss": "val/loss"}
+TOKENS, CONTEXT_LENGTH, POSITION = "tokens", "eval/context_length", "eval/position"
+TRAIN, SWEEP = "train", "sweep"
+
+
+def metric(protocol: str, figure: str, what: str = "none") -> str:
+    """W&B's name of a row's figure: of the protocol, and after it the extension or the control.
+
+    >>> metric("fixed_targets", "perplexity"), metric("sliding", "nats", "yarn")
+    ('eval/fixed_targets/perplexity', 'eval/sliding/yarn/nats')
+    """
+    return "/".join(["eval", protocol, *([] if what == "none" else [what]), figure])
 
 
 class Tracker:
@@ -29,22 +43,35 @@ class Tracker:
 
     def log_point(self, point: Mapping[str, float]) -> None:
         """A point of the training curve, against tokens."""
-        names = {"loss": "train/loss", "lr": "train/lr", "tokens_per_second": "train/tokens_per_second"}
-        names |= {"val_loss": "val/loss"}
-        self._log({"tokens": point["tokens"], **{names[k]: v for k, v in point.items() if k in names}})
+        self._log({TOKENS: point["tokens"], **{CURVE[k]: v for k, v in point.items() if k in CURVE}})
 
     def log_rows(self, rows: list[Mapping[str, Any]]) -> None:
-        """Points of the extrapolation curves, against the context length: under the protocol's name, and after it the
-        extension's or the control's."""
+        """Points of the extrapolation curves, against the context length (or the position), by `metric`."""
         for row in rows:
             if row["status"] != "ok":
                 continue
             what = row.get("control", row["extension"])
-            name = f"eval/{row['protocol']}" + ("" if what == "none" else f"/{what}")
-            axis = row.get("position", row["context_length"])
-            point = {"eval/context_length": axis} if "position" not in row else {"eval/position": axis}
+            point = {POSITION: row["position"]} if "position" in row else {CONTEXT_LENGTH: row["context_length"]}
             figures = {k: row[k] for k in FIGURES if row.get(k) is not None}
-            self._log({**point, **{f"{name}/{key}": value for key, value in figures.items()}})
+            self._log({**point, **{metric(row["protocol"], key, what): value for key, value in figures.items()}})
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table with the union of the rows' keys as its columns."""
+        import wandb
+
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        self._log({name: wandb.Table(columns, [[row.get(key) for key in columns] for row in rows])})
+
+    def keep_file(self, path: Path, kind: str) -> None:
+        """A file as an artifact of this kind, named after the run."""
+        import wandb
+
+        def send():
+            artifact = wandb.Artifact(f"{kind}-{self.run.id}", type=kind)
+            artifact.add_file(str(path))
+            self.run.log_artifact(artifact)
+
+        self._try(send)
 
     def summarise(self, fields: Mapping[str, Any]) -> None:
         """Single values of the run: cost, parameters, last losses."""
@@ -65,7 +92,7 @@ class Tracker:
 
 @contextmanager
 def track(
-    config: Mapping[str, Any], name: str, folder: Path | str, group: str | None = None, *, job_type: str = "train"
+    config: Mapping[str, Any], name: str, folder: Path | str, group: str | None = None, *, job_type: str = TRAIN
 ) -> Iterator[Tracker]:
     """A tracker for one run; says in one line which mode was chosen, and why."""
     settings = config["logger"]
@@ -84,9 +111,18 @@ def track(
         code = 0
     finally:
         try:
-            run.finish(exit_code=code, quiet=True)
+            run.finish(exit_code=code)
         except Exception as error:
             warnings.warn(f"W&B could not finish ({error}); the files are complete", stacklevel=3)
+            _let_go()
+
+
+def _let_go() -> None:
+    """Forgets W&B's own process, which has died: the next run in this process starts another."""
+    import wandb
+
+    with suppress(Exception):
+        wandb.teardown()
 
 
 def _start(config, settings, name: str, folder: Path, job_type: str, group: str | None):
@@ -109,26 +145,32 @@ def _start(config, settings, name: str, folder: Path, job_type: str, group: str 
         mode=mode,
         settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off", silent=True),
     )
-    run.define_metric("tokens", hidden=True)
+    for axis in (TOKENS, CONTEXT_LENGTH, POSITION):
+        run.define_metric(axis, hidden=True)
     for pattern in ("train/*", "val/*"):
-        run.define_metric(pattern, step_metric="tokens")
-    run.define_metric("eval/context_length", hidden=True)
-    run.define_metric("eval/position", hidden=True)
-    run.define_metric("eval/positions/*", step_metric="eval/position")
-    run.define_metric("eval/*", step_metric="eval/context_length")
-    where = run.url if mode == "online" else f"wandb sync {run.dir.removesuffix('/files')}; wandb leet {folder}/wandb"
-    print(f"W&B: {mode} ({reason}): {where}")
+        run.define_metric(pattern, step_metric=TOKENS)
+    run.define_metric("eval/positions/*", step_metric=POSITION)  # the first pattern that matches counts
+    run.define_metric("eval/*", step_metric=CONTEXT_LENGTH)
+    where = {
+        "online": f": {run.url}",
+        "offline": f": wandb sync {run.dir.removesuffix('/files')}; wandb leet {folder}/wandb",
+    }
+    print(f"W&B: {mode} ({reason}){where.get(mode, '')}")
     return run
 
 
 def choose_mode() -> tuple[str, str]:
-    """W&B's mode, and why: what WANDB_MODE says, else online when logged in and reachable, else offline."""
+    """W&B's mode, and why: what WANDB_MODE says, else online when logged in and reachable, else offline; never online
+    without a login, which W&B would ask for."""
     import wandb
 
-    if mode := os.environ.get("WANDB_MODE"):
+    mode = os.environ.get("WANDB_MODE")
+    if mode and mode != "online":
         return mode, "WANDB_MODE"
     if not wandb.login(prompt=False, verify=False):
         return "offline", "not logged in"
+    if mode:
+        return mode, "WANDB_MODE"
     host = urlparse(wandb.setup().settings.base_url)
     if not any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY")):
         try:
@@ -136,3 +178,31 @@ def choose_mode() -> tuple[str, str]:
         except OSError:
             return "offline", f"{host.hostname} does not answer"
     return "online", "logged in"
+
+
+def track_sweep(config: Mapping[str, Any], folder: Path) -> None:
+    """A run of W&B that sums up a sweep, from the files of its report: the curves with their intervals and, of each
+    protocol's longest context, the comparison with its verdicts as tables, and report.html as an artifact."""
+    rows = _read_rows(folder / "summary.csv")
+    longest: dict[str, float] = {}
+    for row in rows:
+        if row["extension"] == "none":
+            longest[row["protocol"]] = max(longest.get(row["protocol"], 0), row["context_length"])
+    last = [row for row in rows if row["extension"] == "none" and row["context_length"] == longest[row["protocol"]]]
+    with track(config, "summary", folder.parent, folder.name, job_type=SWEEP) as tracker:
+        tracker.log_table("sweep/curves", rows)
+        tracker.log_table("sweep/comparison", last)
+        tracker.keep_file(folder / "report.html", "report")
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """A table of eval.results.write_table: numbers as such, nothing as None."""
+    with open(path, newline="") as file:
+        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text

@@ -154,7 +154,8 @@ def _kernel(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, **settings) -> Tenso
     """Torch's fused kernel. It wants v as wide as q and k, or else writes out T × T scores: where an encoding has
     widened those, v is padded."""
     width = v_BHTK.shape[-1]
-    v_BHTK = F.pad(v_BHTK, (0, q_BHTK.shape[-1] - width))
+    if q_BHTK.shape[-1] > width:
+        v_BHTK = F.pad(v_BHTK, (0, q_BHTK.shape[-1] - width))
     return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, **settings)[..., :width]
 
 

@@ -124,7 +124,9 @@ def prepare_process(threads: int | None) -> None:
     """
     if rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process; the first one speaks for all
-    if threads:
+    if threads is not None:
+        if not isinstance(threads, int) or threads < 1:
+            raise ValueError(f"trainer.threads={threads!r}: must be a whole number from 1, or null")
         torch.set_num_threads(threads)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -52,7 +52,7 @@ HEAD_WIDTHS = (4, 8, 16, 32, 64)
 POSITIONS = 2 * SHAPE.context  # of the sinusoids and the turning pairs
 STRETCH = 4  # curves go to so many training contexts
 MAP_STRETCH, MAP_POINTS = 2, 52  # and maps, with so many rows and columns
-DRAWS, MAP_DRAWS = 32, 8
+DRAWS, MAP_DRAWS = 24, 8
 LAYERS = 2  # of an untrained encoding: the shortest pattern over layers
 BAND = (0.1, 0.9)  # quantiles over the draws
 SEARCHES = {"same": "the same token everywhere, q = k", "independent": "tokens, q and k independent"}

@@ -9,7 +9,6 @@ import multiprocessing
 import random
 import shutil
 import signal
-import time
 import warnings
 from pathlib import Path
 

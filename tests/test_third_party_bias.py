@@ -106,7 +106,7 @@ def test_t5_equals_transformers_and_x_transformers():
 
 def test_cpb_equals_the_dynamic_position_bias_of_x_transformers():
     x_transformers = pytest.importorskip("x_transformers.x_transformers")
-    for name, log_distance, unit in (("cpb_log", True, 1), ("cpb_linear", False, SHAPE.context)):
+    for name, log_distance, unit in (("cpb", True, 1), ("cpb_linear", False, SHAPE.context)):
         ours = perturb(build(name, hidden=8))
         first, _, last = ours.networks[1]
         theirs = x_transformers.DynamicPositionBias(8, heads=3, depth=1, log_distance=log_distance)
@@ -166,7 +166,7 @@ def test_transformer_xl_equals_xlnet():
 # ----------------------------------------------------------------------------------------------------- neutral settings
 
 
-@pytest.mark.parametrize("name", ["relative", "t5", "cpb_linear", "cpb_log", "cpb_fourier"])
+@pytest.mark.parametrize("name", ["relative", "t5", "cpb_linear", "cpb", "cpb_fourier"])
 def test_a_bias_that_starts_at_zero_is_nope(name):
     close(attend(build(name)), attend(build("none")))
 
@@ -276,8 +276,8 @@ def test_defaults_suit_every_context(name, context):
         ("sandwich", "base", 1),
         ("fire", "threshold", 0),
         ("fire", "hidden", 0),
-        ("cpb_log", "features", "square"),
-        ("cpb_log", "hidden", 0),
+        ("cpb", "features", "square"),
+        ("cpb", "hidden", 0),
         ("shaw", "max_distance", 0),
         ("huang", "max_distance", 40),
         ("transformer_xl", "base", 0.5),
@@ -307,14 +307,14 @@ def test_formulas_of_the_distance_take_fractions_of_a_token(name):
     assert added[0].abs().min() > 0
 
 
-@pytest.mark.parametrize("name", ["sandwich", "cpb_log"])
+@pytest.mark.parametrize("name", ["sandwich", "cpb"])
 def test_tables_of_the_distance_refuse_fractions_of_a_token(name):
     encoding, content = build(name), Content.random(SHAPE, T)
     with pytest.raises(ValueError, match="whole tokens"):
         attention(content.q, content.k, content.v, encoding, torch.arange(T) / 2, content.x, 0)
 
 
-@pytest.mark.parametrize("name", ["sandwich", "cpb_log", "t5", "relative", "shaw", "deberta", "kerple_log", "alibi"])
+@pytest.mark.parametrize("name", ["sandwich", "cpb", "t5", "relative", "shaw", "deberta", "kerple_log", "alibi"])
 def test_positions_a_sequence_of_its_own_are_looked_up(name):
     """(B, T) positions with gaps: every score is that of the distance between the coordinates."""
     encoding = perturb(build(name))

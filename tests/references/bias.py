@@ -171,7 +171,7 @@ REFERENCES = {
     "sandwich": Reference("Chi et al. 2023, section 5", bias_output(sandwich)),
     "fire": Reference("Li et al. 2023, equations 3 to 5, and the authors' 1e-6", bias_output(fire)),
     "cpb_linear": cpb(lambda D, L: [D / L]),
-    "cpb_log": cpb(lambda D, L: [math.log(1 + D)]),
+    "cpb": cpb(lambda D, L: [math.log(1 + D)]),
     "cpb_fourier": cpb(fourier),
     "shaw": Reference("Shaw et al. 2018, equation 4", shaw),
     "huang": Reference("Huang et al. 2020, method 4", huang),

@@ -1,0 +1,133 @@
+"""A saved view of all runs for W&B's web page: perplexity by context length, training and cost, grouped by encoding.
+
+    python -m scripts.dashboard [--project trainshort] [--entity NAME] [--out dashboard.json]
+
+Saved when logged in and W&B answers; otherwise written as a file, with what would have been saved. Offline, the same
+curves stand in the terminal: make dashboard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.jobs import FAILED, MISTAKES, one_sentence
+from eval.results import write_json
+from eval.tracking import CONTEXT_LENGTH, CURVE, POSITION, TOKENS, TRAIN, choose_mode, metric
+from model.catalogue import CONF
+
+NAME = "Train short, test long"
+EVAL_PROTOCOLS = {
+    "fixed_targets": "the same target tokens at every length",
+    "non_overlapping": "all tokens of windows",
+    "sliding": "a sliding window",
+}
+COST = {"tokens_per_second": "training tokens/s", "peak_memory": "peak memory, bytes", "seconds": "training, s"}
+
+
+def build_workspace(entity: str, project: str):
+    """The view, a `wandb_workspaces.workspaces.Workspace`. Raises ValueError where that package is missing."""
+    try:
+        import wandb_workspaces.expr as expr
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+    except ImportError:
+        raise ValueError("wandb-workspaces is missing: pip install -e '.[dashboard]'") from None
+
+    encoding = wr.Config("encoding.name")
+
+    def line(title: str, x: str, y: str, title_x: str, **more: Any) -> wr.LinePlot:
+        spread = {"groupby": encoding, "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+        return wr.LinePlot(title=title, x=x, y=[y], title_x=title_x, **spread, **more)
+
+    tokens = "tokens trained on"
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[
+            ws.Section(
+                name="Perplexity by context length",
+                panels=[
+                    *(
+                        line(
+                            f"Perplexity: {what}",
+                            CONTEXT_LENGTH,
+                            metric(protocol, "perplexity"),
+                            "context length, tokens",
+                            log_x=True,
+                            log_y=True,
+                        )
+                        for protocol, what in EVAL_PROTOCOLS.items()
+                    ),
+                    line("Loss by position, nats", POSITION, metric("positions", "nats"), "position, tokens"),
+                ],
+                is_open=True,
+            ),
+            ws.Section(
+                name="Training",
+                panels=[
+                    line("Training loss, nats", TOKENS, CURVE["loss"], tokens),
+                    line("Validation loss, nats", TOKENS, CURVE["val_loss"], tokens),
+                    line("Learning rate", TOKENS, CURVE["lr"], tokens),
+                    line("Speed, tokens/s", TOKENS, CURVE["tokens_per_second"], tokens),
+                ],
+                is_open=True,
+            ),
+            ws.Section(
+                name="Cost",
+                panels=[
+                    wr.BarPlot(title=title, metrics=[wr.SummaryMetric(name)], groupby=encoding)
+                    for name, title in COST.items()
+                ],
+                is_open=True,
+            ),
+        ],
+        settings=ws.WorkspaceSettings(max_runs=100),
+        runset_settings=ws.RunsetSettings(
+            filters=[expr.Metric("JobType") == TRAIN], groupby=[expr.Config("encoding.name")]
+        ),
+    )
+
+
+def as_json(workspace) -> dict[str, Any]:
+    """What would be saved, as W&B's web page has it."""
+    return json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True))
+
+
+def default_project() -> str:
+    """The project that runs log to."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.load(CONF / "logger" / "auto.yaml").project
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts.dashboard", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--project", default=default_project(), help="W&B's project (%(default)s)")
+    parser.add_argument("--entity", help="W&B's user or team (your own)")
+    parser.add_argument("--out", default="dashboard.json", help="file that is written when not logged in (%(default)s)")
+    options = parser.parse_args(arguments)
+    mode, reason = choose_mode()
+    if mode == "online":
+        import wandb
+
+        workspace = build_workspace(options.entity or wandb.Api().default_entity, options.project)
+        print(workspace.save().url)
+    else:
+        workspace = build_workspace(options.entity or "you", options.project)
+        write_json(Path(options.out), as_json(workspace))
+        print(f"W&B: {mode} ({reason}): what would be saved stands in {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except MISTAKES as error:
+        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        sys.exit(FAILED)
