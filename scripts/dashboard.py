@@ -80,10 +80,7 @@ def build_workspace(entity: str, project: str):
             ),
             ws.Section(
                 name="Cost",
-                panels=[
-                    wr.BarPlot(title=title, metrics=[wr.SummaryMetric(name)], groupby=encoding)
-                    for name, title in COST.items()
-                ],
+                panels=[wr.BarPlot(title=title, metrics=[name], groupby=encoding) for name, title in COST.items()],
                 is_open=True,
             ),
         ],

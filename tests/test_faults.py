@@ -76,6 +76,17 @@ KEYS += [
 KEYS += ["encoding.base", "encoding.fraction", "encoding._target_", "encoding.name"]
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A text of 30 documents of random words."""
+    folder = tmp_path_factory.mktemp("corpus")
+    chance = np.random.default_rng(0)
+    for number in range(30):
+        words = chance.choice(["to", "be", "or", "not", "that", "is", "the", "question"], 2000)
+        (folder / f"{number}.txt").write_text(" ".join(words))
+    return folder
+
+
 @settings(
     max_examples=200,
     deadline=None,
@@ -83,14 +94,21 @@ KEYS += ["encoding.base", "encoding.fraction", "encoding._target_", "encoding.na
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), min_size=1, max_size=2))
-def test_malformed_settings_end_in_a_clear_error_or_a_finite_loss(composed, changed):
+def test_malformed_settings_end_in_a_clear_error_or_a_finite_loss(composed, corpus, changed):
     for name in ("context", "model.dim", "model.num_layers", "training.batch_size", "tokenizer.vocab_size"):
         if changed.get(name) == "2e9":
             return  # valid, and larger than any machine
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loss = first_step(composed(*SMOKE, *(f"{key}={value}" for key, value in changed.items())))
+            loss = first_step(
+                composed(
+                    "experiment=smoke",
+                    "data=text",
+                    f"data.path={corpus}",
+                    *(f"{key}={value}" for key, value in changed.items()),
+                )
+            )
     except (*MISTAKES, HydraException, OmegaConfBaseException) as error:
         assert len(one_sentence(error)) > 10
     else:

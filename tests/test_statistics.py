@@ -221,10 +221,10 @@ def test_students_t_is_scipys(df):
         assert t_critical(p, df) == pytest.approx(stats.t.isf(p / 2, df), rel=1e-8)
 
 
-@pytest.mark.parametrize(("df", "alpha"), [(2, 0.05), (2, 0.01), (5, 0.05), (60, 0.05), (400, 0.002)])
+@pytest.mark.parametrize(("df", "alpha"), [(1, 0.001), (2, 0.05), (2, 0.01), (5, 0.05), (60, 0.05), (400, 0.002)])
 def test_the_detectable_size_is_that_of_the_noncentral_t(df, alpha):
     delta = statistics._detectable(alpha, df)
-    assert stats.nct.sf(t_critical(alpha, df), df, delta) == pytest.approx(statistics.POWER, abs=2e-3)
+    assert stats.nct.sf(t_critical(alpha, df), df, delta) == pytest.approx(statistics.POWER, abs=3e-3)
 
 
 # ---- laws

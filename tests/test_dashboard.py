@@ -1,0 +1,151 @@
+"""W&B as a mirror: what runs log is what the dashboard shows, a sweep is summed up, and W&B's end is not the run's.
+
+python -m pytest tests/test_dashboard.py
+"""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from eval.results import write_table
+from eval.tracking import choose_mode, track, track_sweep
+from scripts.dashboard import as_json, build_workspace, main
+
+CONFIG = {"logger": {"name": "auto", "project": "trainshort", "tags": []}, "encoding": {"name": "rope"}}
+
+
+@pytest.fixture(autouse=True)
+def logged_out(monkeypatch, tmp_path):
+    """Not logged in, whoever runs the tests; W&B's files stay in the test's folder."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr("wandb.login", lambda **_: False)
+
+
+def records(folder):
+    """What an offline run holds, by `wandb leet inspect`: records by their type."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    found = {}
+    for record in map(json.loads, lines):
+        found.setdefault(record["type"], []).append(record[record["type"]])
+    return found
+
+
+def logged(folder):
+    """The sets of names that were logged together, and the names in the summary."""
+    found = records(folder)
+    return [set(each["item"]) for each in found["history"]], {
+        name for each in found["summary"] for name in each["update"]
+    }
+
+
+def panels():
+    spec = as_json(build_workspace("someone", "trainshort"))["spec"]
+    return [panel for section in spec["section"]["panelBankConfig"]["sections"] for panel in section["panels"]]
+
+
+def offline_run(runs, name):
+    (folder,) = (runs / "wandb").glob(f"offline-run-*-{name}*")
+    return folder
+
+
+def test_every_panel_shows_what_a_run_really_logs(program, tmp_path):
+    done = program(
+        "experiment=smoke",
+        "logger=auto",
+        "training.tokens=2048",
+        "eval.tokens=1024",
+        "eval.protocols=[fixed_targets,non_overlapping,sliding,positions]",
+        "eval.controls=[]",
+        "eval.probes=[]",
+        runs=tmp_path,
+        WANDB_MODE="offline",
+    )
+    assert done.returncode == 0, done.stderr
+    together, summary = logged(offline_run(tmp_path, "rope"))
+    for panel in panels():
+        settings = panel["config"]
+        if panel["viewType"] == "Bar Chart":
+            assert set(settings["metrics"]) <= summary, settings["chartTitle"]
+        else:
+            assert any({settings["xAxis"], *settings["metrics"]} <= names for names in together), settings["chartTitle"]
+
+
+def test_panels_are_grouped_by_encoding():
+    assert {panel["config"]["groupBy"] for panel in panels()} == {"encoding.value.name"}
+
+
+def test_the_dashboard_is_written_where_it_cannot_be_saved(tmp_path, capsys):
+    assert main(["--out", str(tmp_path / "dashboard.json"), "--project", "mine"]) == 0
+    assert json.loads((tmp_path / "dashboard.json").read_text())["project"] == "mine"
+    assert "not logged in" in capsys.readouterr().out
+
+
+def test_a_sweep_is_summed_up_in_a_run_of_its_own(tmp_path):
+    sweep = tmp_path / "compare"
+    sweep.mkdir()
+    row = {"protocol": "fixed_targets", "extension": "none", "label": "rope", "verdict": None}
+    rows = [{**row, "context_length": length, "perplexity": 9.5, "perplexity_low": 9.0} for length in (32, 64)]
+    write_table(sweep / "summary.csv", rows)
+    (sweep / "report.html").write_text("<!doctype html>")
+    track_sweep({"logger": CONFIG["logger"], "sweep": "compare"}, sweep)
+    folder = offline_run(tmp_path, "compare-summary")
+    found = records(folder)
+    assert found["run"][0]["job_type"] == "sweep"
+    assert found["artifact"], "report.html is an artifact"
+    tables = {path.name.split("_")[0]: json.loads(path.read_text()) for path in folder.rglob("*.table.json")}
+    assert [len(tables[name]["data"]) for name in ("curves", "comparison")] == [2, 1]
+    assert dict(zip(tables["comparison"]["columns"], tables["comparison"]["data"][0], strict=True)) == {
+        **rows[1],
+        "context_length": 64.0,
+    }
+
+
+def test_the_end_of_wandb_is_not_the_end_of_the_run(tmp_path):
+    import psutil
+
+    before = set(psutil.Process().children(recursive=True))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with track(CONFIG, "dies", tmp_path) as tracker:
+            for child in set(psutil.Process().children(recursive=True)) - before:
+                child.kill()
+                child.wait()
+            for step in range(3):
+                tracker.log_point({"tokens": step, "loss": 1.0})
+            tracker.summarise({"seconds": 1.0})
+    assert sum("the run goes on" in str(each.message) for each in said) == 1
+    with track(CONFIG, "next", tmp_path) as tracker:
+        tracker.log_point({"tokens": 1, "loss": 1.0})
+        assert tracker.run is not None, "the next run of this process has a W&B again"
+
+
+def test_nothing_is_asked_without_a_login(monkeypatch):
+    assert choose_mode() == ("offline", "not logged in")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert choose_mode() == ("offline", "not logged in")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert choose_mode() == ("disabled", "WANDB_MODE")
+
+
+def test_a_host_that_does_not_answer_means_offline(monkeypatch):
+    import wandb
+
+    monkeypatch.setattr("wandb.login", lambda **_: True)
+    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(wandb.setup().settings, "base_url", "http://127.0.0.1:9")
+    assert choose_mode() == ("offline", "127.0.0.1 does not answer")
+
+
+def test_a_disabled_wandb_is_given_everything_and_keeps_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with track(CONFIG, "disabled", tmp_path) as tracker:
+        tracker.log_point({"tokens": 1, "loss": 1.0})
+    assert capsys.readouterr().out == "W&B: disabled (WANDB_MODE)\n"
+    assert not list(tmp_path.rglob("*.wandb"))
