@@ -38,7 +38,7 @@ class Run:
     """One run of a sweep, as its files have it.
 
     label: the encoding, with the settings in which it differs from other runs of that encoding (the seed apart).
-    state: that of status.json, "missing" where there is none, or "damaged" where a file can't be read.
+    state: that of status.json, "missing" where there is none to be read, or "damaged" where another file can't be.
     problem: why the run takes no part in the comparison; None where it does.
     control: what the run is a control for, where it is one: shown beside the encodings, never ranked among them.
     time: when it reached that state, ISO 8601.
@@ -182,7 +182,7 @@ def _unfinished(status: Mapping[str, Any]) -> str | None:
         case "finished":
             return None
         case "missing":
-            return "it left no files: run the same command again"
+            return "it left no status that can be read: run the same command again"
         case "running":
             return "still running, or ended without a word (killed, out of memory, power): run the same command again"
         case state:

@@ -96,10 +96,15 @@ def styles(labels: Iterable[str], controls: Iterable[str] = ()) -> dict[str, Sty
 def perplexity_figure(comparison: Comparison, style: Mapping[str, Style], protocol: str, extension: str) -> Figure:
     """Perplexity against context length, both logarithmic, with bands for the intervals and dots for the seeds."""
     rows = _of(comparison.summary, protocol=protocol, extension=extension)
-    data = _curves(rows, style, "context_length", "perplexity", lambda row: _describe(row, comparison))
+
+    def describe(row: Row) -> str:
+        return _describe(row, comparison)
+
+    data = _curves([row for row in rows if row["control"] != "floor"], style, "context_length", "perplexity", describe)
     if len(_by_label(rows)) < MANY:
         data += _seed_dots(comparison, style, protocol, extension)
     lengths = sorted({row["context_length"] for row in rows})
+    data += _curves(_floors(rows, lengths), style, "context_length", "perplexity", describe, markers=False)
     return Figure(
         f"Perplexity against context length, {protocol}" + (f", extension {extension}" * (extension != "none")),
         data,
@@ -111,6 +116,15 @@ def perplexity_figure(comparison: Comparison, style: Mapping[str, Style], protoc
         ),
         {"protocol": protocol, "extension": extension},
     )
+
+
+def _floors(rows: Iterable[Row], lengths: Sequence[int]) -> list[Row]:
+    """The floors' rows; one that stands at a single length, for it is the same at all, at the first and the last."""
+    found = []
+    for own in _by_label(row for row in rows if row["control"] == "floor").values():
+        ends = [row | {"context_length": length} for row in own for length in (lengths[0], lengths[-1])]
+        found += ends if len(own) == 1 else own
+    return found
 
 
 def position_figure(comparison: Comparison, style: Mapping[str, Style], extension: str) -> Figure:

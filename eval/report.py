@@ -46,6 +46,7 @@ from eval.tables import (
     perplexity_table,
     places,
     provenance_table,
+    run_table,
     task_table,
     undefined_table,
 )
@@ -104,6 +105,8 @@ def _markdown_tables(comparison: Comparison) -> Iterator[Table]:
             yield perplexity_table(comparison, protocol)
             if len(comparison.labels) > 1:
                 yield difference_table(comparison, protocol, extension, lengths[-1])
+    if comparison.objection:
+        yield run_table(comparison)
     for protocol, label in _extended(comparison):
         yield extension_table(comparison, protocol, label)
     for task, extension in _tasks(comparison):
@@ -203,6 +206,8 @@ def _sections(comparison: Comparison, style: Mapping[str, Style]) -> Iterator[Se
         "The same weights, read with more and more context. fixed_targets scores the same tokens at every length, so "
         "that a line that rises means that more context hurts.",
     )
+    if comparison.objection:
+        yield Section("runs", "The runs, each by itself", [run_table(comparison)])
     yield _differences(comparison, at)
     yield Section(
         "positions",

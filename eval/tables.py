@@ -333,6 +333,32 @@ def undefined_table(comparison: Comparison) -> Table:
     )
 
 
+def run_table(comparison: Comparison) -> Table:
+    """The figures of each run, for runs that are not compared."""
+    rows = [
+        {"label": run.name, **row}
+        for run in comparison.compared
+        for row in run.rows
+        if row["status"] == "ok" and "position" not in row
+    ]
+    return Table(
+        "Figures of each run",
+        [
+            words("label", "run"),
+            words("control", "floor"),
+            words("protocol"),
+            words("extension"),
+            number("context_length", "context length", show_count),
+            number("perplexity", "perplexity", show_perplexity, perplexity_interval_of),
+            number("nats", "nats/token", lambda value: f"{value:.4f}"),
+            number("bits_per_byte", "bits/byte", lambda value: f"{value:.3f}"),
+            number("tokens", "tokens", show_count),
+        ],
+        rows,
+        "not to be compared with each other",
+    )
+
+
 def left_out_table(comparison: Comparison) -> Table:
     """The runs that take no part in the comparison."""
     return Table(

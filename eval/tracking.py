@@ -128,16 +128,17 @@ def _let_go() -> None:
 def _start(config, settings, name: str, folder: Path, job_type: str, group: str | None):
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve() / "wandb"))  # what `wandb sync` uploads of artifacts
     import wandb
 
     mode, reason = choose_mode()
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
     run = wandb.init(
         project=settings["project"],
         group=group,
         job_type=job_type,
         name=name,
-        id=f"{group}-{name}" if group else name,
+        id=f"{name}-{group}" if group else name,  # the terminal shows how the id begins
         resume="allow" if mode == "online" else None,
         tags=[*settings["tags"], config["encoding"]["name"]] if "encoding" in config else list(settings["tags"]),
         config=dict(config),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,40 +63,48 @@ def settings(**changes: Any) -> dict[str, Any]:
     return config
 
 
+@dataclass(frozen=True)
+class Spec:
+    """What a run's rows are made of. extensions: what each adds to the loss beyond the training context."""
+
+    encoding: str
+    seed: int
+    config: Mapping[str, Any]
+    nats: Callable[[int], float | None]
+    lengths: Iterable[int] = LENGTHS
+    protocols: Iterable[str] = ("fixed_targets", "non_overlapping")
+    extensions: Mapping[str, float] = field(default_factory=dict)
+    positions: bool = False
+    floor: bool = False
+    windows: int = WINDOWS
+    noise: float = 0.02
+    targets_id: str = "00000000"
+
+
 def make_run(
     sweep: Path,
     encoding: str,
     seed: int = 0,
     nats: Callable[[int], float | None] = lambda length: 5.0,
     *,
-    lengths: Iterable[int] = LENGTHS,
-    protocols: Iterable[str] = ("fixed_targets", "non_overlapping"),
-    extensions: Mapping[str, float] | None = None,
-    positions: bool = False,
-    windows: int = WINDOWS,
-    noise: float = 0.02,
-    targets_id: str = "00000000",
     state: str = "finished",
     error: str | None = None,
     config: Mapping[str, Any] | None = None,
     results: Mapping[str, Any] | None = None,
+    **rows: Any,
 ) -> RunFolder:
     """One run's folder. nats: mean loss by context length in tokens, None where the encoding is not defined.
-    extensions: what each adds to the loss beyond the training context."""
-    config = {**settings(**(config or {})), "seed": seed}
-    config["encoding"] = {**config["encoding"], "name": encoding}
-    config["run_id"] = run_id(config)
-    folder = RunFolder(sweep / config["run_id"])
-    with folder.hold(), folder.recording(config):
+
+    config: changes as `settings` takes them; results: fields of results.json; rows: fields of `Spec`.
+    """
+    settled = {**settings(**(config or {})), "seed": seed}
+    settled["encoding"] = {**settled["encoding"], "name": encoding}
+    settled["run_id"] = run_id(settled)
+    folder = RunFolder(sweep / settled["run_id"])
+    with folder.hold(), folder.recording(settled):
         if state == "finished":
-            rows, losses = _rows(
-                encoding, seed, config, nats, lengths, protocols, extensions, windows, noise, targets_id
-            )
-            if positions:
-                more = _position_rows(encoding, seed, config, nats, max(lengths), windows, noise, targets_id)
-                rows, losses = rows + more[0], losses | more[1]
-            folder.add(rows, losses)
-            folder.update(**_facts(config, seed), **(results or {}))
+            folder.add(*_rows(Spec(encoding, seed, settled, nats, **rows)))
+            folder.update(**_facts(settled, seed), **(results or {}))
             write_table(folder.path / "curve.csv", _curve(nats(CONTEXT) or 5.0, seed))
     if state != "finished":
         folder.set_status(state, **({"error": error} if error else {}))
@@ -126,11 +135,46 @@ def _curve(final: float, seed: int) -> list[dict[str, float]]:
     return curve
 
 
-def _noise(encoding: str, seed: int, windows: int, size: float) -> np.ndarray:
+def _noise(spec: Spec) -> np.ndarray:
     """(W,): what windows do to all encodings alike, what a seed does, and what is left."""
-    shared = np.random.default_rng(1).normal(size=windows) * 5 * size
-    own = np.random.default_rng([seed, *encoding.encode()])
-    return shared + own.normal() * size + own.normal(size=windows) * size
+    shared = np.random.default_rng(1).normal(size=spec.windows) * 5 * spec.noise
+    own = np.random.default_rng([spec.seed, *spec.encoding.encode()])
+    return shared + own.normal() * spec.noise + own.normal(size=spec.windows) * spec.noise
+
+
+def _rows(spec: Spec) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The rows and the losses behind them, as RunFolder.add takes them."""
+    rows, losses = [], {}
+
+    def add(row: dict[str, Any], mean: float | None, targets: int = TARGETS) -> None:
+        row = row | {
+            "length_ratio": row["context_length"] / spec.config["context"],
+            "split": spec.config["eval"]["split"],
+            "precision": spec.config["eval"]["precision"],
+            "targets_id": spec.targets_id,
+        }
+        if mean is None:
+            reason = f"{spec.encoding} is not defined beyond {spec.config['context']} tokens"
+            rows.append(row | {"status": "undefined", "reason": reason})
+            return
+        figures, values, table = _figures(mean + _noise(spec), targets)
+        rows.append(row | figures)
+        losses.update({row_key(row): values, row_key(row) + "/windows": table})
+
+    for protocol in spec.protocols:
+        for extension, change in {"none": 0.0, **spec.extensions}.items():
+            for length in spec.lengths:
+                mean = spec.nats(length)
+                place = {"protocol": protocol, "extension": extension, "context_length": length}
+                add(place, mean if mean is None or length <= spec.config["context"] else mean + change)
+        if spec.floor:
+            place = {"protocol": protocol, "extension": "none", "context_length": min(spec.lengths)}
+            add({**place, "control": "unigram"}, 6.0)
+    if spec.positions:
+        place = {"protocol": "positions", "extension": "none", "context_length": max(spec.lengths)}
+        for high in range(8, max(spec.lengths) + 1, 8):
+            add({**place, "position_from": high - 7, "position": high}, (spec.nats(high) or 6.0) + 2 / np.sqrt(high), 8)
+    return rows, losses
 
 
 def _figures(per_window: np.ndarray, targets: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
@@ -138,8 +182,7 @@ def _figures(per_window: np.ndarray, targets: int) -> tuple[dict[str, Any], np.n
     windows = len(per_window)
     losses = np.repeat(per_window, targets).astype(np.float32)
     scored, ends = np.full(windows, targets), (np.arange(windows) + 1) * 2048
-    summed = losses.astype(np.float64).reshape(windows, targets).sum(axis=1)
-    interval = perplexity_interval(summed[None], scored)
+    interval = perplexity_interval(losses.astype(np.float64).reshape(1, windows, targets).sum(axis=2), scored)
     figures = {
         "status": "ok",
         "nats": interval.nats,
@@ -155,43 +198,3 @@ def _figures(per_window: np.ndarray, targets: int) -> tuple[dict[str, Any], np.n
         **interval_fields(interval),
     }
     return figures, losses, np.stack([ends - 256, ends, scored, 0 * ends, np.arange(windows)], axis=1)
-
-
-def _base(protocol: str, extension: str, length: int, config: Mapping[str, Any], targets_id: str) -> dict[str, Any]:
-    return {
-        "protocol": protocol,
-        "extension": extension,
-        "context_length": length,
-        "length_ratio": length / config["context"],
-        "split": config["eval"]["split"],
-        "precision": config["eval"]["precision"],
-        "targets_id": targets_id,
-    }
-
-
-def _rows(encoding, seed, config, nats, lengths, protocols, extensions, windows, noise, targets_id):
-    rows, losses = [], {}
-    for protocol in protocols:
-        for extension, change in {"none": 0.0, **(extensions or {})}.items():
-            for length in lengths:
-                row = _base(protocol, extension, length, config, targets_id)
-                if (mean := nats(length)) is None:
-                    reason = f"{encoding} is not defined beyond {config['context']} tokens (asked for {length})"
-                    rows.append({**row, "status": "undefined", "reason": reason})
-                    continue
-                mean += change if length > config["context"] else 0
-                figures, values, table = _figures(mean + _noise(encoding, seed, windows, noise), TARGETS)
-                rows.append({**row, **figures})
-                losses |= {row_key(row): values, row_key(row) + "/windows": table}
-    return rows, losses
-
-
-def _position_rows(encoding, seed, config, nats, longest, windows, noise, targets_id):
-    rows, losses = [], {}
-    for high in range(8, longest + 1, 8):
-        row = _base("positions", "none", longest, config, targets_id) | {"position_from": high - 7, "position": high}
-        mean = (nats(high) or 6.0) + 2 / np.sqrt(high)
-        figures, values, table = _figures(mean + _noise(encoding, seed, windows, noise), 8)
-        rows.append({**row, **figures})
-        losses |= {row_key(row): values, row_key(row) + "/windows": table}
-    return rows, losses

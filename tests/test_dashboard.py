@@ -60,6 +60,7 @@ def test_every_panel_shows_what_a_run_really_logs(program, tmp_path):
         "logger=auto",
         "training.tokens=2048",
         "eval.tokens=1024",
+        "eval.lengths=[1,2]",
         "eval.protocols=[fixed_targets,non_overlapping,sliding,positions]",
         "eval.controls=[]",
         "eval.probes=[]",
@@ -94,7 +95,7 @@ def test_a_sweep_is_summed_up_in_a_run_of_its_own(tmp_path):
     write_table(sweep / "summary.csv", rows)
     (sweep / "report.html").write_text("<!doctype html>")
     track_sweep({"logger": CONFIG["logger"], "sweep": "compare"}, sweep)
-    folder = offline_run(tmp_path, "compare-summary")
+    folder = offline_run(tmp_path, "summary-compare")
     found = records(folder)
     assert found["run"][0]["job_type"] == "sweep"
     assert found["artifact"], "report.html is an artifact"
@@ -108,7 +109,9 @@ def test_a_sweep_is_summed_up_in_a_run_of_its_own(tmp_path):
 
 def test_the_end_of_wandb_is_not_the_end_of_the_run(tmp_path):
     import psutil
+    import wandb
 
+    wandb.teardown()  # so that this run starts W&B's processes, which is how they are known
     before = set(psutil.Process().children(recursive=True))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -1,0 +1,321 @@
+"""A sweep read from files: what takes part, what is refused, and that the figures are those of the losses on disk."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eval.comparison import Comparison, read_comparison, tidy_rows, write_comparison
+from eval.results import read_json, write_json
+from eval.statistics import compare, holm
+from tests.synthetic import CONTEXT, LENGTHS, make_run
+
+
+def steady(loss):
+    return lambda length: loss
+
+
+def rising(loss, by=0.1):
+    """A loss that grows by `by` nats with each doubling of the context."""
+    return lambda length: loss + by * math.log2(length / CONTEXT)
+
+
+def row_of(comparison: Comparison, label: str, **place):
+    """The one row of a label at a place; by default that of the headline at the longest context."""
+    place = {"protocol": "fixed_targets", "extension": "none", "context_length": max(LENGTHS), "label": label} | place
+    (found,) = [row for row in comparison.summary if place.items() <= row.items()]
+    return found
+
+
+def test_figures_are_those_of_the_losses_on_disk(tmp_path):
+    runs = {
+        (name, seed): make_run(tmp_path, name, seed, rising(4 + 0.1 * len(name)))
+        for name in ("rope", "t5")
+        for seed in (0, 1)
+    }
+    comparison = read_comparison(tmp_path)
+    for name in ("rope", "t5"):
+        losses = np.concatenate([runs[name, seed].losses["fixed_targets/none/128"].astype(float) for seed in (0, 1)])
+        row = row_of(comparison, name, context_length=128)
+        assert row["nats"] == pytest.approx(losses.mean(), rel=1e-12)
+        assert row["perplexity"] == pytest.approx(math.exp(losses.mean()), rel=1e-12)
+        assert (row["seeds"], row["tokens"]) == (2, len(losses) / 2)
+
+
+def test_differences_are_those_of_the_statistics(tmp_path):
+    names, seeds = ("rope", "t5", "alibi"), (0, 1, 2)
+    runs = {
+        (name, seed): make_run(tmp_path, name, seed, steady(4 + len(name) / 100)) for name in names for seed in seeds
+    }
+    key = "fixed_targets/none/256"
+    losses = {
+        name: np.stack([runs[name, seed].losses[key].astype(float).reshape(24, 16).sum(axis=1) for seed in seeds])
+        for name in names
+    }
+    expected = compare(losses, np.full(24, 16), np.arange(24), reference="rope")
+    comparison = read_comparison(tmp_path)
+    for name in ("t5", "alibi"):
+        row, difference = row_of(comparison, name), expected[name]
+        assert row["difference_percent"] == pytest.approx(difference.percent)
+        assert (row["difference_low"], row["difference_high"]) == pytest.approx(
+            (difference.percent_low, difference.percent_high)
+        )
+        assert row["p_holm"] == pytest.approx(difference.adjusted_p)
+        assert row["verdict"] == difference.verdict
+
+
+def test_a_place_begins_with_its_best_label_and_verdicts_are_right(tmp_path):
+    for seed in (0, 1, 2):
+        for name, loss in (("rope", 4.5), ("alibi", 4.0), ("none", 5.0), ("twin", 4.5)):
+            make_run(tmp_path, name, seed, steady(loss), noise=0.01)
+    comparison = read_comparison(tmp_path)
+    assert comparison.summary[0]["label"] == "alibi"
+    assert row_of(comparison, "alibi")["verdict"] == "better"
+    assert row_of(comparison, "none")["verdict"] == "worse"
+    assert row_of(comparison, "twin")["verdict"] == "not separable"
+    assert "verdict" not in row_of(comparison, "rope")
+
+
+def test_a_label_says_in_what_runs_of_one_encoding_differ(tmp_path):
+    for base in (100.0, 10000.0):
+        for seed in (0, 1):
+            make_run(tmp_path, "rope", seed, config={"encoding__base": base})
+    make_run(tmp_path, "none")
+    assert read_comparison(tmp_path).labels == ["none", "rope (base=100.0)", "rope (base=10000.0)"]
+
+
+def damage_losses(folder):
+    (folder.path / "losses.npz").write_bytes(b"cut")
+
+
+def lose_losses(folder):
+    (folder.path / "losses.npz").unlink()
+
+
+def damage_results(folder):
+    text = (folder.path / "results.json").read_text()
+    (folder.path / "results.json").write_text(text[: len(text) // 2])
+
+
+def damage_config(folder):
+    (folder.path / "config.json").write_text("{")
+
+
+def lose_config(folder):
+    (folder.path / "config.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_losses, lose_losses, damage_results, damage_config, lose_config])
+def test_a_damaged_run_does_not_hide_the_others(tmp_path, damage):
+    make_run(tmp_path, "rope")
+    make_run(tmp_path, "alibi")
+    broken = make_run(tmp_path, "t5")
+    damage(broken)
+    comparison = read_comparison(tmp_path)
+    (left_out,) = comparison.left_out
+    assert left_out.name == broken.name
+    assert left_out.state == "damaged"
+    assert str(broken.path) in left_out.problem
+    assert {row["label"] for row in comparison.summary} == {"rope", "alibi"}
+
+
+@pytest.mark.filterwarnings("ignore:.*status.json is damaged")
+def test_a_run_whose_status_is_damaged_counts_as_missing(tmp_path):
+    make_run(tmp_path, "rope")
+    (make_run(tmp_path, "alibi").path / "status.json").write_bytes(b"\xff\xfe\x00")
+    comparison = read_comparison(tmp_path)
+    assert [(run.label, run.state) for run in comparison.left_out] == [("alibi", "missing")]
+    assert comparison.labels == ["rope"]
+
+
+def test_runs_that_did_not_finish_are_left_out_with_their_reasons(tmp_path):
+    make_run(tmp_path, "rope")
+    make_run(tmp_path, "alibi", state="failed", error="loss is not finite at step 7")
+    make_run(tmp_path, "none", state="running")
+    make_run(tmp_path, "t5", state="interrupted", error="stopped by SIGTERM")
+    comparison = read_comparison(tmp_path, jobs=["learned-s0-abcdef"])
+    problems = {run.label: (run.state, run.problem) for run in comparison.left_out}
+    assert problems["alibi"] == ("failed", "loss is not finite at step 7")
+    assert problems["t5"] == ("interrupted", "stopped by SIGTERM")
+    assert problems["none"][0] == "running" and "run the same command again" in problems["none"][1]
+    assert problems["learned-s0-abcdef"][0] == "missing"
+    assert comparison.labels == ["rope"]
+
+
+def test_a_folder_without_runs_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path}.*holds no run"):
+        read_comparison(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"results": {"corpus_hash": "another"}}, "corpus_hash (c0ffee00: "),
+        ({"results": {"tokenizer_hash": "another"}}, "tokenizer_hash (70ce1234: "),
+        ({"config": {"training__tokens": 1000}}, "training.tokens (60000: "),
+        ({"config": {"training__batch_size": 8}}, "tokens a step (1024: "),
+        ({"config": {"model__dim": 64}}, "model.dim (32: "),
+        ({"config": {"eval__targets": 8}, "targets_id": "11111111"}, "settings eval.targets"),
+    ],
+)
+def test_runs_that_are_not_comparable_are_not_compared(tmp_path, changes, named):
+    for name in ("rope", "none"):
+        make_run(tmp_path, name)
+    odd = make_run(tmp_path, "alibi", **changes)
+    comparison = read_comparison(tmp_path)
+    assert named in comparison.objection
+    assert odd.name in comparison.objection or "targets" in named
+    assert comparison.summary == comparison.positions == []
+    assert tidy_rows(comparison.runs)
+
+
+def test_a_run_that_failed_does_not_make_others_incomparable(tmp_path):
+    make_run(tmp_path, "rope")
+    make_run(tmp_path, "alibi", state="failed", error="no", config={"training__tokens": 7})
+    assert read_comparison(tmp_path).objection is None
+
+
+def test_seeds_are_paired_and_those_of_one_side_alone_are_left_out_of_the_difference(tmp_path):
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "rope", seed, steady(4.5))
+    for seed in (1, 2):
+        make_run(tmp_path, "alibi", seed, steady(4.5))
+    make_run(tmp_path, "alibi", 7, steady(9.0))
+    make_run(tmp_path, "none", 9, steady(4.5))
+    comparison = read_comparison(tmp_path)
+    assert row_of(comparison, "alibi")["seeds"] == 3
+    assert abs(row_of(comparison, "alibi")["difference_nats"]) < 0.2
+    assert "verdict" not in row_of(comparison, "none")
+
+
+def test_holms_correction_is_over_all_encodings_even_where_their_seeds_differ(tmp_path):
+    for name, seeds in (("rope", (0, 1, 2)), ("alibi", (0, 1, 2)), ("none", (0, 1)), ("t5", (1, 2))):
+        for seed in seeds:
+            make_run(tmp_path, name, seed, steady(4.4 + len(name) / 50))
+    comparison = read_comparison(tmp_path)
+    rows = {name: row_of(comparison, name) for name in ("alibi", "none", "t5")}
+    assert {name: row["p_holm"] for name, row in rows.items()} == pytest.approx(
+        holm({name: row["p"] for name, row in rows.items()})
+    )
+
+
+def test_what_is_undefined_or_has_diverged_with_any_seed_has_no_figure(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path, "rope", seed)
+        make_run(tmp_path, "learned", seed, lambda length: 4.0 if length == CONTEXT else None)
+        make_run(tmp_path, "alibi", seed, steady(4.0))
+    diverged = read_comparison(tmp_path).compared[0].folder
+    results = read_json(diverged.path / "results.json")
+    for row in results["rows"]:
+        if row["context_length"] == 256:
+            row |= {"status": "diverged", "reason": "3 of 384 token losses are not finite"}
+    write_json(diverged.path / "results.json", results)
+    comparison = read_comparison(tmp_path)
+    at = {n: {row["label"] for row in comparison.summary if row["context_length"] == n} for n in LENGTHS}
+    assert at == {32: {"alibi", "learned", "rope"}, 64: {"alibi", "rope"}, 128: {"alibi", "rope"}, 256: {"rope"}}
+
+
+def test_a_floor_stands_once_and_is_no_rival(tmp_path):
+    for seed in (0, 1):
+        for name in ("rope", "alibi"):
+            make_run(tmp_path, name, seed, steady(7.0), floor=True)
+    comparison = read_comparison(tmp_path)
+    floor = row_of(comparison, "unigram", context_length=CONTEXT)
+    assert (floor["control"], floor["seeds"]) == ("floor", 1)
+    assert "verdict" not in floor
+    assert (
+        row_of(comparison, "alibi", context_length=CONTEXT)["p"]
+        == row_of(comparison, "alibi", context_length=CONTEXT)["p_holm"]
+    )
+    assert comparison.labels == ["alibi", "rope", "unigram"]
+
+
+def test_a_model_trained_on_a_longer_context_is_a_control(tmp_path):
+    for name in ("rope", "alibi"):
+        make_run(tmp_path, name)
+    make_run(tmp_path, "rope", nats=steady(1.0), config={"context": 128, "training__batch_size": 8})
+    comparison = read_comparison(tmp_path)
+    assert comparison.objection is None
+    assert comparison.context == CONTEXT
+    ceiling = row_of(comparison, "rope (context=128)")
+    assert ceiling["control"] == "trained on a context of 128 tokens"
+    assert "verdict" not in ceiling
+    assert comparison.reference == "rope"
+    assert "verdict" in row_of(comparison, "alibi")
+
+
+def test_an_extension_is_held_against_none_on_the_same_runs(tmp_path):
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "rope", seed, steady(4.5), extensions={"yarn": -0.3, "pi": 0.0})
+    comparison = read_comparison(tmp_path)
+    yarn, pi = (row_of(comparison, "rope", extension=name) for name in ("yarn", "pi"))
+    assert yarn["gain_percent"] == pytest.approx(100 * math.expm1(-0.3), rel=1e-5)
+    assert (yarn["gain_verdict"], pi["gain_verdict"]) == ("better", "not separable")
+    assert "gain_verdict" not in row_of(comparison, "rope")
+
+
+def test_rows_by_position_stand_apart_from_those_that_are_compared(tmp_path):
+    make_run(tmp_path, "rope", positions=True)
+    comparison = read_comparison(tmp_path)
+    assert {row["protocol"] for row in comparison.summary} == {"fixed_targets", "non_overlapping"}
+    assert [row["position"] for row in comparison.positions] == list(range(8, 257, 8))
+    first = comparison.positions[0]
+    assert first["nats"] == pytest.approx(
+        comparison.compared[0].folder.losses["positions/none/256/8"].astype(float).mean()
+    )
+
+
+def test_exact_match_is_averaged_over_seeds(tmp_path):
+    for seed, share in ((0, 0.25), (1, 0.75)):
+        task = {"protocol": "exact_match", "task": "copy", "extension": "none", "length": 64, "length_ratio": 2.0}
+        task |= {"context_length": 130, "status": "ok", "exact_match": share, "low": 0.1, "high": 0.9, "level": 0.95}
+        task |= {"examples": 256, "token_accuracy": 0.9, "tokens": 1000}
+        make_run(tmp_path, "rope", seed, protocols=(), results={"tasks": [task]})
+    (row,) = read_comparison(tmp_path).tasks
+    assert (row["exact_match"], row["low"], row["high"], row["seeds"]) == (0.5, 0.25, 0.75, 2)
+
+
+def test_the_reference_and_the_level_can_be_chosen_anew(tmp_path):
+    for seed in (0, 1):
+        for name in ("rope", "alibi", "none"):
+            make_run(tmp_path, name, seed, steady(4 + len(name) / 20))
+    comparison = read_comparison(tmp_path, reference="none", level=0.5)
+    assert comparison.reference == "none"
+    assert "verdict" in row_of(comparison, "rope")
+    wide = row_of(read_comparison(tmp_path), "rope")
+    narrow = row_of(comparison, "rope")
+    assert narrow["perplexity_high"] - narrow["perplexity_low"] < wide["perplexity_high"] - wide["perplexity_low"]
+
+
+def test_without_the_wanted_reference_the_first_label_is_taken(tmp_path):
+    for name in ("t5", "none"):
+        make_run(tmp_path, name)
+    assert read_comparison(tmp_path).reference == "none"
+
+
+def test_a_runs_own_folder_can_be_read(tmp_path):
+    folder = make_run(tmp_path, "rope")
+    comparison = read_comparison(folder.path)
+    assert comparison.labels == ["rope"]
+    assert row_of(comparison, "rope")["seeds"] == 1
+    assert row_of(comparison, "rope")["interval_covers"] == "windows"
+
+
+def test_the_tables_on_disk_hold_every_row(tmp_path):
+    for name in ("rope", "alibi"):
+        make_run(tmp_path, name, positions=True)
+    comparison = read_comparison(tmp_path)
+    write_comparison(comparison)
+    rows = sum(len(json.loads((run.folder.path / "results.json").read_text())["rows"]) for run in comparison.runs)
+    assert len((tmp_path / "comparison.csv").read_text().splitlines()) == 1 + rows
+    expected = len(comparison.summary) + len(comparison.positions)
+    assert len((tmp_path / "summary.csv").read_text().splitlines()) == 1 + expected
+
+
+def test_a_comparison_of_nothing_has_no_context(tmp_path):
+    make_run(tmp_path, "rope", state="failed", error="no")
+    comparison = read_comparison(tmp_path)
+    assert (comparison.context, comparison.labels, comparison.summary) == (None, [], [])
+    assert replace(comparison, objection="x").left_out == comparison.left_out
