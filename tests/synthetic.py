@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from eval.evaluate import interval_fields
 from eval.identity import run_id
 from eval.results import RunFolder, row_key, write_table
 from eval.statistics import perplexity_interval
@@ -195,6 +194,9 @@ def _figures(per_window: np.ndarray, targets: int) -> tuple[dict[str, Any], np.n
         "block_tokens": 2048,
         "executor": "fused",
         "seconds": 0.25,
-        **interval_fields(interval),
+        "perplexity_low": interval.perplexity_low,
+        "perplexity_high": interval.perplexity_high,
+        "interval_level": interval.level,
+        "interval_covers": interval.covers,
     }
     return figures, losses, np.stack([ends - 256, ends, scored, 0 * ends, np.arange(windows)], axis=1)
