@@ -156,6 +156,12 @@ def page(comparison: Comparison) -> str:
     )
 
 
+def report_figures(comparison: Comparison) -> list[Figure]:
+    """All figures of the page."""
+    sections = _sections(comparison, _styles(comparison))
+    return [panel for section in sections for panel in section.panels if isinstance(panel, Figure)]
+
+
 def _styles(comparison: Comparison) -> dict[str, Style]:
     """The style of each label, encodings first, in order of their names."""
     controls = {run.label for run in comparison.compared if run.control}

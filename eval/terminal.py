@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +12,8 @@ from rich.text import Text
 
 def announce(config: Mapping[str, Any], data, module, folder) -> None:
     """What is about to happen: encoding, parameters, tokens, device."""
+    import torch
+
     counts = module.transformer.count_parameters()
     training = config["training"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

@@ -2,8 +2,9 @@
 
     python -m scripts.dashboard [--project trainshort] [--entity NAME] [--out dashboard.json]
 
-Saved when logged in and W&B answers; otherwise written as a file, with what would have been saved. Offline, the same
-curves stand in the terminal: make dashboard.
+Saved when logged in and W&B answers; otherwise written as a file, with what would have been saved. Offline, `make
+dashboard` shows the same curves in the terminal: ctrl+a y lays all runs over each other, /fixed_targets/perplexity and
+enter picks the headline's curves.
 """
 
 from __future__ import annotations

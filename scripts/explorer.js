@@ -228,7 +228,8 @@
   function drawWaves(clock) {
     const rows = read(index.sinusoids[clock.at(clock.base)][clock.at(clock.width)]);  // dimensions by position
     clock.rows = rows;
-    clock.shown = spread(rows.length / 2, 4).flatMap((pair) => [2 * pair, 2 * pair + 1]);
+    const pairs = rows.length / 2;
+    clock.shown = spread(Math.max(Math.min(4, pairs), Math.ceil(0.6 * pairs)), 4).flatMap((pair) => [2 * pair, 2 * pair + 1]);
     const positions = range(POSITIONS);
     const lines = clock.shown.map((dimension, k) => ({
       x: positions, y: rows[dimension], type: "scatter", mode: "lines", name: `dimension ${dimension}`,
@@ -285,7 +286,7 @@
     byId("circlesCaption").textContent = own
       ? `${chosen().name}, ${state().label}${heads.length > 1 ? `, head ${head + 1}` : ""}: ${clock.shown.length} of its ${count} pairs`
       : `${clock.shown.length} of ${count} pairs, from the fastest to the slowest`;
-    Plotly.react("circles", [
+    Plotly.newPlot("circles", [  // react would keep the ranges that fitted another shape of the page
       { ...trace, ...outlines, mode: "lines", line: { color: "#c3c9d1", width: 1.2 } },
       { ...trace, x: [], y: [], mode: "markers", marker: { color: "#9aa3ad", size: 5, opacity: [] } },
       { ...trace, x: [], y: [], mode: "lines+markers", line: { color: index.colours[0], width: 2.5 }, marker: { size: 7 } },

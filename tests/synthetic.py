@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eval.identity import run_id
-from eval.results import RunFolder, row_key, write_table
+from eval.results import RunFolder, row_key, write_json, write_table
 from eval.statistics import perplexity_interval
 
 CONTEXT = 32
@@ -100,13 +100,13 @@ def make_run(
     settled["encoding"] = {**settled["encoding"], "name": encoding}
     settled["run_id"] = run_id(settled)
     folder = RunFolder(sweep / settled["run_id"])
-    with folder.hold(), folder.recording(settled):
-        if state == "finished":
-            folder.add(*_rows(Spec(encoding, seed, settled, nats, **rows)))
-            folder.update(**_facts(settled, seed), **(results or {}))
-            write_table(folder.path / "curve.csv", _curve(nats(CONTEXT) or 5.0, seed))
-    if state != "finished":
-        folder.set_status(state, **({"error": error} if error else {}))
+    folder.path.mkdir(parents=True)
+    write_json(folder.path / "config.json", settled)
+    folder.set_status(state, **({"error": error} if error else {}))
+    if state == "finished":
+        folder.add(*_rows(Spec(encoding, seed, settled, nats, **rows)))
+        folder.update(**_facts(settled, seed) | dict(results or {}))
+        write_table(folder.path / "curve.csv", _curve(nats(CONTEXT) or 5.0, seed))
     return folder
 
 

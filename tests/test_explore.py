@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from eval.results import write_json
+from model.build import build_transformer
 from model.catalogue import encoding_config, encoding_names
+from model.checkpoint import SCHEMA, AtomicCheckpointIO
 from model.encodings import Shape, build_encoding
 from model.encodings.alibi import alibi_slopes
 from model.encodings.rope import RoPE
@@ -114,6 +117,23 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"encoding": {"name": "rope"}}')
     with pytest.raises(ValueError, match="has no checkpoint"):
         page(["rope"], explore.RunFolder(tmp_path))
+
+
+def test_a_trained_run_stands_beside_the_untrained_encoding_with_what_it_learned(composed, tmp_path):
+    config = composed("experiment=smoke", "encoding=t5", "seed=3")
+    model = build_transformer(config, 16, SMALL.separators)
+    torch.nn.init.normal_(model.encoding.table_HN)
+    weights = {f"transformer.{name}": weight for name, weight in model.state_dict().items()}
+    content = {"state_dict": weights, "trainshort_schema": SCHEMA}
+    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "checkpoints" / "step-000000001.ckpt")
+    write_json(tmp_path / "config.json", config)
+    pack = Pack()
+    *_, found = explore.states("t5", explore.RunFolder(tmp_path), pack)
+    assert found["label"].startswith("trained") and found["context"] == config["context"]
+    expected = curves(model.encoding, 0, same=True)
+    learned = np.stack([unpack(pack, where) for where in found["curves"]["same"][0]])
+    assert np.allclose(learned, expected, atol=1e-3)
+    assert len(list(explore.states("rope", explore.RunFolder(tmp_path), pack))) == 1, "a run of another encoding"
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,7 @@ def test_two_devices_with_the_same_global_batch_give_the_losses_of_one(program, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_devices_with_sharded_weights_give_the_losses_of_one(program, tmp_path, alone):
     done = program(*EXACT, "trainer=fsdp", runs=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -75,6 +76,7 @@ def test_two_devices_with_sharded_weights_give_the_losses_of_one(program, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_run_on_two_devices_stopped_by_a_signal_goes_on(start, program, tmp_path, alone, strategy):
     command = [*EXACT, f"trainer={strategy}", "training.checkpoint_every=0.1"]
@@ -116,9 +118,11 @@ def test_every_launcher_composes(launcher):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_sweep_runs_its_jobs_through_a_launcher(program, tmp_path, launcher):
-    done = program("-m", f"hydra/launcher={launcher}", *SMOKE, "sweep=demo", "encoding=none,alibi", runs=tmp_path)
+    command = ["-m", f"hydra/launcher={launcher}", *SMOKE, "sweep=demo", "encoding=none,alibi"]
+    done = program(*command, runs=tmp_path, timeout=800)
     assert done.returncode == 0, done.stderr
     states = [json.loads(path.read_text())["state"] for path in (tmp_path / "demo").glob("*-s0-*/status.json")]
     assert states == ["finished", "finished"]
