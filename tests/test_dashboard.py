@@ -29,7 +29,7 @@ def logged_out(monkeypatch, tmp_path):
 def records(folder):
     """What an offline run holds, by `wandb leet inspect`: records by their type."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180).stdout.splitlines()
     found = {}
     for record in map(json.loads, lines):
         found.setdefault(record["type"], []).append(record[record["type"]])
