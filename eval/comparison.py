@@ -446,7 +446,7 @@ def summarise_tasks(runs: Iterable[Run]) -> list[dict[str, Any]]:
     rows = []
     for place, by_label in sorted(places.items(), key=lambda item: item[0]):
         here = [_task_over_seeds(label, [each.row for each in scored]) for label, scored in by_label.items()]
-        shared = dict(zip(("task", "extension", "length"), place, strict=True))
+        shared = {"protocol": "exact_match"} | dict(zip(("task", "extension", "length"), place, strict=True))
         rows += [shared | row for row in sorted(here, key=lambda row: -row["exact_match"])]
     return rows
 

@@ -80,11 +80,16 @@ def write_report(
     from eval.terminal import print_comparison
 
     comparison = read_comparison(Path(path), reference=reference, level=level, jobs=jobs)
+    write_files(comparison)
+    print_comparison(comparison)
+    return sum(not jobs or run.name in jobs for run in comparison.left_out)
+
+
+def write_files(comparison: Comparison) -> None:
+    """comparison.csv, summary.csv, report.md and report.html in the comparison's folder, each whole or not at all."""
     write_comparison(comparison)
     write_atomic(comparison.path / "report.md", markdown(comparison).encode())
     write_atomic(comparison.path / "report.html", page(comparison).encode())
-    print_comparison(comparison)
-    return sum(not jobs or run.name in jobs for run in comparison.left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ markdown
