@@ -18,10 +18,12 @@ from eval.identity import register_resolvers, sweep_name
 def train(config: dict) -> None:
     """One run: data, model, trainer, fit, evaluate, results. Goes on where an interrupted one stopped."""
     from data.module import build_data
+    from eval.comparison import read_comparison
     from eval.evaluate import check_settings, evaluate
     from eval.exact_match import score_task
     from eval.probes import run_probes
     from eval.provenance import describe_run
+    from eval.report import write_files
     from eval.results import run_folder, write_table
     from eval.terminal import announce, print_results
     from eval.tracking import track
@@ -53,6 +55,8 @@ def train(config: dict) -> None:
                 run_probes(model.transformer, held_out, folder, config["eval"])
                 score_task(model.transformer, data, folder, config["eval"], report=tracker.log_rows)
                 tracker.summarise(folder.results["training"])
+    if not config["sweep"]:
+        write_files(read_comparison(folder.path))
     print_results(folder.results, config["context"])
     print(folder.path)
 

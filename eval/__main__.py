@@ -14,9 +14,11 @@ USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [eval.KEY=VALUE
 
 def main(arguments: list[str]) -> None:
     from data.module import build_data
+    from eval.comparison import read_comparison
     from eval.evaluate import evaluate
     from eval.exact_match import score_task
     from eval.probes import run_probes
+    from eval.report import write_files
     from eval.results import RunFolder
     from eval.terminal import print_results
     from model.build import build_transformer
@@ -51,6 +53,7 @@ def main(arguments: list[str]) -> None:
         rows = evaluate(model, held_out, folder, settings, *others)
         run_probes(model, held_out, folder, settings)
         score_task(model, data, folder, settings)
+    write_files(read_comparison(folder.path))
     print_results({**folder.results, "rows": rows}, config["context"])
 
 

@@ -82,9 +82,7 @@ def _against(row: Row, theirs: str) -> str:
         sure = f"{show_level(row['interval_level'])} interval {interval}; {p}, corrected for all comparisons"
     else:
         sure = row["verdict_reason"]
-    return (
-        f"a perplexity of {show_perplexity(row['perplexity'])} against {theirs}, {change} ({sure})"
-    )
+    return f"a perplexity of {show_perplexity(row['perplexity'])} against {theirs}, {change} ({sure})"
 
 
 def _figure(row: Row) -> str:

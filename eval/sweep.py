@@ -7,6 +7,7 @@ were started, and the runs' own status files. Light to import.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,13 @@ class SweepCallback(Callback):
 
         try:
             failed = write_report(self.folder, jobs=started(self.folder))
-        except MISTAKES as error:
+        except Exception as error:
             _give_up(error)
-        track_sweep({"sweep": config.sweep, "logger": OmegaConf.to_container(config.logger)}, self.folder)
-        if failed:
-            sys.exit(SWEEP_FAILED)
+        try:
+            track_sweep({"sweep": config.sweep, "logger": OmegaConf.to_container(config.logger)}, self.folder)
+        finally:
+            if failed:
+                sys.exit(SWEEP_FAILED)
 
 
 def count_jobs(config) -> int | None:
@@ -108,5 +111,7 @@ def progress(folder: Path, jobs: int | None) -> str:
 
 def _give_up(error: Exception) -> None:
     """Ends the sweep with the error in one sentence; Hydra would turn an exception here into a warning."""
+    if not isinstance(error, MISTAKES):
+        traceback.print_exc()
     print(f"error: {one_sentence(error)}", file=sys.stderr)
     sys.exit(FAILED)

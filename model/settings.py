@@ -15,13 +15,32 @@ ALTERNATIVES = {"eval.precision", "trainer.precision"}  # words, some of which l
 
 
 def check_types(config: Mapping[str, Any]) -> None:
-    """Raises ValueError, naming the setting, for a value of a run's configuration that is of the wrong kind."""
-    files = {"training": "train.yaml", "model": "model/tiny.yaml", "trainer": "trainer/auto.yaml"}
-    files |= {"eval": "eval/default.yaml", "seed": "train.yaml", "context": "train.yaml"}
-    for group, file in files.items():
-        default = OmegaConf.load(CONF / file)
-        default = OmegaConf.to_container(default, resolve=False)
-        check_type(group, config[group], default.get(group, default) if file == "train.yaml" else default)
+    """Raises ValueError, naming the setting, for a value of a run's configuration that is of the wrong kind.
+
+    What data and encodings refuse beyond that, they refuse themselves.
+    """
+    root = _defaults("train.yaml")
+    for name in ("seed", "context", "training"):
+        check_type(name, config[name], root[name])
+    for group, file in {"model": "tiny", "trainer": "auto", "eval": "default"}.items():
+        check_type(group, config[group], _defaults(f"{group}/{file}.yaml"))
+    if config["eval"]["split"] not in ("validation", "test"):
+        raise ValueError(f"eval.split={config['eval']['split']!r}: must be validation or test")
+    for name in ("devices", "num_nodes"):
+        if config["trainer"][name] < 1:
+            raise ValueError(f"trainer.{name}={config['trainer'][name]}: must be at least 1")
+    for group in ("tokenizer", "encoding"):
+        if (file := f"{config[group].get('name')}.yaml") in {path.name for path in (CONF / group).iterdir()}:
+            check_type(group, config[group], _numbers_as_fractions(_defaults(f"{group}/{file}")))
+
+
+def _defaults(file: str) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(CONF / file), resolve=False)
+
+
+def _numbers_as_fractions(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Only the numbers, as fractions: an encoding's settings have alternatives of many kinds."""
+    return {key: float(value) for key, value in defaults.items() if _is_number(value)}
 
 
 def check_type(name: str, value: Any, default: Any) -> None:

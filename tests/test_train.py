@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(program, tmp
 
 
 def test_a_sweep_goes_on_past_a_failing_job_and_exits_with_3(program, tmp_path):
-    command = [*SMOKE, "-m", "sweep=demo", "encoding=none,alibi", "model.dim=32,33"]
+    command = ["-m", *SMOKE, "sweep=demo", "encoding=none,alibi", "model.dim=32,33"]
     done = program(*command, runs=tmp_path)
     assert done.returncode == 3, done.stderr
     folder = tmp_path / "demo"
