@@ -49,7 +49,7 @@ def first_step(config: dict) -> float:
 
 
 # Values that users type where others are meant, and the settings that take them.
-VALUES = ["0", "1", "-1", "2", "3", "7", "1000", "1e-3", "0.5", "1.5", "-0.5", "1e30", ".inf", ".nan", "null", "true"]
+VALUES = ["0", "1", "-1", "2", "3", "7", "100", "1e-3", "0.5", "1.5", "-0.5", "1e30", ".inf", ".nan", "null", "true"]
 VALUES += ["abc", "''", "[]", "[1]", "[0]", "[-1]", "[1,2]", "[abc]", "[null]", "{a:1}", "1e400", "'3'"]
 KEYS = ["seed", "context", "trainer.devices", "trainer.num_nodes", "trainer.precision", "trainer.accelerator"]
 KEYS += [
@@ -108,8 +108,6 @@ def usual(composed, corpus) -> dict:
 )
 @given(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), min_size=1, max_size=2))
 def test_malformed_settings_end_in_a_clear_error_or_a_finite_loss(usual, changed):
-    if changed.get("model.num_layers") == "1000":
-        return  # valid, and slow
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -128,6 +128,7 @@ def test_a_run_that_breaks_off_at_a_step_ends_as_one_never_stopped(composed, tmp
     assert_same(run_of(composed, tmp_path), reference)
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(composed, tmp_path, monkeypatch, reference):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop_at(patch, 30)

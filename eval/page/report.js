@@ -99,7 +99,7 @@
   for (const chip of chips) {
     chip.addEventListener("click", () => {
       const label = chip.dataset.label;
-      off.add(label);off.delete(label);
+      if (!off.delete(label)) off.add(label);
       show();
     });
     chip.addEventListener("dblclick", () => only([chip.dataset.label]));
