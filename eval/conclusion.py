@@ -10,6 +10,7 @@ from typing import Any
 
 from eval.comparison import HEADLINE, Comparison
 from eval.tables import (
+    SPACE,
     difference_interval_of,
     perplexity_interval_of,
     show_level,
@@ -78,7 +79,7 @@ def _against(row: Row, theirs: str) -> str:
     change, interval = show_percent(row["difference_percent"]), difference_interval_of(row)
     if interval:
         p = show_p(row["p_holm"])
-        p = f"p {p}" if p.startswith("<") else f"p = {p}"
+        p = f"p{SPACE}{p}" if p.startswith("<") else f"p{SPACE}={SPACE}{p}"
         sure = f"{show_level(row['interval_level'])} interval {interval}; {p}, corrected for all comparisons"
     else:
         sure = row["verdict_reason"]

@@ -34,7 +34,7 @@ GREY = "#8a8f98"
 VERDICT_COLOURS = {"better": "#0072B2", "worse": "#D55E00", "not separable": GREY}
 HOVER = "%{customdata}<extra></extra>"  # what customdata says, and no box with the trace's name beside it
 FOREST_LINE = 26  # pixels
-MANY = 12  # encodings; from here on figures draw no single seeds, and the page begins with the best ones
+MANY = 12  # encodings; beyond, figures draw no single seeds, and the page begins with the best ones
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def perplexity_figure(comparison: Comparison, style: Mapping[str, Style], protoc
         return _describe(row, comparison)
 
     data = _curves([row for row in rows if row["control"] != "floor"], style, "context_length", "perplexity", describe)
-    if len(_by_label(rows)) < MANY:
+    if len(_by_label(rows)) <= MANY:
         data += _seed_dots(comparison, style, protocol, extension)
     lengths = sorted({row["context_length"] for row in rows})
     data += _curves(_floors(rows, lengths), style, "context_length", "perplexity", describe, markers=False)
@@ -305,7 +305,10 @@ def record_figure(
     x, y = axes
     log = x.endswith("(log)")
     rows = [row for row in rows if row["x"] > 0 or not log]
-    return Figure(title, _curves(rows, style, "x", "y", None), _layout(x=_axis(x, log=log), y=_axis(y)), when)
+    few = len({row["x"] for row in rows}) <= MANY
+    return Figure(
+        title, _curves(rows, style, "x", "y", None, markers=few), _layout(x=_axis(x, log=log), y=_axis(y)), when
+    )
 
 
 def _of(rows: Iterable[Row], **place: Any) -> list[Row]:
@@ -393,7 +396,8 @@ def _seed_dots(
             "mode": "markers",
             "x": [row["context_length"] for _, row in seen],
             "y": [row["perplexity"] for _, row in seen],
-            "marker": {"color": style[label].colour, "symbol": "circle-open", "size": 5, "opacity": 0.7},
+            "marker": {"color": style[label].colour, "symbol": "circle-open", "size": 5},
+            "opacity": 0.7,
             "customdata": [
                 f"<b>{_escape(label)}</b>, seed {seed}, {show_length(row['context_length'], comparison.context)}<br>"
                 f"perplexity {row['perplexity']:.6g}"

@@ -95,7 +95,7 @@ def _section(probe: Probe, by_label: Mapping[str, Sequence[Row]], style: Mapping
         places.setdefault(tuple(row[key] for key in probe.by), []).append(row)
     names = [key.replace("_", " ") for key in probe.by]
     panels: list[Figure | Table] = []
-    for place in sorted(places):
+    for place in sorted(places, reverse="context_length" in probe.by):  # the longest context first
         values = dict(zip(names, map(str, place), strict=True))
         where = ", ".join(f"{name} {value}" for name, value in values.items())
         panels.append(record_figure(f"{probe.title}: {where}", places[place], style, probe.axes, values))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ from eval.tables import (
 )
 
 PAGE = Path(__file__).with_name("page")
+FAR = 2  # times the worst encoding's perplexity: beyond, a control is switched off when the page opens
 BEST = 8  # of many encodings, so many are switched on when the page opens, beside the reference
 # How the page draws plotly's dashes and markers in its legend: an SVG dash array, and a path around (14, 6).
 DASHES = {"solid": "", "dash": "6 3", "dot": "2 3", "dashdot": "6 3 2 3", "longdash": "10 3", "longdashdot": "10 3 2 3"}
@@ -150,11 +152,12 @@ def page(comparison: Comparison) -> str:
         facts=_facts(comparison),
         legend=list(style) if len(style) > 1 else [],
         best=best,
+        many=len(style) > MANY,
         styles=style,
         dashes=DASHES,
         markers=MARKERS,
         sections=[section for section in _sections(comparison, style) if section.panels or section.texts],
-        start={"off": [label for label in style if label not in best] if len(style) > MANY else [], "best": best},
+        start={"off": _off(comparison, style, best), "best": best},
         css=Markup((PAGE / "report.css").read_text()),
         js=Markup((PAGE / "report.js").read_text()),
         plotly=Markup(get_plotlyjs()),
@@ -179,6 +182,19 @@ def _best(comparison: Comparison) -> list[str]:
     """The labels of the headline's best rows, and the reference."""
     labels = [row["label"] for row in last_place(comparison)][:BEST]
     return list(dict.fromkeys([*labels, *([comparison.reference] if comparison.reference else [])]))
+
+
+def _off(comparison: Comparison, labels: Collection[str], best: Collection[str]) -> list[str]:
+    """The labels that are off when the page opens: of many all but the best; and controls that lie so far above all
+    encodings that the others would shrink to a line."""
+    if len(labels) > MANY:
+        return [label for label in labels if label not in best]
+    worst = max((row["perplexity"] for row in comparison.summary if not row["control"]), default=0)
+    lowest: dict[str, float] = {}
+    for row in comparison.summary:
+        if row["control"]:
+            lowest[row["label"]] = min(row["perplexity"], lowest.get(row["label"], math.inf))
+    return [label for label, perplexity in lowest.items() if perplexity > FAR * worst]
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:
@@ -215,7 +231,8 @@ def _sections(comparison: Comparison, style: Mapping[str, Style]) -> Iterator[Se
             )
         ],
         "The same weights, read with more and more context. fixed_targets scores the same tokens at every length, so "
-        "that a line that rises means that more context hurts.",
+        "that a line that rises means that more context hurts. Bands hold how hard the windows are, which is the same "
+        "for all: whether two encodings differ is said below.",
     )
     if comparison.objection:
         yield Section("runs", "The runs, each by itself", [run_table(comparison)])

@@ -81,7 +81,7 @@ def show_count(value: float) -> str:
 
 
 def show_p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return f"<{SPACE}0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def show_bytes(value: float) -> str:
@@ -136,6 +136,7 @@ def perplexity_table(comparison: Comparison, protocol: str, extension: str = "no
     ]
     nats = {row["label"]: [row["at"].get(n, {}).get("nats", math.inf) for n in reversed(lengths)] for row in rows}
     rows.sort(key=lambda row: (row["control"] is not None, nats[row["label"]]))
+    covers = sorted({row["interval_covers"] for row in here if not row["control"]})
     return Table(
         f"Perplexity by context length: {_name(protocol, extension)}",
         [
@@ -144,7 +145,7 @@ def perplexity_table(comparison: Comparison, protocol: str, extension: str = "no
             *(_perplexity_column(length, comparison.context) for length in lengths),
         ],
         rows,
-        f"{show_level(comparison.level)} intervals over {' or '.join(sorted({row['interval_covers'] for row in here}))}"
+        f"{show_level(comparison.level)} intervals over {' or '.join(covers)}"
         + ("; – is not defined or not scored" if any(len(at) < len(lengths) for at in cells.values()) else ""),
         {"protocol": protocol, "extension": extension},
     )
@@ -290,15 +291,15 @@ def cost_table(comparison: Comparison) -> Table:
         [
             words("label", "encoding"),
             number("total", "parameters", show_count),
-            number("encoding", "of the encoding", show_count),
-            number("tokens", "tokens trained on", show_count),
-            number("tokens_per_second", "training tokens/s", show_count),
+            number("encoding", "encoding's own", show_count),
+            number("tokens", "tokens", show_count),
+            number("tokens_per_second", "tokens/s", show_count),
             number("peak_memory", "peak memory", show_bytes),
-            number("seconds", "training, s", lambda value: f"{value:.1f}"),
-            number("evaluation", "evaluation, s", lambda value: f"{value:.1f}"),
+            number("seconds", "training s", lambda value: f"{value:.1f}"),
+            number("evaluation", "evaluation s", lambda value: f"{value:.1f}"),
         ],
         sorted(rows, key=lambda row: -row["tokens_per_second"]),
-        "medians over the seeds"
+        "tokens trained on, tokens a second in training; medians over the seeds"
         + ("; measured on different machines, so speeds do not compare" if len(machines) > 1 else ""),
     )
 

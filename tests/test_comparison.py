@@ -63,6 +63,7 @@ def test_differences_are_those_of_the_statistics(tmp_path):
             (difference.percent_low, difference.percent_high)
         )
         assert row["p_holm"] == pytest.approx(difference.adjusted_p)
+        assert row["smallest_detectable"] == pytest.approx(difference.smallest_detectable)
         assert row["verdict"] == difference.verdict
 
 

@@ -327,6 +327,16 @@ def test_encodings_are_switched_on_and_off_in_every_figure_at_once(opened):
     assert opened.complaints() == []
 
 
+def test_a_floor_far_above_all_encodings_is_off_at_first(browser, tmp_path):
+    for name in ("rope", "alibi"):
+        make_run(tmp_path, name, 0, line(4.0), floor=True)
+    write_report(tmp_path)
+    browser.open(tmp_path / "report.html")
+    assert drawn_labels(browser) == {"rope", "alibi"}
+    browser.click(".chip[data-label=unigram]")
+    assert drawn_labels(browser) == {"rope", "alibi", "unigram"}
+
+
 def test_what_is_off_can_stay_in_grey(opened):
     opened.click(".chip[data-label=rope]")
     opened.click("#grey")

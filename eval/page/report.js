@@ -108,7 +108,7 @@
   document.getElementById("none")?.addEventListener("click", () => only([]));
   document.getElementById("best")?.addEventListener("click", () => only(start.best));
   if (grey) {
-    grey.checked = start.off.length > 0;
+    grey.checked = document.getElementById("best") !== null;
     grey.addEventListener("change", show);
   }
   for (const select of selects) {
