@@ -33,8 +33,8 @@ PROBES = {
     "repeat": [
         Probe(
             "Repeated text",
-            "A span of held-out text comes a second time, so many tokens later: how much lower is its loss then? "
-            "Zero is no use of the first time.",
+            "A span of held-out text comes a second time, so many tokens later: how much lower is its loss than with "
+            "other text in the first one's place? Zero is no use of the first one.",
             x="distance",
             y="gain",
             by=["context_length"],

@@ -1,6 +1,6 @@
 """What perplexity doesn't show of a trained model, from held-out text: results["probes"][name], a list of flat rows.
 
-- repeat: a span of text comes a second time, `distance` tokens after the first: how much lower is its loss then?
+- repeat: a span of text comes a second time, `distance` tokens after the first: how much lower is its loss for it?
 - attention: how far back each layer looks on average, and how evenly it spreads its attention.
 - bias: what the encoding adds to a score by the distance alone, where it adds such a thing.
 
@@ -35,8 +35,8 @@ def check_probes(settings: Mapping[str, Any], stream: TokenStream, context: int)
         if name not in PROBES:
             raise ValueError(f"eval.probes={name!r}: must be among {', '.join(PROBES)}")
     if settings["probes"]:
-        if settings["probe"]["windows"] < 1:
-            raise ValueError(f"eval.probe.windows={settings['probe']['windows']}: must be at least 1")
+        if settings["probe"]["windows"] < 2:
+            raise ValueError(f"eval.probe.windows={settings['probe']['windows']}: must be at least 2")
         check_lengths(stream, context_lengths(settings, context), settings["cross_documents"])
         span_length(settings, context)
 
@@ -113,14 +113,17 @@ class Probed:
 
 
 def repeat(probed: Probed) -> list[dict[str, Any]]:
-    """By length and distance (tokens from the span's first start to its second; doubling): the mean loss of the span
-    (nats a token) the first time, the second time, and the gain, first minus second, with its interval, paired by
-    window.
+    """By length and distance (tokens from the span's first start to its second; doubling): the mean loss (nats a token)
+    of a span that ends the window and stood in it before, the same span's where the first one is exchanged for
+    another window's text, and the gain, the second minus the first, with its interval, paired by window.
 
-    The second span ends the window, in place of what stood there. Its first token, at which nothing says yet that the
-    span has begun again, is scored neither time.
+    Nothing else differs between the two, so that the gain is what the copy alone is worth. The span's first token, at
+    which nothing says yet that the span has begun again, is not scored.
     """
     span = span_length(probed.settings, probed.context)
+    if len(probed.ends) < 2:
+        reason = "the held-out text has one window alone, and so no other text to exchange the span for"
+        return probed.at_each(probed.lengths, lambda length: [{"status": "undefined", "reason": reason}])
     return probed.at_each(
         probed.lengths,
         lambda length: [_repeat_at(probed, length, span, distance) for distance in _doubling(span, length - span)],
@@ -136,24 +139,20 @@ def _doubling(first: int, last: int) -> list[int]:
 
 def _repeat_at(probed: Probed, length: int, span: int, distance: int) -> dict[str, Any]:
     tokens_WN = gather_windows(probed.stream, probed.ends - length, length + 1).numpy()
-    tokens_WN[:, -span:] = tokens_WN[:, -span - distance : tokens_WN.shape[1] - distance]
+    first = slice(length + 1 - span - distance, length + 1 - distance)
+    repeated_WN = tokens_WN.copy()
+    repeated_WN[:, -span:] = tokens_WN[:, first]
+    unseen_WN = repeated_WN.copy()
+    unseen_WN[:, first] = np.roll(tokens_WN[:, first], 1, axis=0)
     count = len(tokens_WN)
-    offsets = np.arange(count + 1) * (length + 1)
-    altered = TokenStream(
-        tokens_WN.ravel(), np.zeros(tokens_WN.size, np.uint16), offsets, ("",) * count, probed.stream.separator
-    )
-    scorer = Scorer(probed.model, altered, probed.settings["batch_tokens"], probed.settings["precision"])
-    both = np.full(count, distance + span - 1)
-    (losses,) = scorer.score([Windows(offsets[:-1], offsets[:-1] + length, both)])
-    losses_WN = losses.reshape(count, -1)
-    first_W, second_W = losses_WN[:, : span - 1].sum(axis=1), losses_WN[:, distance:].sum(axis=1)
-    gain = difference(first_W[None], second_W[None], np.full(count, span - 1), probed.block)
+    repeated_W, unseen_W = _span_losses(probed, np.concatenate([repeated_WN, unseen_WN]), span).reshape(2, count)
+    gain = difference(unseen_W[None], repeated_W[None], np.full(count, span - 1), probed.block)
     tokens = count * (span - 1)
     return {
         "distance": distance,
         "span": span,
-        "nats_first": float(first_W.sum() / tokens),
-        "nats_second": float(second_W.sum() / tokens),
+        "nats_unseen": float(unseen_W.sum() / tokens),
+        "nats_repeated": float(repeated_W.sum() / tokens),
         "gain": gain.nats,
         "gain_low": gain.low,
         "gain_high": gain.high,
@@ -163,6 +162,18 @@ def _repeat_at(probed: Probed, length: int, span: int, distance: int) -> dict[st
         "tokens": tokens,
         "windows": count,
     }
+
+
+def _span_losses(probed: Probed, tokens_WN: np.ndarray, span: int) -> np.ndarray:
+    """Of each row of tokens, the sum of the losses of its last span − 1 tokens."""
+    count, width = tokens_WN.shape
+    starts = np.arange(count + 1) * width
+    rows = TokenStream(
+        tokens_WN.ravel(), np.zeros(tokens_WN.size, np.uint16), starts, ("",) * count, probed.stream.separator
+    )
+    scorer = Scorer(probed.model, rows, probed.settings["batch_tokens"], probed.settings["precision"])
+    (losses,) = scorer.score([Windows(starts[:-1], starts[1:] - 1, np.full(count, span - 1))])
+    return losses.reshape(count, -1).sum(axis=1)
 
 
 # ----------------------------------------------------------------------------------------------------------- attention

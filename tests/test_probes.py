@@ -31,17 +31,19 @@ def test_the_repeat_probe_is_brute_force_on_text_that_comes_twice():
     rows = repeat(given)
     assert [(row["context_length"], row["distance"]) for row in rows] == [(8, 3), (16, 3), (16, 6), (16, 12)]
     for row in rows:
-        length, distance, first, second = row["context_length"], row["distance"], [], []
-        for end in given.ends:
-            text = STREAM.tokens[end - length : end + 1].copy()
-            text[-3:] = text[len(text) - 3 - distance : len(text) - distance]
-            for target in (length - 1, length):  # the span's second and third token
-                second.append(token_loss(model, text, 0, target))
-                first.append(token_loss(model, text, 0, target - distance))
-        assert row["nats_first"] == pytest.approx(np.mean(first), rel=1e-9)
-        assert row["nats_second"] == pytest.approx(np.mean(second), rel=1e-9)
-        assert row["gain"] == pytest.approx(np.mean(first) - np.mean(second), abs=1e-9)
-        assert row["tokens"] == len(first) == 2 * row["windows"]
+        length, distance, unseen, repeated = row["context_length"], row["distance"], [], []
+        texts = [STREAM.tokens[end - length : end + 1] for end in given.ends]
+        for text, other in zip(texts, [texts[-1], *texts], strict=False):
+            begin = len(text) - 3 - distance  # of the first of the two spans
+            text = np.concatenate([text[:-3], text[begin : begin + 3]])
+            for sums in (repeated, unseen):
+                if sums is unseen:
+                    text[begin : begin + 3] = other[begin : begin + 3]
+                sums += [token_loss(model, text, 0, target) for target in (length - 1, length)]
+        assert row["nats_unseen"] == pytest.approx(np.mean(unseen), rel=1e-9)
+        assert row["nats_repeated"] == pytest.approx(np.mean(repeated), rel=1e-9)
+        assert row["gain"] == pytest.approx(np.mean(unseen) - np.mean(repeated), abs=1e-9)
+        assert row["tokens"] == len(repeated) == 2 * row["windows"]
 
 
 def test_the_gain_has_an_interval_where_there_are_windows_enough():
