@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from model.encodings import Shape, build_encoding
 from model.language_model import LanguageModel, Optimization
 from model.transformer import Transformer
@@ -32,12 +34,13 @@ def build_language_model(
     config: Mapping[str, Any], vocab_size: int, separators: Mapping[str, tuple[int, ...]]
 ) -> LanguageModel:
     """The transformer with its loss, optimizer and schedule."""
-    transformer = build_transformer(config, vocab_size, separators)
-    if config["trainer"]["compile"]:
-        transformer.compile()  # in place; scoring calls `hidden`, which stays eager and so runs at any length
     fields = Optimization.__dataclass_fields__
     optimization = Optimization(**{key: value for key, value in config["training"].items() if key in fields})
-    return LanguageModel(transformer, optimization, training_steps(config))
+    module = LanguageModel(build_transformer(config, vocab_size, separators), optimization, training_steps(config))
+    if config["trainer"]["compile"]:
+        module.token_losses = torch.compile(module.token_losses)  # the model and its loss in one graph; scoring, which
+        # calls the transformer, stays eager and so runs at any length
+    return module
 
 
 def training_steps(config: Mapping[str, Any]) -> int:

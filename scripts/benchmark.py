@@ -59,16 +59,18 @@ class Contestant:
     def __init__(self, model: nn.Module, sizes: Sizes, setting: str, device: torch.device):
         self.dtype, compiled = SETTINGS[setting]
         self.model = model.to(device)
-        self.run = torch.compile(self.model) if compiled else self.model
+        self.loss = torch.compile(self._loss) if compiled else self._loss
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.tokens = torch.randint(sizes.vocab_size, (sizes.batch, sizes.context + 1), device=device)
         self.device = device
 
-    def step(self) -> None:
+    def _loss(self) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            logits = self.run(self.tokens[:, :-1])
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), self.tokens[:, 1:].flatten())
-        loss.backward()
+            logits = self.model(self.tokens[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1).float(), self.tokens[:, 1:].flatten())
+
+    def step(self) -> None:
+        self.loss().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -51,6 +51,9 @@ class NanoGPT(nn.Module):
         self.positions = nn.Embedding(sizes.context, sizes.dim)
         self.blocks = nn.ModuleList(NanoBlock(sizes) for _ in range(sizes.num_layers))
         self.norm = nn.LayerNorm(sizes.dim, bias=False)
+        for weight in self.parameters():
+            if weight.ndim == 2:
+                nn.init.normal_(weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))

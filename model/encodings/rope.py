@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from model.encodings import PositionEncoding, Shape
+from model.encodings import PositionEncoding, Shape, materialise
 
 
 def rope_frequencies(head_dim: int, base: float | Tensor) -> Tensor:
@@ -85,4 +85,4 @@ class RoPE(PositionEncoding):
 def cos_sin(angles: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of float64 angles, for turning an x of this dtype: float32 or better."""
     dtype = torch.promote_types(dtype, torch.float32)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    return materialise(angles.cos().to(dtype)), materialise(angles.sin().to(dtype))
