@@ -20,7 +20,7 @@ run: setup
 	$(PYTHON) train.py $(ARGS)
 
 compare: setup
-	$(PYTHON) train.py -m sweep=compare encoding=none,sinusoidal,learned,rope,alibi,t5 $(ARGS)
+	$(PYTHON) train.py -m experiment=compare sweep=compare $(ARGS)
 
 test: setup
 	$(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)

@@ -100,7 +100,10 @@ class RandomNumbers(L.Callback):
         if trainer.global_step != self.step:
             self.step = trainer.global_step
             entropy = np.random.SeedSequence([self.seed, self.step, trainer.global_rank])
-            torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+            drawn = int(entropy.generate_state(1, np.uint64)[0])
+            torch.default_generator.manual_seed(drawn)  # torch.manual_seed asks every kind of device there is: 2 ms
+            if module.device.type == "cuda":
+                torch.cuda.manual_seed(drawn)
 
 
 def uses_gpu(accelerator: str) -> bool:
@@ -195,9 +198,10 @@ class Meter(L.Callback):
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
             self.bar.set_postfix_str(f"loss {loss:.3f}, {point['tokens_per_second']:,.0f} tokens/s")
-        elif trainer.is_global_zero and (step % (5 * self.every) == 0 or step == self.steps):
-            rate = f"{point['tokens_per_second']:,.0f} tokens/s"
-            print(f"step {step}/{self.steps}  loss {loss:.3f}  {rate}  {self.seconds:.0f} s", flush=True)
+        elif trainer.is_global_zero and (len(self.curve) == 1 or step % (5 * self.every) == 0 or step == self.steps):
+            rate, whole = f"{point['tokens_per_second']:,.0f} tokens/s", self.seconds * self.steps / step
+            spent = f"{self.seconds:.0f} s" + (f" of about {whole:.0f} s" if step < self.steps else "")
+            print(f"step {step}/{self.steps}  loss {loss:.3f}  {rate}  {spent}", flush=True)
         self._mark = time.perf_counter()
 
     def on_validation_end(self, trainer, module):
