@@ -1,6 +1,7 @@
-"""Scores a finished run again: python -m eval run=DIR [eval.lengths=[1,16]] [extension=yarn,pi].
+"""Scores a finished run again: python -m eval run=DIR [eval.lengths=[1,16]] [extension=yarn,pi] [extension.tune=true].
 
-Settings are those of conf/eval, as the run was scored; rows that are new or changed are added to its results.
+Settings are those of conf/eval, as the run was scored, and those of the extensions' files; rows that are new or changed
+are added to its results.
 """
 
 import sys
@@ -9,19 +10,20 @@ from omegaconf import OmegaConf
 
 from eval.jobs import FAILED, MISTAKES, one_sentence
 
-USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [eval.KEY=VALUE ...]"
+USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [extension.KEY=VALUE ...] [eval.KEY=VALUE ...]"
 
 
 def main(arguments: list[str]) -> None:
     from data.module import build_data
     from eval.comparison import read_comparison
-    from eval.evaluate import evaluate
+    from eval.evaluate import evaluate, extension_list, settings_of_each
     from eval.exact_match import score_task
     from eval.probes import run_probes
     from eval.report import write_files
     from eval.results import RunFolder
     from eval.terminal import print_results
     from model.build import build_transformer
+    from model.catalogue import CONF
     from model.checkpoint import load_weights, newest
     from model.trainer import prepare_process
 
@@ -30,15 +32,20 @@ def main(arguments: list[str]) -> None:
         raise ValueError(USAGE)
     folder = RunFolder(options.pop("run"))
     config = folder.config
-    settings = OmegaConf.create(config["eval"])
+    settings = OmegaConf.merge(OmegaConf.load(CONF / "eval" / "default.yaml"), config["eval"])
     if extensions := options.pop("extension", None):
         settings.extensions = extensions.split(",")
     OmegaConf.set_struct(settings, True)
+    changes = OmegaConf.create({})
     for key, value in options.items():
+        if key.startswith("extension."):
+            changes.merge_with_dotlist([f"{key.removeprefix('extension.')}={value}"])
+            continue
         if not key.startswith("eval.") or key[5:].split(".")[0] not in settings:
             raise ValueError(f"{key}={value}: no such setting; known are eval.{{{', '.join(settings)}}}")
         settings.merge_with_dotlist([f"{key[5:]}={value}"])
     settings = OmegaConf.to_container(settings, resolve=True)
+    settings["extension_settings"] |= settings_of_each(extension_list(settings), OmegaConf.to_container(changes))
     checkpoint = newest(folder.checkpoints)
     if checkpoint is None:
         raise ValueError(f"{folder.path} has no whole checkpoint: finish the run first")

@@ -56,6 +56,20 @@ def extension_list(settings: Mapping[str, Any]) -> list[str]:
     return names
 
 
+def settings_of_each(names: Sequence[str], changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The changed settings of each extension that has them. Raises ValueError for a setting that none of them has."""
+    known = {name: extension_config(name) for name in names}
+    for key in changes:
+        if not any(key in config for config in known.values()):
+            has = sorted({key for config in known.values() for key in config} - {"name", "_target_"})
+            raise ValueError(
+                f"extension.{key}={changes[key]}: no such setting of {', '.join(names)}; known are "
+                f"{', '.join(has) or 'none'}"
+            )
+    found = {name: {key: changes[key] for key in changes if key in config} for name, config in known.items()}
+    return {name: settings for name, settings in found.items() if settings}
+
+
 def evaluate(
     model: Transformer,
     stream: TokenStream,
@@ -97,7 +111,7 @@ def evaluate(
         report(rows)
 
     for name in extension_list(settings):
-        changed = (settings.get("extension_settings") or {}).get(name, {})
+        changed = settings["extension_settings"].get(name, {})
         config = {**extension_config(name), **changed}
         for length in lengths:
             base = _base(name, length, context, settings) | {"precision": scorer.precision}

@@ -49,7 +49,7 @@ def score_task(
     lengths = sorted({max(1, round(multiple * data.longest)) for multiple in settings["lengths"]})
     rows = {(row["extension"], row["length"]): row for row in folder.results.get("tasks", ())}
     for name in extension_list(settings):
-        config = {**extension_config(name), **(settings.get("extension_settings") or {}).get(name, {})}
+        config = {**extension_config(name), **settings["extension_settings"].get(name, {})}
         for length in lengths:
             row = {"protocol": "exact_match", "task": data.name, "extension": name, "length": length}
             rows[name, length] = row | _row(scorer, data, config, length, settings)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-CONF = Path(__file__).parent.parent / "conf"
+from model.catalogue import CONF
+
 NULLABLE = {"eval.tokens", "eval.probe.longest"}  # null has a meaning of its own
 ALTERNATIVES = {"eval.precision", "trainer.precision"}  # words, some of which look like numbers
 

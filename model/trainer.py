@@ -159,6 +159,7 @@ class Meter(L.Callback):
     def __init__(self, config: Mapping[str, Any], steps: int, report=lambda point: None):
         self.tokens_a_step = config["training"]["batch_size"] * config["context"]
         self.steps, self.every, self.report = steps, config["training"]["log_every"], report
+        self.prefix = f"{config['run_id']}: " if config.get("sweep") else ""  # a sweep's jobs may run side by side
         self.curve: list[dict[str, float]] = []
         self.seconds = 0.0
         self._pending = 0.0, 0  # sum and number of the losses since the last point, as a checkpoint holds them
@@ -201,7 +202,7 @@ class Meter(L.Callback):
         elif trainer.is_global_zero and (len(self.curve) == 1 or step % (5 * self.every) == 0 or step == self.steps):
             rate, whole = f"{point['tokens_per_second']:,.0f} tokens/s", self.seconds * self.steps / step
             spent = f"{self.seconds:.0f} s" + (f" of about {whole:.0f} s" if step < self.steps else "")
-            print(f"step {step}/{self.steps}  loss {loss:.3f}  {rate}  {spent}", flush=True)
+            print(f"{self.prefix}step {step}/{self.steps}  loss {loss:.3f}  {rate}  {spent}", flush=True)
         self._mark = time.perf_counter()
 
     def on_validation_end(self, trainer, module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from model.attention import attention
 from model.encodings import PositionEncoding, Shape
 
-INIT_STD = 0.02
+RESIDUAL_STD = 0.02
 
 
 class MLP(nn.Module):
@@ -130,11 +130,16 @@ class Transformer(nn.Module):
         self.encoding = encoding
 
     def _initialise(self) -> None:
-        """Normal with deviation 0.02, the projections into the residual stream smaller by √(2 · layers) (GPT-2)."""
-        residual_std = INIT_STD / (2 * self.shape.num_layers) ** 0.5
+        """Normal: embeddings and projections keep the size of what they read, with a deviation of fan-in^(−1/2), the
+        embedding width^(−1/2); projections into the residual stream start small, at 0.02 / √(2 · layers) (GPT-2).
+
+        GPT-2's 0.02 for all suits a width of 768. At 128, rope's loss after 400,000 tokens was 4.64 so, and 4.37 thus.
+        """
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
-                nn.init.normal_(weight, std=residual_std if name.endswith(("out.weight", "down.weight")) else INIT_STD)
+                small = name.endswith(("out.weight", "down.weight"))
+                std = RESIDUAL_STD / (2 * self.shape.num_layers) ** 0.5 if small else weight.shape[1] ** -0.5
+                nn.init.normal_(weight, std=std)
 
     def hidden(self, tokens_BT: Tensor, past: Past | None = None, encoding: PositionEncoding | None = None) -> Tensor:
         """The last norm's output (B, T, D); with `past`, of the new tokens alone.

@@ -24,6 +24,7 @@ SETTINGS = {
     "batch_tokens": 64,
     "precision": "32",
     "extensions": ["none"],
+    "extension_settings": {},
     "controls": [],
     "probes": [],
     "probe": {"windows": 12, "longest": 4, "span": None},
@@ -47,8 +48,8 @@ def small_model(name: str = "alibi", num_layers: int = 2, **settings) -> Transfo
     )
     model = Transformer(VOCABULARY, build_encoding({**encoding_config(name), **settings}, shape)).double().eval()
     with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(8 if weight.ndim == 2 else 1)
+        for name, weight in model.named_parameters():
+            weight.mul_(8 if name.endswith(("out.weight", "down.weight")) else 1)
     return model
 
 

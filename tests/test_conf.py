@@ -42,7 +42,7 @@ def test_every_file_composes_to_settings_of_the_right_kinds(composed, choice):
     check_types(config)
     group, option = choice.split("=")
     if group not in ("eval", "compare", "logger", "experiment"):
-        assert config[group]["name"] == option.removesuffix("_small")
+        assert config[group]["name"] == option
     if group == "model":
         assert build_transformer(config, 300, {}).count_parameters()["backbone"] > 0
 

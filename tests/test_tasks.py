@@ -33,6 +33,7 @@ SETTINGS = {"copy": {"symbols": 8}, "reverse": {"symbols": 8}, "associative_reca
 TRAINING = {"tokens": 256, "batch_size": 4, "accumulate": 1, "log_every": 1, "lr": 1e-3, "min_lr": 0.1, "warmup": 0.1}
 TRAINING |= {"schedule": "cosine", "weight_decay": 0.1, "betas": [0.9, 0.95], "clip": 1.0, "encoding_lr": 1.0}
 EVAL = {"split": "test", "lengths": [1, 2], "batch_tokens": 256, "precision": "32", "extensions": ["none"]}
+EVAL |= {"extension_settings": {}}
 
 
 def config_of(task="copy", context=32, encoding="rope", **more):

@@ -5,6 +5,7 @@ python -m pytest tests/test_train.py
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -53,6 +54,18 @@ def test_stored_losses_add_up_to_the_rows(finished):
 def test_the_same_command_does_not_train_again(program, finished):
     again = program(*SMOKE, "encoding=alibi", runs=finished[0].parent)
     assert again.returncode == 0 and "finished already" in again.stdout
+
+
+def test_settings_of_extensions_are_given_and_stand_in_the_rows(program, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    arguments = (f"run={folder}", "eval.lengths=[2]", "extension=alibi_interpolation,window", "extension.window=8")
+    done = program(*arguments, runs=None, command=("-m", "eval"))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    assert {row.get("extension_settings") for row in rows if row["extension"] == "window"} == {"window=8"}
+    assert not any("extension_settings" in row for row in rows if row["extension"] == "alibi_interpolation")
+    wrong = program(*arguments[:3], "extension.wide=8", runs=None, command=("-m", "eval"))
+    assert wrong.returncode == 1 and "extension.wide=8" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
 def test_a_finished_run_is_scored_again_at_other_lengths(program, finished):

@@ -33,14 +33,14 @@ def test_parameters_are_those_of_the_formula(mlp, matrices):
     }
 
 
-def test_weights_start_with_the_deviations_of_gpt2():
+def test_weights_start_at_the_size_of_what_they_read_and_small_into_the_residual_stream():
     shape = replace(SHAPE, dim=192)
     for name, weight in Transformer(500, NoPE(shape)).named_parameters():
         if weight.ndim == 1:
             assert (weight == 1).all(), name
             continue
         into_the_residual_stream = name.endswith(("out.weight", "down.weight"))
-        wanted = 0.02 / math.sqrt(6) if into_the_residual_stream else 0.02
+        wanted = 0.02 / math.sqrt(6) if into_the_residual_stream else weight.shape[1] ** -0.5
         assert weight.std().item() == pytest.approx(wanted, rel=0.03), name
         assert abs(weight.mean().item()) < 0.1 * wanted, name
 

@@ -17,7 +17,7 @@ class AxialLearned(PositionEncoding):
     unit: what separators end, "line" or "sentence". length: rows of each table, tokens; null is the training context.
     No coordinate exceeds the token's place in the stream, so that all tables end together: a longer sequence is refused
     (ValueError), and within `length` no line is too long and no text has too many. Rows that few tokens of the training
-    text reach (long lines) stay near where they started, N(0, 0.02²).
+    text reach (long lines) stay near where they started, N(0, 1/width).
     Raises ValueError for a text without separators of the unit, or a length below the training context.
     """
 
@@ -27,7 +27,7 @@ class AxialLearned(PositionEncoding):
         self.max_length = shape.context if length is None else length
         if self.max_length < shape.context:
             raise ValueError(f"encoding.length={length}: shorter than the training context {shape.context}")
-        self.tables_ATD = nn.Parameter(torch.empty(len(AXES), self.max_length, shape.dim).normal_(std=0.02))
+        self.tables_ATD = nn.Parameter(torch.empty(len(AXES), self.max_length, shape.dim).normal_(std=shape.dim**-0.5))
 
     def positions(self, tokens_BT):
         return line_coordinates(tokens_BT, self.separators)

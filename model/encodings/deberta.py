@@ -16,24 +16,26 @@ class DeBERTa(PositionEncoding):
     equations 2 to 4. Kr = P·W_Kr and Qr = P·W_Qr: P (2·span, dim) shared by the layers, the projections a layer's own,
     here without bias.
 
-    span: k in the paper, in tokens; null is the training context, as in the paper (512 and 512). key_first: the third
+    span: k in the paper, in tokens; null is the longest distance in training, context − 1, so that no row that a longer
+    text reads is left untrained (the paper has 512 and 512). key_first: the third
     term's row is δ(j, i), as the paper has it; false takes δ(i, j), as the authors' code and transformers do. Under a
     causal mask the paper's rows of P for the two terms are apart (i − j from span on, j − i up to span), the code's are
-    the same. Raises ValueError where span is not in 1 .. context.
+    the same. Raises ValueError where span is not in 1 .. context − 1, the longest
+    distance in training.
     """
 
     relative = True
 
     def __init__(self, shape: Shape, span: int | None = None, key_first: bool = True):
         super().__init__(shape)
-        span = shape.context if span is None else span
-        if not 1 <= span <= shape.context:
-            raise ValueError(f"encoding.span={span}: must lie in 1 .. {shape.context}, or rows are never trained")
+        span = shape.context - 1 if span is None else span
+        if not 1 <= span < shape.context:
+            raise ValueError(f"encoding.span={span}: must lie in 1 .. {shape.context - 1}, or rows are never trained")
         self.span, self.key_first = span, key_first
-        self.table_ND = nn.Parameter(torch.empty(2 * span, shape.dim).normal_(std=0.02))
+        self.table_ND = nn.Parameter(torch.empty(2 * span, shape.dim).normal_(std=shape.dim**-0.5))
         size = (shape.num_layers, shape.num_heads, shape.dim, shape.head_dim)
-        self.key_LHDK = nn.Parameter(torch.empty(size).normal_(std=0.02))
-        self.query_LHDK = nn.Parameter(torch.empty(size).normal_(std=0.02))
+        self.key_LHDK = nn.Parameter(torch.empty(size).normal_(std=shape.dim**-0.5))
+        self.query_LHDK = nn.Parameter(torch.empty(size).normal_(std=shape.dim**-0.5))
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
         return q_BHTK / math.sqrt(3), k_BHTK, v_BHTK

@@ -24,7 +24,7 @@ class Shaw(PositionEncoding):
         super().__init__(shape)
         self.max_distance = clip_distance(max_distance, shape.context // 8, shape)
         self.table_LNK = nn.Parameter(torch.empty(shape.num_layers, self.max_distance + 1, shape.head_dim))
-        nn.init.normal_(self.table_LNK, std=0.02)
+        nn.init.normal_(self.table_LNK, std=shape.head_dim**-0.5)
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
         read_BHTN = self.read(q_BHTK, layer)

@@ -25,13 +25,14 @@ class Sinusoidal(PositionEncoding):
     Vaswani et al. 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762, section 3.5.
 
     scale: size of the sinusoid (its root mean square is scale/√2). In the paper the embeddings have unit variance
-    (initialised to width^(−1/2), multiplied by √width) and the scale is 1; here embeddings start at a deviation of
-    0.02, so the default is 0.02, which keeps the paper's ratio. It matters: a sinusoid of size 1 drowns the words.
+    (initialised to width^(−1/2), multiplied by √width) and the scale is 1; here they are not multiplied, so null is
+    width^(−1/2), which keeps the paper's ratio. It matters: a sinusoid of size 1 drowns the words.
     Raises ValueError for an odd width, a base below 1 or a scale that is not positive.
     """
 
-    def __init__(self, shape: Shape, base: float = 10_000.0, scale: float = 0.02):
+    def __init__(self, shape: Shape, base: float = 10_000.0, scale: float | None = None):
         super().__init__(shape)
+        scale = shape.dim**-0.5 if scale is None else scale
         if shape.dim % 2:
             raise ValueError(f"dim={shape.dim}: sinusoids come in pairs, so the width must be even")
         if not base >= 1:

@@ -35,7 +35,7 @@ class TransformerXL(PositionEncoding):
         N, H, K = shape.num_layers if untied else 1, shape.num_heads, shape.head_dim
         self.u_NHK = nn.Parameter(torch.empty(N, H, K).normal_(std=0.02))
         self.v_NHK = nn.Parameter(torch.empty(N, H, K).normal_(std=0.02))
-        self.project_LHKR = nn.Parameter(torch.empty(shape.num_layers, H, K, width).normal_(std=0.02))
+        self.project_LHKR = nn.Parameter(torch.empty(shape.num_layers, H, K, width).normal_(std=width**-0.5))
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
         dtype = q_BHTK.dtype
