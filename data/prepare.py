@@ -38,11 +38,6 @@ class Prepared:
     meta: dict
 
 
-def cache_folder(cache_dir: str | Path) -> Path:
-    """Where prepared corpora lie: the environment's TRAINSHORT_CACHE, or else `cache_dir`."""
-    return Path(os.environ.get("TRAINSHORT_CACHE") or cache_dir).expanduser()
-
-
 def prepare(
     corpus: Corpus,
     recipe: Bpe | Byte | Char | Pretrained,
@@ -60,7 +55,7 @@ def prepare(
             raise ValueError(f"data.{name}={cap} leaves nothing to learn from: give 2 or more, or null for no cap")
     parts = (FORMAT, corpus.fingerprint(), recipe.fingerprint(), max_documents, max_tokens)
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
-    folder = cache_folder(cache_dir) / key
+    folder = Path(cache_dir).expanduser() / key
     if (prepared := _open_if_whole(folder)) is not None:
         return prepared
     with _errors_naming(folder.parent):
@@ -70,7 +65,7 @@ def prepare(
             lock = FileLock(folder.with_suffix(".lock"), timeout=LOCK_SECONDS).acquire()
     except Timeout as error:
         raise ValueError(
-            f"another process has been preparing {folder} for {LOCK_SECONDS} s: wait for it, or set TRAINSHORT_CACHE "
+            f"another process has been preparing {folder} for {LOCK_SECONDS} s: wait for it, or set cache_dir "
             "to another folder"
         ) from error
     with lock:

@@ -7,6 +7,7 @@ are added to its results.
 import sys
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from eval.jobs import FAILED, MISTAKES, one_sentence
 
@@ -16,15 +17,16 @@ USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [extension.KEY=
 def main(arguments: list[str]) -> None:
     from data.module import build_data
     from eval.comparison import read_comparison
-    from eval.evaluate import evaluate, extension_list, settings_of_each
+    from eval.evaluate import check_settings, evaluate, extension_list, settings_of_each
     from eval.exact_match import score_task
     from eval.probes import run_probes
     from eval.report import write_files
     from eval.results import RunFolder
     from eval.terminal import print_results
-    from model.build import build_transformer
+    from model.build import build_transformer, training_steps
     from model.catalogue import CONF
-    from model.checkpoint import load_weights, newest
+    from model.checkpoint import checkpoint_step, load_weights, newest
+    from model.settings import check_type
     from model.trainer import prepare_process
 
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
@@ -32,7 +34,8 @@ def main(arguments: list[str]) -> None:
         raise ValueError(USAGE)
     folder = RunFolder(options.pop("run"))
     config = folder.config
-    settings = OmegaConf.merge(OmegaConf.load(CONF / "eval" / "default.yaml"), config["eval"])
+    default = OmegaConf.load(CONF / "eval" / "default.yaml")
+    settings = OmegaConf.merge(default, config["eval"])
     if extensions := options.pop("extension", None):
         settings.extensions = extensions.split(",")
     OmegaConf.set_struct(settings, True)
@@ -43,16 +46,26 @@ def main(arguments: list[str]) -> None:
             continue
         if not key.startswith("eval.") or key[5:].split(".")[0] not in settings:
             raise ValueError(f"{key}={value}: no such setting; known are eval.{{{', '.join(settings)}}}")
-        settings.merge_with_dotlist([f"{key[5:]}={value}"])
+        try:
+            settings.merge_with_dotlist([f"{key[5:]}={value}"])
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{key}={value}: {one_sentence(error)}") from None
     settings = OmegaConf.to_container(settings, resolve=True)
     settings["extension_settings"] |= settings_of_each(extension_list(settings), OmegaConf.to_container(changes))
-    checkpoint = newest(folder.checkpoints)
-    if checkpoint is None:
-        raise ValueError(f"{folder.path} has no whole checkpoint: finish the run first")
+    check_type("eval", settings, OmegaConf.to_container(default))
+    checkpoint, steps = newest(folder.checkpoints), training_steps(config)
+    if checkpoint is None or checkpoint_step(checkpoint) != steps:
+        raise ValueError(f"{folder.path} has not been trained to its end: finish the run first, by its own command")
     scored = {row["context_length"] / config["context"] for row in folder.results["rows"]}
     settings["lengths"] = sorted(scored | set(settings["lengths"]))
     prepare_process(config["trainer"]["threads"])
     data = build_data(config)
+    for key in ("corpus_hash", "tokenizer_hash"):
+        if folder.results.get(key) != getattr(data, key):
+            raise ValueError(
+                f"{folder.path} was trained on other data than data={config['data']['name']} is now ({key})"
+            )
+    check_settings(settings, data.streams[settings["split"]], config["context"])
     model = build_transformer(config, data.vocab_size, data.separators)
     model.load_state_dict(load_weights(checkpoint))
     with folder.hold():

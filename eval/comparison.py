@@ -139,6 +139,8 @@ def read_comparison(
     level = level or settings["level"]
     labels = sorted({run.label for run in compared if not run.control})
     found = find_reference(labels, reference or settings["reference"])
+    if reference and not (found == reference or (found or "").split(" (")[0] == reference):
+        raise ValueError(f"reference={reference}: not among the compared encodings, {', '.join(labels)}")
     if objection := find_objection(compared):
         return Comparison(path, runs, found, level, objection=objection)
     return Comparison(path, runs, found, level, *summarise(compared, found, level), summarise_tasks(compared))
@@ -267,14 +269,16 @@ def find_objection(runs: Sequence[Run]) -> str | None:
     found += tell_apart("tokens a step", lambda run: run.config["training"]["batch_size"] * run.config["context"])
     for key in COMPARED_RESULTS:
         found += tell_apart(key, lambda run, key=key: str(run.results.get(key))[:8])
+    found += tell_apart("training precision", lambda run: run.results.get("training", {}).get("precision"))
     targets: dict[str, set[str]] = {}
     for run in runs:
         for row in run.rows:
-            targets.setdefault(f"{row['protocol']} at {row['context_length']}", set()).add(row["targets_id"])
+            same = row["targets_id"], row["split"], None if "control" in row else row["precision"]
+            targets.setdefault((row["protocol"], row["context_length"], "control" in row), set()).add(same)
     if places := [place for place, ids in targets.items() if len(ids) > 1]:
         settings = differing([run.config for run in runs], TARGET_SETTINGS)
         cause = f"settings {', '.join(settings)}" if settings else "scored again with other settings"
-        found.append(f"the tokens that are scored ({cause}; {places[0]} and {len(places) - 1} more)")
+        found.append(f"what is scored, or how ({cause}; {places[0][0]} at {places[0][1]} and {len(places) - 1} more)")
     return f"These runs are not comparable: they differ in {'; '.join(found)}." if found else None
 
 

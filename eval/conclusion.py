@@ -66,7 +66,7 @@ def _verdict(rows: Sequence[Row], comparison: Comparison) -> str:
     if better := [row for row in judged if row["verdict"] == "better"]:
         row = better[0]
         return f"{row['label']} is better than {reference['label']}: {_against(row, theirs)}."
-    if best is reference:
+    if best is reference or "verdict" not in best:
         row = judged[0]
         nearest = f"the nearest, {row['label']}, is {row['verdict']}"
         return f"no encoding is better than {reference['label']}; {nearest}: {_against(row, theirs)}."

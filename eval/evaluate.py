@@ -21,7 +21,7 @@ from eval.ngram import NGram
 from eval.probes import check_probes
 from eval.protocols import blocks, context_lengths, documents, plan, targets_of
 from eval.results import RunFolder, row_key
-from eval.scoring import Scorer
+from eval.scoring import Scorer, check_pass
 from eval.statistics import perplexity_interval
 from model.attention import record_executors
 from model.extensions import build_extension, extension_config, extension_names
@@ -37,7 +37,10 @@ def check_settings(settings: Mapping[str, Any], stream: TokenStream, context: in
     """Raises ValueError, before anything is trained, for settings that can't be scored on this stream."""
     lengths = context_lengths(settings, context)
     _plans(stream, max(lengths), lengths, settings)
+    check_pass(settings["batch_tokens"], settings["precision"])
     extension_list(settings)
+    for name, changed in settings["extension_settings"].items():
+        settings_of_each([name], changed)
     for name in settings["controls"]:
         if name not in FLOORS:
             raise ValueError(f"eval.controls={name!r}: must be among {', '.join(FLOORS)}")

@@ -26,6 +26,7 @@ from model.encodings import PositionEncoding
 from model.extensions import device_and_dtype, view
 from model.transformer import Transformer
 
+DIVERGED = {"status": "diverged", "reason": "the model's numbers are not finite at this length"}
 CURVE_POINTS = 48  # distances at which a bias curve is recorded, evenly spread over their logarithm
 
 
@@ -146,6 +147,8 @@ def _repeat_at(probed: Probed, length: int, span: int, distance: int) -> dict[st
     unseen_WN[:, first] = np.roll(tokens_WN[:, first], 1, axis=0)
     count = len(tokens_WN)
     repeated_W, unseen_W = _span_losses(probed, np.concatenate([repeated_WN, unseen_WN]), span).reshape(2, count)
+    if not np.isfinite([repeated_W, unseen_W]).all():
+        return {"distance": distance, "span": span, **DIVERGED}
     gain = difference(unseen_W[None], repeated_W[None], np.full(count, span - 1), probed.block)
     tokens = count * (span - 1)
     return {
@@ -221,6 +224,8 @@ def _spread_at(probed: Probed, length: int) -> list[dict[str, Any]]:
         tokens_BT = gather_windows(probed.stream, probed.ends[some : some + step] - length, length).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=probed.settings["precision"] == "bf16"):
             model.hidden(tokens_BT, encoding=watched)
+    if not np.isfinite([distances, entropies]).all():
+        return [DIVERGED]
     return [
         {
             "layer": layer,

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from eval.identity import config_hash
+from model.trainer import choose_precision
 
 PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "hydra-core", "numpy")
 
 
 def describe_run(config: Mapping[str, Any], data, module, meter) -> dict[str, Any]:
     """The fields of results.json beside its rows: identity, provenance, parameters, training."""
+    precision = {key: config["trainer"][key] for key in ("precision", "accelerator")}
     return {
         "run_id": config["run_id"],
         "sweep": config["sweep"],
@@ -33,7 +35,7 @@ def describe_run(config: Mapping[str, Any], data, module, meter) -> dict[str, An
         "machine": machine(module.device),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "parameters": module.transformer.count_parameters(),
-        "training": meter.summary(),
+        "training": {**meter.summary(), "precision": choose_precision(**precision)},
     }
 
 

@@ -184,12 +184,19 @@ class RunFolder:
         write_json(self.path / "results.json", {**self.results, **fields})
 
     def add(self, rows: list[dict[str, Any]], losses: Mapping[str, np.ndarray]) -> None:
-        """Adds rows and their token losses; a row of the same key is replaced. The losses are written first."""
+        """Adds rows and their token losses; a row of the same key is replaced, and one of the same place that was
+        scored on other targets is dropped, since it can't stand beside the new. The losses are written first."""
+
+        def place(row: Mapping[str, Any]) -> tuple:
+            return row["protocol"], row["context_length"], row["split"], "control" in row
+
         if losses:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **{**self.losses, **losses})
             write_atomic(self.path / "losses.npz", buffer.getvalue())
-        kept = {row_key(row): row for row in self.results["rows"]}
+        targets = {place(row): row["targets_id"] for row in rows}
+        old = [row for row in self.results["rows"] if targets.get(place(row), row["targets_id"]) == row["targets_id"]]
+        kept = {row_key(row): row for row in old}
         kept.update((row_key(row), row) for row in rows)
         self.update(rows=list(kept.values()))
 

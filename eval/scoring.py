@@ -18,6 +18,14 @@ from model.transformer import Transformer
 HEAD_LOGITS = 1 << 24  # logits held at once: the head runs over so many tokens · vocabulary
 
 
+def check_pass(batch_tokens: int, precision: str | int) -> None:
+    """Raises ValueError for settings of a forward pass that don't exist."""
+    if str(precision) not in ("32", "bf16"):
+        raise ValueError(f"eval.precision={precision}: must be 32 or bf16")
+    if batch_tokens < 1:
+        raise ValueError(f"eval.batch_tokens={batch_tokens}: must be at least 1")
+
+
 class Scorer:
     """Scores windows of one stream with one model.
 
@@ -26,11 +34,8 @@ class Scorer:
     """
 
     def __init__(self, model: Transformer, stream: TokenStream, batch_tokens: int, precision: str = "32"):
-        if precision not in ("32", "bf16"):
-            raise ValueError(f"eval.precision={precision!r}: must be 32 or bf16")
-        if batch_tokens < 1:
-            raise ValueError(f"eval.batch_tokens={batch_tokens}: must be at least 1")
-        self.model, self.stream, self.batch_tokens, self.precision = model.eval(), stream, batch_tokens, precision
+        check_pass(batch_tokens, precision)
+        self.model, self.stream, self.batch_tokens, self.precision = model.eval(), stream, batch_tokens, str(precision)
 
     def score(self, plans: Sequence[Windows], encoding: PositionEncoding | None = None) -> list[np.ndarray]:
         """For each plan, the losses (nats, float64) of its scored targets, window after window, concatenated.

@@ -271,7 +271,12 @@ def cost_table(comparison: Comparison) -> Table:
         if not runs:
             continue
         passes = [
-            {(row["extension"], row["context_length"]): row.get("seconds", 0) for row in run.rows} for run in runs
+            {
+                (row["extension"], row["context_length"]): row.get("seconds", 0)
+                for row in run.rows
+                if "control" not in row
+            }
+            for run in runs
         ]
         rows.append(
             {

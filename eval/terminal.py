@@ -14,9 +14,12 @@ def announce(config: Mapping[str, Any], data, module, folder) -> None:
     """What is about to happen: encoding, parameters, tokens, device."""
     import torch
 
+    from model.trainer import uses_gpu
+
     counts = module.transformer.count_parameters()
     training = config["training"]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    gpu, threads = uses_gpu(config["trainer"]["accelerator"]), torch.get_num_threads()
+    device = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' * (threads > 1)}"
     print(
         f"{folder.name}: {config['encoding']['name']}, {counts['total'] - counts['embedding']:,} parameters "
         f"({counts['total']:,} with embeddings, {counts['encoding']:,} of them the encoding's)\n"

@@ -23,7 +23,14 @@ def tuned(config: Mapping[str, Any], train: Callable[[dict[str, Any]], None]) ->
     chosen = copy.deepcopy(dict(config))
     if not chosen["tuning"]:
         return chosen
-    losses = {rate: _trial(config, rate, train) for rate in chosen["tuning"]["lr"]}
+    rates = chosen["tuning"]["lr"]
+    if (
+        not isinstance(rates, list)
+        or not rates
+        or not all(isinstance(rate, float | int) and rate > 0 for rate in rates)
+    ):
+        raise ValueError(f"tuning.lr={rates}: must be a list of learning rates, such as [1e-3, 3e-3]")
+    losses = {rate: _trial(config, rate, train) for rate in rates}
     finite = {rate: loss for rate, loss in losses.items() if loss is not None}
     if not finite:
         raise ValueError(f"tuning.lr={list(losses)}: no rate gave a finite loss; try lower ones")
@@ -44,9 +51,11 @@ def _trial(config: Mapping[str, Any], rate: float, train: Callable[[dict[str, An
     trial["logger"] = {"name": "none"}
     trial["sweep"] = str(Path(config["sweep"] or "") / "tuning")
     trial["run_id"] = run_id(trial)
+    from model.language_model import LossNotFiniteError
+
     try:
         train(trial)
-    except ValueError as error:
+    except LossNotFiniteError as error:
         print(f"{trial['run_id']}: {error}")
         return None
     return run_folder(trial).results["training"]["val_loss"]

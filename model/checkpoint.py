@@ -80,6 +80,11 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
+def checkpoint_step(path: Path) -> int:
+    """The optimizer steps after which a checkpoint was written."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """The transformer's weights in a checkpoint. Raises ValueError for another version's."""
     content = read(path)

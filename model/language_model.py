@@ -36,6 +36,8 @@ class Optimization:
             raise ValueError(f"training.lr={self.lr}: must be positive")
         if self.encoding_lr < 0:
             raise ValueError(f"training.encoding_lr={self.encoding_lr}: must not be negative")
+        if self.clip < 0:
+            raise ValueError(f"training.clip={self.clip}: must not be negative; 0 does not clip")
         for name in ("min_lr", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"training.{name}={getattr(self, name)}: a share, must lie in [0, 1]")
@@ -126,17 +128,15 @@ class LanguageModel(L.LightningModule):
         """AdamW; weight decay on the backbone's matrices alone; the encoding's parameters at lr · encoding_lr · its own
         `lr_scale`, without decay."""
         settings = self.optimization
-        encoding = [p for p in self.transformer.encoding.parameters() if p.requires_grad]
-        of_encoding = {id(p) for p in encoding}
-        backbone = [p for p in self.parameters() if p.requires_grad and id(p) not in of_encoding]
+        of_encoding = set(self.transformer.encoding.parameters())
+        backbone = [p for p in self.parameters() if p.requires_grad and p not in of_encoding]
         groups = [
             {"params": [p for p in backbone if p.ndim >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in backbone if p.ndim < 2], "weight_decay": 0.0},
-            {
-                "params": encoding,
-                "weight_decay": 0.0,
-                "lr": settings.lr * settings.encoding_lr * self.transformer.encoding.lr_scale,
-            },
+            *(
+                {"params": parameters, "weight_decay": 0.0, "lr": settings.lr * settings.encoding_lr * scale}
+                for scale, parameters in self.transformer.encoding.parameters_by_lr_scale().items()
+            ),
         ]
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=settings.lr, betas=tuple(settings.betas), fused=True

@@ -29,6 +29,7 @@ def fit(config: Mapping[str, Any], module: L.LightningModule, data: L.LightningD
     Raises MemoryError, with the remedy, where memory runs out.
     """
     trainer = build_trainer(config, folder, meter)
+    torch.set_float32_matmul_precision("high")  # tensor cores in training; scoring is in float32 proper
     try:
         trainer.fit(module, datamodule=data, ckpt_path=newest(folder / "checkpoints"), weights_only=True)
     except (MemoryError, RuntimeError) as error:
@@ -40,6 +41,8 @@ def fit(config: Mapping[str, Any], module: L.LightningModule, data: L.LightningD
             f"{training['accumulate']}) and context={config['context']}: raise training.accumulate, which keeps the "
             "batch, or shorten the context, or choose a smaller model"
         ) from error
+    finally:
+        torch.set_float32_matmul_precision("highest")
     if isinstance(trainer.strategy, FullyShardedStrategy):
         module.transformer = build_transformer(config, data.vocab_size, data.separators)
         module.transformer.load_state_dict(load_weights(newest(folder / "checkpoints")))
@@ -50,7 +53,11 @@ def build_trainer(config: Mapping[str, Any], folder: Path, meter: Meter) -> L.Tr
     """The trainer of a run's configuration; checkpoints go to folder/checkpoints."""
     training, settings = config["training"], dict(config["trainer"])
     steps = training_steps(config)
-    every = {key: max(1, round(training[key] * steps)) for key in ("validate_every", "checkpoint_every")}
+    every = {}
+    for key in ("validate_every", "checkpoint_every"):
+        if not 0 < training[key] <= 1:
+            raise ValueError(f"training.{key}={training[key]}: a share of the run, must lie in (0, 1]")
+        every[key] = max(1, round(training[key] * steps))
     for key in ("name", "compile", "threads"):
         settings.pop(key)
     settings["precision"] = choose_precision(settings["precision"], settings["accelerator"])
@@ -113,6 +120,8 @@ def uses_gpu(accelerator: str) -> bool:
 
 def choose_precision(precision: str, accelerator: str) -> str:
     """Lightning's name of the precision; "auto" is bfloat16 (mixed) where the device computes in it, else float32."""
+    if precision in ("16", "16-mixed", "16-true"):  # its gradients are scaled, and clipped before they are scaled back
+        raise ValueError(f"trainer.precision={precision}: float16 is not supported; use bf16-mixed or 32-true")
     if precision != "auto":
         return precision
     fast = torch.cuda.is_bf16_supported() if uses_gpu(accelerator) else torch.cpu._is_amx_tile_supported()
@@ -120,7 +129,7 @@ def choose_precision(precision: str, accelerator: str) -> str:
 
 
 def prepare_process(threads: int | None) -> None:
-    """Settings of the whole process: CPU threads, float32 matrix products on tensor cores, and no page faults.
+    """Settings of the whole process: CPU threads, and no page faults.
 
     glibc hands large blocks back to the system at every free and faults them in again at every allocation; keeping
     them made training on CPU 1.2 to 1.3 times faster.
@@ -134,7 +143,6 @@ def prepare_process(threads: int | None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")  # its advice on workers, loggers and pytrees
-    torch.set_float32_matmul_precision("high")
     if sys.platform == "linux" and not os.environ.get("LD_PRELOAD"):
         m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
         libc = ctypes.CDLL(None)
@@ -142,11 +150,22 @@ def prepare_process(threads: int | None) -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def forget_peak_memory() -> None:
+    """Lets `peak_memory` begin anew: jobs of one process don't inherit one another's."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM to what is held now
+
+
 def peak_memory() -> int:
-    """Most bytes held so far: on the GPU where there is one in use, else by this process."""
+    """Most bytes held since `forget_peak_memory`: on the GPU where there is one in use, else by this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024
 
 
 class Meter(L.Callback):
@@ -166,6 +185,7 @@ class Meter(L.Callback):
         self.bar = None
 
     def on_train_start(self, trainer, module):
+        forget_peak_memory()
         self._mark = time.perf_counter()
         self._marked_step = trainer.global_step
         loss_sum, self._losses = self._pending

@@ -29,7 +29,7 @@ from eval.results import write_table
 from eval.terminal import console
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import Shape, build_encoding
-from model.trainer import peak_memory, prepare_process
+from model.trainer import forget_peak_memory, peak_memory, prepare_process
 from model.transformer import Transformer
 from scripts.peers import PEERS, Sizes
 
@@ -168,6 +168,7 @@ def evaluation(options) -> list[dict[str, Any]]:
         for setting in options.settings or ("fp32", "bf16"):
             tokens = torch.randint(sizes.vocab_size, (1, options.length), device=options.device)
             enabled = setting.startswith("bf16")
+            forget_peak_memory()
             with torch.no_grad(), torch.autocast(options.device.type, torch.bfloat16, enabled=enabled):
                 seconds = _time(
                     lambda m=model, t=tokens: F.linear(m.hidden(t)[:, -64:], m.embedding.weight), 1, options.device

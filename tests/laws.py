@@ -78,11 +78,11 @@ def rig(build: Build, shape: Shape = SHAPE, seed: int = 0, **settings) -> Positi
 
 
 def rig_model(encoding: PositionEncoding) -> Transformer:
-    """A transformer around it, in float64, its weights 10 times the initial ones so that scores are of size 1."""
+    """A transformer around it, in float64, its projections into the residual stream, which start small, 10 times so."""
     whole = Transformer(VOCABULARY, encoding).double().train(encoding.training)
     with torch.no_grad():
         for name, parameter in whole.named_parameters():
-            if parameter.ndim == 2 and not name.startswith("encoding."):
+            if name.endswith(("out.weight", "down.weight")):
                 parameter.mul_(10)
     return whole
 

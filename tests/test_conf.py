@@ -52,7 +52,13 @@ def test_no_group_is_left_out():
     assert all(extension_config(name)["name"] == name for name in extension_names())
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "experiment").glob("*.yaml")))
+def experiments():
+    """Every file of conf/experiment; those that other fast tests run in part are slow."""
+    for file in sorted((CONF / "experiment").glob("*.yaml")):
+        yield pytest.param(file.stem, marks=[] if file.stem in ("fair", "tasks") else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", experiments())
 def test_every_experiment_runs(program, tmp_path, name):
     more, runs = SWEEPS.get(name, ([], 1))
     sweep = ["-m", "sweep=small"] if name in SWEEPS else []

@@ -103,12 +103,14 @@ def test_several_devices_inside_a_choice_of_learning_rates_are_refused(composed)
         check_devices(composed("experiment=fair", "trainer=ddp"), multirun=False)
 
 
-@pytest.mark.parametrize("launcher", ["slurm", "submitit_slurm", "submitit_local", "joblib", "basic"])
-def test_every_launcher_composes(launcher):
+@pytest.mark.parametrize("launcher", ["slurm", "submitit_slurm", "submitit_local", "joblib", "two_jobs", "basic"])
+@pytest.mark.parametrize("experiment", [None, "compare"])
+def test_every_launcher_composes(launcher, experiment):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides=[f"hydra/launcher={launcher}", "sweep=demo"], return_hydra_config=True)
+        overrides = [f"hydra/launcher={launcher}", "sweep=demo", *([f"experiment={experiment}"] if experiment else [])]
+        cfg = compose("train", overrides=overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     target = cfg.hydra.launcher._target_
     assert target.endswith("SlurmLauncher") == ("slurm" in launcher)

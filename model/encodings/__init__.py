@@ -137,6 +137,19 @@ class PositionEncoding(nn.Module):
                 "evaluate at shorter lengths or choose an encoding without a table"
             )
 
+    def parameters_by_lr_scale(self) -> dict[float, list[nn.Parameter]]:
+        """All trainable parameters by the `lr_scale` of the encoding that owns them: a wrapper's own are not those of
+        what it wraps."""
+        scales = {}
+        for module in self.modules():  # outer ones first, so that the owner has the last word
+            if isinstance(module, PositionEncoding):
+                scales.update(dict.fromkeys(module.parameters(), module.lr_scale))
+        found: dict[float, list[nn.Parameter]] = {}
+        for parameter, scale in scales.items():
+            if parameter.requires_grad:
+                found.setdefault(scale, []).append(parameter)
+        return found
+
     def extra_repr(self) -> str:
         return f"max_length={self.max_length}, relative={self.relative}"
 
@@ -156,7 +169,6 @@ class Wrapper(PositionEncoding):
             "rescores",
             "prefix_consistent",
             "order_blind",
-            "lr_scale",
         ):
             setattr(self, claim, getattr(inner, claim))
 

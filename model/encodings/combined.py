@@ -62,7 +62,6 @@ class Combined(PositionEncoding):
         self.prefix_consistent = all(part.prefix_consistent for part in every)
         self.order_blind = all(part.order_blind for part in every)
         self.rescores = any(part.rescores for part in every)
-        self.lr_scale = min((part.lr_scale for part in every if any(True for _ in part.parameters())), default=1.0)
         biases, turns = self.with_hook("score_mod"), self.with_hook("rotate")
         tabulated = all(part.distance_bias for part in biases)
         self.distance_bias = bool(biases) and tabulated and not self.rescores and not self.with_hook("positions")
