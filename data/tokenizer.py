@@ -102,7 +102,7 @@ class Bpe:
     train_megabytes: float = 100
 
     def fingerprint(self) -> str:
-        return f"bpe {self.vocab_size} {self.train_megabytes}"
+        return f"bpe {WORDS} {self.vocab_size} {self.train_megabytes}"
 
     def build(self, train: Iterable[Document]) -> TextTokenizer:
         """Raises ValueError for a vocabulary without room for the 256 bytes and the separator."""

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.encodings import PositionEncoding, Shape
+from model.catalogue import encoding_config
+from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.learned import Learned
 from model.encodings.none import NoPE
 from model.encodings.rope import RoPE
@@ -190,3 +191,12 @@ def test_it_learns_a_sequence_by_heart():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1 < math.log(20)
+
+
+def test_a_wrapper_trains_its_own_parameters_at_its_own_rate():
+    encoding = build_encoding(encoding_config("ssmax", ["encoding@encoding.inner=t5"]), SHAPE)
+    groups = encoding.parameters_by_lr_scale()
+    assert {scale: sum(p.numel() for p in group) for scale, group in groups.items()} == {
+        1.0: sum(p.numel() for p in encoding.parameters(recurse=False)),
+        encoding.inner.lr_scale: sum(p.numel() for p in encoding.inner.parameters()),
+    }
