@@ -4,7 +4,7 @@
     python -m scripts.explore --run DIR [--out PAGE.html]    # with the curves that a run has learned
 
 Every number in the page comes from the encodings themselves, through model/attention.py: sliders move over values that
-are computed here. The layer that scores are taken from is a random one: tokens x ~ N(0, 0.02²) are embedded and
+are computed here. The layer that scores are taken from is a random one: tokens x ~ N(0, 1/width) are embedded and
 normalised, q and k are projections of them by matrices of N(0, 1/D), and each head's are normalised to length √K.
 explorer.html and explorer.js draw.
 
@@ -43,7 +43,6 @@ from model.encodings.combined import uses
 from model.encodings.rope import RoPE
 from model.encodings.sinusoidal import sinusoids
 from model.extensions import view
-from model.transformer import INIT_STD
 from scripts.encodings import SHAPE, describe
 
 BASES = (10, 100, 1_000, 10_000, 100_000, 500_000, 1_000_000)
@@ -108,7 +107,7 @@ def scores(encoding: PositionEncoding, length: int, layer: int, *, same: bool, d
     shape, D = encoding.shape, encoding.shape.dim
     encoding = encoding.double().eval()
     positions = encoding.positions(text_of_lines(shape, length).expand(draws, -1))
-    x_NTD = encoding.embed(INIT_STD * normal(0, draws, 1 if same else length, D).expand(-1, length, -1), positions)
+    x_NTD = encoding.embed(D**-0.5 * normal(0, draws, 1 if same else length, D).expand(-1, length, -1), positions)
     x_NTD = F.rms_norm(x_NTD, (D,))
     to_q_NDD = normal(1, draws, D, D) / D**0.5
     to_k_NDD = to_q_NDD if same else normal(2, draws, D, D) / D**0.5

@@ -6,7 +6,9 @@ python -m pytest tests/test_conf.py
 import json
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from eval.identity import register_resolvers
 from model.build import build_transformer
 from model.catalogue import extension_config, extension_names
 from model.settings import check_types
@@ -55,7 +57,7 @@ def test_no_group_is_left_out():
 def experiments():
     """Every file of conf/experiment; those that other fast tests run in part are slow."""
     for file in sorted((CONF / "experiment").glob("*.yaml")):
-        yield pytest.param(file.stem, marks=[] if file.stem in ("fair", "tasks") else pytest.mark.slow)
+        yield pytest.param(file.stem, marks=[] if file.stem == "fair" else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", experiments())
@@ -72,3 +74,17 @@ def test_every_experiment_runs(program, tmp_path, name):
         results = json.loads(file.read_text())
         rows = results["tasks"] if name == "tasks" else results["rows"]
         assert {row["context_length"] for row in rows if row["status"] == "ok"}
+
+
+def test_the_cache_is_where_the_environment_or_the_command_line_says(monkeypatch):
+    for variable, overrides, wanted in [
+        (None, [], ".cache"),
+        ("there", [], "there"),
+        ("there", ["cache_dir=here"], "here"),
+    ]:
+        monkeypatch.delenv("TRAINSHORT_CACHE", raising=False)
+        if variable:
+            monkeypatch.setenv("TRAINSHORT_CACHE", variable)
+        register_resolvers()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            assert compose("train", overrides=overrides).cache_dir == wanted

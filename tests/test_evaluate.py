@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.evaluate import FLOORS, check_settings, evaluate
+from eval.evaluate import FLOORS, check_settings, evaluate, settings_of_each
 from eval.ngram import NGram
 from eval.protocols import plan, targets_of
 from eval.results import RunFolder, row_key
@@ -180,3 +180,9 @@ def test_an_interval_of_one_run_lies_around_its_perplexity(folder):
 def test_bad_settings_are_refused_before_training(wrong, named):
     with pytest.raises(ValueError, match=named):
         check_settings({**SETTINGS, **wrong}, STREAM, CONTEXT)
+
+
+def test_a_setting_goes_to_the_extensions_that_have_it_and_none_is_ignored():
+    assert settings_of_each(["pi", "yarn"], {"tune": True}) == {"yarn": {"tune": True}}
+    with pytest.raises(ValueError, match=r"extension\.wide=8: no such setting of pi, yarn"):
+        settings_of_each(["pi", "yarn"], {"wide": 8})

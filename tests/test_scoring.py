@@ -106,7 +106,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch, passes):
         Scorer(small_model(), STREAM, 64).score([Windows(np.array([0]), np.array([32]), np.array([1]))])
 
 
-@pytest.mark.parametrize(("settings", "named"), [((64, "16"), "eval.precision='16'"), ((0, "32"), "batch_tokens=0")])
+@pytest.mark.parametrize(("settings", "named"), [((64, "16"), "eval.precision=16"), ((0, "32"), "batch_tokens=0")])
 def test_bad_settings_are_refused(settings, named):
     with pytest.raises(ValueError, match=named):
         Scorer(small_model(), STREAM, *settings)

@@ -64,8 +64,6 @@ def test_settings_of_extensions_are_given_and_stand_in_the_rows(program, finishe
     rows = json.loads((folder / "results.json").read_text())["rows"]
     assert {row.get("extension_settings") for row in rows if row["extension"] == "window"} == {"window=8"}
     assert not any("extension_settings" in row for row in rows if row["extension"] == "alibi_interpolation")
-    wrong = program(*arguments[:3], "extension.wide=8", runs=None, command=("-m", "eval"))
-    assert wrong.returncode == 1 and "extension.wide=8" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
 def test_a_finished_run_is_scored_again_at_other_lengths(program, finished):
