@@ -270,6 +270,10 @@ def find_objection(runs: Sequence[Run]) -> str | None:
     for key in COMPARED_RESULTS:
         found += tell_apart(key, lambda run, key=key: str(run.results.get(key))[:8])
     found += tell_apart("training precision", lambda run: run.results.get("training", {}).get("precision"))
+    twins: dict[tuple, list[str]] = {}
+    for run in runs:
+        twins.setdefault((run.label, run.seed, run.control), []).append(run.name)
+    found += [f"the run's name alone ({', '.join(names)})" for names in twins.values() if len(names) > 1]
     targets: dict[str, set[str]] = {}
     for run in runs:
         for row in run.rows:

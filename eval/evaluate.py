@@ -114,12 +114,12 @@ def evaluate(
         report(rows)
 
     for name in extension_list(settings):
-        changed = settings["extension_settings"].get(name, {})
-        config = {**extension_config(name), **changed}
+        config = {**extension_config(name), **settings["extension_settings"].get(name, {})}
+        own = ", ".join(f"{key}={value}" for key, value in config.items() if key not in ("name", "_target_"))
         for length in lengths:
             base = _base(name, length, context, settings) | {"precision": scorer.precision}
-            if changed:
-                base["extension_settings"] = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
+            if own:
+                base["extension_settings"] = own
             if plans := missing(base):
                 add(*_score_model(scorer, calibration, config, plans, base, settings))
     if floors is not None:

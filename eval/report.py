@@ -36,6 +36,7 @@ from eval.identity import NOT_IDENTITY
 from eval.literature import check
 from eval.probe_figures import probe_sections
 from eval.results import write_atomic
+from eval.sweep import started
 from eval.tables import (
     Table,
     control_table,
@@ -69,22 +70,29 @@ MARKERS = {
 
 
 def write_report(
-    path: Path | str, *, reference: str | None = None, level: float | None = None, jobs: Collection[str] = ()
+    path: Path | str,
+    *,
+    reference: str | None = None,
+    level: float | None = None,
+    jobs: Collection[str] | None = None,
 ) -> int:
     """Writes the report of a sweep's folder, or of one run's own, shows its table in the terminal, and returns how many
     runs failed or are missing.
 
     reference, level: instead of those in the runs' configuration.
-    jobs: names of the runs that were asked for; others that lie in the folder are reported, but not counted.
+    jobs: names of the runs that were asked for; others that lie in the folder are reported, but not counted. None:
+        all that lie there, and those that the last sweep there has started.
 
     Raises ValueError where the folder holds no run.
     """
     from eval.terminal import print_comparison
 
-    comparison = read_comparison(Path(path), reference=reference, level=level, jobs=jobs)
+    path = Path(path)
+    asked = started(path) if jobs is None else jobs
+    comparison = read_comparison(path, reference=reference, level=level, jobs=asked)
     write_files(comparison)
     print_comparison(comparison)
-    return sum(not jobs or run.name in jobs for run in comparison.left_out)
+    return sum(jobs is None or run.name in jobs for run in comparison.left_out)
 
 
 def write_files(comparison: Comparison) -> None:

@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from eval.identity import check_names
 from model.devices import rank
 
 SCHEMA = 1
+PARTIAL = ".partial"
 STATES = ("running", "finished", "failed", "interrupted")
 
 
@@ -40,7 +41,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     several devices the first process alone writes. Raises OSError, naming the file, where it can't be written."""
     if rank():
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with open(partial, "wb") as file:
             file.write(content)
@@ -128,14 +129,23 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock").acquire()
+            lock = FileLock(self.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(f"{self.path}: another process is at work there; waiting for it", flush=True)
+                lock.acquire()
         except OSError as error:
             raise OSError(
                 f"{self.path} can't be written ({error.strerror}): give rights there, or set runs to another folder"
             ) from error
-        with lock:
+        try:
+            for partial in self.path.glob(f".*{PARTIAL}"):  # of a process that was killed while it wrote
+                partial.unlink(missing_ok=True)
             self._set_damaged_aside()
             yield
+        finally:
+            lock.release()
 
     def _set_damaged_aside(self) -> None:
         """Renames results.json and losses.npz, which belong together, where one of them can't be read."""

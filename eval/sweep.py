@@ -93,8 +93,9 @@ def count_jobs(config) -> int | None:
 
 
 def started(folder: Path) -> list[str]:
-    """The run ids of the jobs that the sweep has started, each once, in order."""
-    return list(dict.fromkeys((folder / STARTED).read_text().split()))
+    """The run ids of the jobs that the sweep in a folder has started, each once, in order; none where there is none."""
+    path = folder / STARTED
+    return list(dict.fromkeys(path.read_text().split())) if path.exists() else []
 
 
 def progress(folder: Path, jobs: int | None) -> str:

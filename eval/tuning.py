@@ -12,6 +12,7 @@ from typing import Any
 
 from eval.identity import run_id
 from eval.results import run_folder
+from model.language_model import LossNotFiniteError
 
 
 def tuned(config: Mapping[str, Any], train: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -51,8 +52,6 @@ def _trial(config: Mapping[str, Any], rate: float, train: Callable[[dict[str, An
     trial["logger"] = {"name": "none"}
     trial["sweep"] = str(Path(config["sweep"] or "") / "tuning")
     trial["run_id"] = run_id(trial)
-    from model.language_model import LossNotFiniteError
-
     try:
         train(trial)
     except LossNotFiniteError as error:

@@ -15,6 +15,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 SCHEMA = 1
 KEEP = 2
+SIGNAL_STEPS = 10  # several processes ask one another for signals every so many steps: asking makes them wait
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -32,8 +33,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            digest_path(path).write_text(digest(partial))
+            _write_flushed(digest_path(path), digest(partial))
             os.replace(partial, path)
+            _flush_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             partial.unlink(missing_ok=True)
             raise OSError(
@@ -43,6 +45,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path, map_location=None, weights_only=True):
         return read(path)
+
+
+def _write_flushed(path: Path, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes the names in a folder last, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read(path: Path) -> dict:
@@ -147,7 +165,9 @@ class Checkpoint(L.Callback):
 
     def _save_where_due(self, trainer, module):
         signum = self.signum
-        if trainer.world_size > 1:  # a signal may have reached one process alone
+        if trainer.world_size > 1 and trainer.global_step % SIGNAL_STEPS:
+            signum = 0
+        elif trainer.world_size > 1:  # a signal may have reached one process alone
             signum = int(trainer.strategy.reduce(torch.tensor(signum, device=module.device), reduce_op="max"))
         if trainer.global_step % self.every == 0 or signum:
             self._save(trainer, module)
@@ -161,9 +181,9 @@ class Checkpoint(L.Callback):
         if trainer.is_global_zero:
             for path in checkpoints(self.folder)[KEEP:]:
                 path.unlink(missing_ok=True)
-                digest_path(path).unlink(missing_ok=True)
-            for path in self.folder.glob("*.partial"):  # of a process that was killed while it wrote
-                path.unlink(missing_ok=True)
+            whole = {digest_path(path) for path in checkpoints(self.folder)}
+            for path in {*self.folder.glob("*.sha256"), *self.folder.glob("*.partial")} - whole:
+                path.unlink(missing_ok=True)  # of checkpoints that are gone, and of a process killed while it wrote
 
     def on_save_checkpoint(self, trainer, module, checkpoint):
         checkpoint["trainshort_schema"] = SCHEMA

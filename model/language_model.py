@@ -105,7 +105,7 @@ class LanguageModel(L.LightningModule):
 
     def check_finite(self) -> None:
         """Raises LossNotFiniteError, naming the step. Looks at the device, so call it now and then, not every step."""
-        if (step := int(self.first_bad_step)) >= 0:
+        if (step := int(self.all_gather(self.first_bad_step).max())) >= 0:  # all devices raise, or none
             raise LossNotFiniteError(
                 f"the loss was not finite at step {step}: lower training.lr={self.optimization.lr}, or lengthen "
                 f"training.warmup={self.optimization.warmup}"

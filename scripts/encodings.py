@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from eval.terminal import console
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import uses
@@ -73,6 +73,8 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         )
     for index in (2, 3):
         out.columns[index].justify = "right"
+    out.columns[0].no_wrap = True  # what a user types
+    out.columns[-1].overflow = "fold"
     return out
 
 
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
-        Console().print(table(rows))
+        console().print(table(rows))
 
 
 if __name__ == "__main__":

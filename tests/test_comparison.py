@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +66,13 @@ def test_differences_are_those_of_the_statistics(tmp_path):
         assert row["p_holm"] == pytest.approx(difference.adjusted_p)
         assert row["smallest_detectable"] == pytest.approx(difference.smallest_detectable)
         assert row["verdict"] == difference.verdict
+
+
+def test_two_runs_of_one_encoding_and_seed_are_refused(tmp_path):
+    first = make_run(tmp_path, "rope")
+    shutil.copytree(first.path, tmp_path / "again")
+    objection = read_comparison(tmp_path).objection
+    assert "again" in objection and first.name in objection
 
 
 def test_a_place_begins_with_its_best_label_and_verdicts_are_right(tmp_path):

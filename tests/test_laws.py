@@ -7,6 +7,8 @@ import functools
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention import flex_attention
 
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import Shape
@@ -99,6 +101,24 @@ def test_flex_attention_equals_dense(build):
     with torch.no_grad():
         out, exact = (laws.attend(encoding, content, executor=executor) for executor in ("flex", "dense"))
     laws.assert_same(out, exact, "flex and dense", 1e-7)
+
+
+@pytest.mark.slow
+def test_flex_attention_is_compiled_once_for_all_layers_and_lengths(build, monkeypatch):
+    encoding = laws.rig(build)
+    if encoding.rescores or encoding.max_length:
+        pytest.skip("needs whole rows of scores, or has no other lengths")
+    torch.compiler.reset()
+    compiled = CompileCounterWithBackend("eager")
+    monkeypatch.setattr(
+        flex_attention, "flex_attention", torch.compile(flex_attention.flex_attention, backend=compiled, dynamic=True)
+    )
+    with torch.no_grad():
+        for length in (150, 260, 400, 700):
+            content = laws.Content.random(laws.SHAPE, length)
+            for layer in range(laws.SHAPE.num_layers):
+                laws.attend(encoding, content, layer, executor="flex")
+    assert compiled.frame_count == 1
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from eval.__main__ import main as score
 from eval.results import RunFolder
 from scripts.reproduce import differences, main
 from train import train
@@ -33,6 +34,15 @@ def test_a_run_made_again_is_the_same(finished, capsys):
     assert main([str(finished.path)]) == 0
     assert capsys.readouterr().out.rstrip().endswith("the same again")
     assert (finished.path / "results.json").read_bytes() == before
+
+
+def test_rows_that_were_scored_later_are_left_out(finished, tmp_path, capsys):
+    later = RunFolder(shutil.copytree(finished.path, tmp_path / finished.name))
+    score([f"run={later.path}", "eval.lengths=[16]", "eval.protocols=[non_overlapping]"])
+    assert len(later.results["rows"]) > len(finished.results["rows"])
+    assert main([str(later.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "rows that `python -m eval` scored later" in printed and printed.rstrip().endswith("the same again")
 
 
 def test_what_differs_is_printed_and_sets_the_exit_code(finished, tmp_path, capsys):
