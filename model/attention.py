@@ -13,6 +13,7 @@ One `score_mod` serves every executor:
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +27,7 @@ from model.encodings import PositionEncoding, ScoreMod, materialise
 
 EXECUTORS = ("dense", "blocked", "fused", "hankel", "flex")
 BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T)
+HANKEL_ROWS = 1024  # queries a block of `hankel`
 
 
 def attention(
@@ -132,7 +134,7 @@ def _bias_line(mod: ScoreMod | None, encoding: PositionEncoding, length: int, li
     if mod is None:
         table = torch.zeros(length, dtype=like.dtype, device=like.device)
     else:
-        table = distance_table(mod, encoding, length, torch.promote_types(like.dtype, torch.float32)).to(like.dtype)
+        table = _distance_table(mod, encoding.shape.num_heads, length, like).to(like.dtype)
     return F.pad(table.flip(-1), (0, length - 1), value=float("-inf"))
 
 
@@ -160,26 +162,55 @@ def _kernel(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, **settings) -> Tenso
     return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, **settings)[..., :width]
 
 
-def distance_table(mod: ScoreMod, encoding: PositionEncoding, length: int, dtype: torch.dtype) -> Tensor:
-    """The bias of a `distance_bias` encoding by head and distance 0..length−1, (H, length), out of its score_mod."""
-    device = next(iter([*encoding.buffers(), *encoding.parameters()])).device
-    zero = torch.zeros(1, dtype=torch.long, device=device)
-    heads_H1 = torch.arange(encoding.shape.num_heads, device=device)[:, None]
-    distances_T = torch.arange(length, device=device)
-    score = torch.zeros((encoding.shape.num_heads, length), dtype=dtype, device=device)
+def _distance_table(mod: ScoreMod, num_heads: int, length: int, like: Tensor) -> Tensor:
+    """The bias of a `distance_bias` encoding by head and distance 0..length−1, (H, length), out of its score_mod; at
+    least in float32, on the device of `like`."""
+    zero = torch.zeros(1, dtype=torch.long, device=like.device)
+    heads_H1 = torch.arange(num_heads, device=like.device)[:, None]
+    distances_T = torch.arange(length, device=like.device)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    score = torch.zeros((num_heads, length), dtype=dtype, device=like.device)
     return mod(score, zero, heads_H1, distances_T, zero)
 
 
 def _hankel(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
     """The fused kernel, its float mask a view of one table: with the queries in reverse order, mask[r, j] = bias at
-    distance (T − 1 − r) − j depends on r + j alone, so row r is the table read from r on; −inf beyond the diagonal."""
+    distance (last − 1 − r) − j depends on r + j alone, so row r is the table read from r on; −inf beyond the diagonal.
+    A long text is cut by heads and blocks of queries, whose keys are those before their end and within the bias's
+    reach."""
     if mod is None or not encoding.distance_bias:
         raise ValueError(
             f"executor='hankel' can't be used: {type(encoding).__name__}'s scores have no bias of the distance alone"
         )
-    B, H, T, _ = q_BHTK.shape
-    mask_BHTT = _bias_line(mod, encoding, T, q_BHTK).unfold(-1, T, 1).expand(B, H, T, T)
-    return _kernel(q_BHTK.flip(2), k_BHTK, v_BHTK, attn_mask=mask_BHTT, scale=scale).flip(2)
+    _, H, T, _ = q_BHTK.shape
+    line_HN = _bias_line(mod, encoding, T, q_BHTK).expand(H, -1)
+    if T <= HANKEL_ROWS:
+        return _hankel_rows(line_HN, q_BHTK, k_BHTK, v_BHTK, scale, 0, 0, T)
+    heads = zip(*(part.split(1, dim=-3) for part in (line_HN[:, None], q_BHTK, k_BHTK, v_BHTK)), strict=True)
+    out = []
+    for line, *content in heads:
+        reach = _reach(line[0, 0, :T].flip(0), *content[:2], scale)
+        blocks = [(max(0, first - reach), first, min(first + HANKEL_ROWS, T)) for first in range(0, T, HANKEL_ROWS)]
+        out.append(torch.cat([_hankel_rows(line[0], *content, scale, *block) for block in blocks], dim=2))
+    return torch.cat(out, dim=1)
+
+
+def _hankel_rows(line_HN, q_BHTK, k_BHTK, v_BHTK, scale, start: int, first: int, last: int) -> Tensor:
+    """Rows first..last−1 of the output, from the keys start..last−1."""
+    B, _, T, _ = q_BHTK.shape
+    mask_HQT = line_HN[:, T - last + start : T + last - first - 1].unfold(-1, last - start, 1)
+    seen = (k_BHTK[:, :, start:last], v_BHTK[:, :, start:last])
+    queries = q_BHTK[:, :, first:last].flip(2)
+    return _kernel(queries, *seen, attn_mask=mask_HQT.expand(B, -1, -1, -1), scale=scale).flip(2)
+
+
+def _reach(bias_T: Tensor, q_B1TK: Tensor, k_B1TK: Tensor, scale: float) -> int:
+    """The distance beyond which all keys together weigh less than rounding leaves of the query's own: no score q·k is
+    further from zero than the norms allow, so that a bias which falls far enough (ALiBi's) decides alone."""
+    bound = scale * q_B1TK.norm(dim=-1).amax() * k_B1TK.norm(dim=-1).amax()
+    weightless = math.log(torch.finfo(bias_T.dtype).eps / len(bias_T))
+    weighs_T = ~(bias_T - bias_T[0] + 2 * bound <= weightless)  # also where a score is NaN
+    return int(weighs_T.nonzero().amax())
 
 
 def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:

@@ -175,6 +175,26 @@ def test_the_memory_of_blocked_is_linear_in_the_length(cls, training, monkeypatc
     assert largest_tensor(cls(SHAPE), "dense", 256, training) >= SHAPE.num_heads * 256 * 256
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.3, 3.0])
+def test_hankel_in_blocks_leaves_out_no_key_that_weighs(slope, monkeypatch):
+    class Line(ALiBi):
+        def score_mod(self, *rest):
+            return lambda score, b, h, i, j: score - slope * (h + 1) * (i - j) ** 1.0
+
+    monkeypatch.setattr(model.attention, "HANKEL_ROWS", 16)
+    encoding, content = Line(SHAPE).double(), Content.random(SHAPE, 301)
+    assert_same(attend(encoding, content, executor="hankel"), attend(encoding, content), "hankel and dense", 1e-12)
+
+
+def test_hankel_passes_on_what_is_not_a_number(monkeypatch):
+    monkeypatch.setattr(model.attention, "HANKEL_ROWS", 16)
+    encoding, content = ALiBi(SHAPE).double(), Content.random(SHAPE, 50)
+    content.q[0, 0, 20] = float("nan")
+    q, k, v, x = content.q, content.k, content.v, content.x
+    out = attention(q, k, v, encoding, torch.arange(50), x, 0, executor="hankel")
+    assert torch.isnan(out[0, 0, 20]).all() and torch.isfinite(out[0, 0, :20]).all() and torch.isfinite(out[:, 1]).all()
+
+
 def test_hankel_holds_no_mask():
     with torch.no_grad():
         assert largest_tensor(ALiBi(SHAPE), "hankel", 512, training=False) < 512 * 512

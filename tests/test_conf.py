@@ -4,19 +4,17 @@ python -m pytest tests/test_conf.py
 """
 
 import json
-import re
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from eval.identity import register_resolvers
 from model.build import build_transformer
-from model.catalogue import encoding_names, extension_config, extension_names
+from model.catalogue import extension_config, extension_names
 from model.settings import check_types
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
-README = (ROOT / "README.md").read_text()
 GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger", "experiment")
 FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 NEEDED = {  # settings that a file leaves to the user
@@ -90,8 +88,3 @@ def test_the_cache_is_where_the_environment_or_the_command_line_says(monkeypatch
         register_resolvers()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             assert compose("train", overrides=overrides).cache_dir == wanted
-
-
-@pytest.mark.parametrize("name", [*encoding_names(), *extension_names()])
-def test_the_readme_names_every_encoding_and_extension(name):
-    assert re.search(rf"\b{name}\b", README.partition("## The encodings")[2].partition("## Adding")[0])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from model.encodings import PositionEncoding, ScoreMod, Shape
-from model.encodings.relative import distance
+from model.encodings.relative import distance, look_up
 
 
 class DeBERTa(PositionEncoding):
@@ -17,11 +17,10 @@ class DeBERTa(PositionEncoding):
     here without bias.
 
     span: k in the paper, in tokens; null is the longest distance in training, context − 1, so that no row that a longer
-    text reads is left untrained (the paper has 512 and 512). key_first: the third
-    term's row is δ(j, i), as the paper has it; false takes δ(i, j), as the authors' code and transformers do. Under a
-    causal mask the paper's rows of P for the two terms are apart (i − j from span on, j − i up to span), the code's are
-    the same. Raises ValueError where span is not in 1 .. context − 1, the longest
-    distance in training.
+    text reads is left untrained (the paper has 512 and 512). key_first: the third term's row is δ(j, i), as the paper
+    has it; false takes δ(i, j), as the authors' code and transformers do. Under a causal mask the paper's rows of P for
+    the two terms are apart (i − j from span on, j − i up to span), the code's are the same. Raises ValueError where
+    span is not in 1 .. context − 1.
     """
 
     relative = True
@@ -52,6 +51,7 @@ class DeBERTa(PositionEncoding):
 
         def mod(score, b, h, i, j):
             row = distance(positions, b, i, j).long()
-            return score + content_BHTN[b, h, i, row.clamp_max(last)] + position_BHTN[b, h, j, row.clamp_max(last_far)]
+            by_query = look_up(content_BHTN, b, h, i, row.clamp_max(last))
+            return score + by_query + look_up(position_BHTN, b, h, j, row.clamp_max(last_far))
 
         return mod

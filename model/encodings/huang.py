@@ -1,7 +1,7 @@
 """Huang's relative positions: Shaw's vectors, read by the key as well."""
 
 from model.encodings import ScoreMod
-from model.encodings.relative import distance
+from model.encodings.relative import distance, look_up
 from model.encodings.shaw import Shaw
 
 
@@ -17,6 +17,6 @@ class Huang(Shaw):
 
         def mod(score, b, h, i, j):
             row = distance(positions, b, i, j).long().clamp_max(self.max_distance)
-            return score + by_query_BHTN[b, h, i, row] + by_key_BHTN[b, h, j, row]
+            return score + look_up(by_query_BHTN, b, h, i, row) + look_up(by_key_BHTN, b, h, j, row)
 
         return mod

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from model.encodings import PositionEncoding, ScoreMod, Shape
-from model.encodings.relative import clip_distance, distance
+from model.encodings.relative import clip_distance, distance, look_up
 
 
 class Shaw(PositionEncoding):
@@ -30,7 +30,8 @@ class Shaw(PositionEncoding):
         read_BHTN = self.read(q_BHTK, layer)
 
         def mod(score, b, h, i, j):
-            return score + read_BHTN[b, h, i, distance(positions, b, i, j).long().clamp_max(self.max_distance)]
+            row = distance(positions, b, i, j).long().clamp_max(self.max_distance)
+            return score + look_up(read_BHTN, b, h, i, row)
 
         return mod
 
