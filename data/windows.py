@@ -137,7 +137,6 @@ class TrainingWindows(Dataset):
                 f"no training document is longer than context={context} tokens (the longest has {lengths.max()}): "
                 "shorten the context, or set data.cross_documents=true"
             )
-        self.used_share = float(lengths[long_enough].sum() / lengths.sum())
         self._firsts = bounds[long_enough, 0]
         self._counts = np.maximum(1, lengths[long_enough] // context - 1)
         self._slack = lengths[long_enough] - 1 - self._counts * context

@@ -17,7 +17,7 @@ USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [extension.KEY=
 def main(arguments: list[str]) -> None:
     from data.module import build_data
     from eval.comparison import read_comparison
-    from eval.evaluate import check_settings, evaluate, extension_list, settings_of_each
+    from eval.evaluate import CALIBRATION, check_settings, evaluate, extension_list, settings_of_each
     from eval.exact_match import score_task
     from eval.probes import run_probes
     from eval.report import write_files
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     from model.build import build_transformer, training_steps
     from model.catalogue import CONF
     from model.checkpoint import checkpoint_step, load_weights, newest
-    from model.settings import check_type
+    from model.settings import check_split, check_type
     from model.trainer import prepare_process
 
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
@@ -53,8 +53,9 @@ def main(arguments: list[str]) -> None:
     settings = OmegaConf.to_container(settings, resolve=True)
     settings["extension_settings"] |= settings_of_each(extension_list(settings), OmegaConf.to_container(changes))
     check_type("eval", settings, OmegaConf.to_container(default))
+    check_split(split := settings["split"])
     checkpoint, steps = newest(folder.checkpoints), training_steps(config)
-    if checkpoint is None or checkpoint_step(checkpoint) != steps:
+    if checkpoint is None or checkpoint_step(checkpoint) != steps or "training" not in folder.results:
         raise ValueError(f"{folder.path} has not been trained to its end: finish the run first, by its own command")
     scored = {row["context_length"] / config["context"] for row in folder.results["rows"]}
     settings["lengths"] = sorted(scored | set(settings["lengths"]))
@@ -65,14 +66,15 @@ def main(arguments: list[str]) -> None:
             raise ValueError(
                 f"{folder.path} was trained on other data than data={config['data']['name']} is now ({key})"
             )
-    check_settings(settings, data.streams[settings["split"]], config["context"])
+    held_out, *others = (data.streams[name] for name in (split, CALIBRATION[split], "train"))
+    check_settings(settings, held_out, config["context"])
     model = build_transformer(config, data.vocab_size, data.separators)
     model.load_state_dict(load_weights(checkpoint))
     with folder.hold():
-        held_out, *others = (data.streams[split] for split in (settings["split"], "validation", "train"))
         rows = evaluate(model, held_out, folder, settings, *others)
         run_probes(model, held_out, folder, settings)
         score_task(model, data, folder, settings)
+        folder.set_status("finished")  # also where it failed when it was first scored
     write_files(read_comparison(folder.path))
     print_results({**folder.results, "rows": rows}, config["context"])
 

@@ -18,7 +18,7 @@ from eval.statistics import Difference, difference, holm, perplexity_interval, v
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
 # What must be equal between runs that are compared: settings (or whole groups), and the data by results.json.
-COMPARED_SETTINGS = ("model", "training.tokens", "eval.split", "eval.precision")
+COMPARED_SETTINGS = ("model", "data.name", "training.tokens", "eval.split", "eval.precision")
 COMPARED_RESULTS = ("corpus_hash", "tokenizer_hash")
 # The settings that choose which tokens are scored.
 TARGET_SETTINGS = ("context", "data", "eval")
@@ -124,18 +124,25 @@ class Comparison:
 
 
 def read_comparison(
-    path: Path, *, reference: str | None = None, level: float | None = None, jobs: Collection[str] = ()
+    path: Path,
+    *,
+    reference: str | None = None,
+    level: float | None = None,
+    jobs: Collection[str] = (),
+    compare: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """The comparison of a sweep's folder, or the figures of one run's own.
 
-    reference, level: instead of those in the runs' configuration.
+    compare: the settings `compare.reference` and `compare.level`; None: those of the first run.
+    reference, level: instead of them. A reference that is not among the runs is refused here.
     jobs: names of runs that should be there; one without a folder is a run that is missing.
 
     Raises ValueError where the folder holds no run at all.
     """
     runs = read_runs(path, jobs)
     compared = [run for run in runs if run.problem is None]
-    settings = compared[0].config["compare"] if compared else {"reference": None, "level": 0.95}
+    own = compared[0].config["compare"] if compared else {"reference": None, "level": 0.95}
+    settings = compare or own
     level = level or settings["level"]
     labels = sorted({run.label for run in compared if not run.control})
     found = find_reference(labels, reference or settings["reference"])
@@ -230,12 +237,12 @@ def _label(run: Run, runs: Sequence[Run]) -> str:
     """The encoding's name, with the settings in which runs of the same encoding differ; else the folder's."""
     if not run.config:
         return run.name
-    if run.control:
-        return f"{run.encoding} (context={run.config['context']})"
-    same = [each.config for each in runs if each.config and not each.control and each.encoding == run.encoding]
-    keys = [key for key in differing(same) if key.split(".")[0] not in (*NOT_IDENTITY, "seed")]
+    alike = (run.encoding, run.control)
+    same = [each.config for each in runs if each.config and (each.encoding, each.control) == alike]
+    keys = {key for key in differing(same) if key.split(".")[0] not in (*NOT_IDENTITY, "seed")}
     flat = flatten(run.config)
-    parts = [f"{key.removeprefix('encoding.')}={flat.get(key)}" for key in sorted(keys)]
+    parts = [f"context={run.config['context']}"] if run.control else []
+    parts += [f"{key.removeprefix('encoding.')}={flat.get(key)}" for key in sorted(keys)]
     return f"{run.encoding} ({', '.join(parts)})" if parts else run.encoding
 
 
@@ -274,8 +281,12 @@ def find_objection(runs: Sequence[Run]) -> str | None:
     for run in runs:
         twins.setdefault((run.label, run.seed, run.control), []).append(run.name)
     found += [f"the run's name alone ({', '.join(names)})" for names in twins.values() if len(names) > 1]
-    targets: dict[str, set[str]] = {}
+    targets: dict[tuple, set[tuple]] = {}
     for run in runs:
+        for row in run.results.get("tasks", []):
+            if row["status"] == "ok":
+                place = (row["task"], row["length"], row["extension"])
+                targets.setdefault(place, set()).add((row["split"], row["examples"], row["precision"]))
         for row in run.rows:
             same = row["targets_id"], row["split"], None if "control" in row else row["precision"]
             targets.setdefault((row["protocol"], row["context_length"], "control" in row), set()).add(same)

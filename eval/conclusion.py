@@ -126,7 +126,10 @@ def _task_verdict(comparison: Comparison) -> str:
     rows = [row for row in rows if row["task"] == rows[0]["task"]]
     longest = max(row["length"] for row in rows)
     best, *others = (row for row in rows if row["length"] == longest)
+    level = [row["label"] for row in others if row["exact_match"] == best["exact_match"]]
     among = f", the most of {len(others) + 1}" if others else ""
+    if level:
+        among = f", and so {'does' if len(level) == 1 else 'do'} {' and '.join(level)}"
     return (
         f"At {best['length_ratio']:g}x the longest trained length ({longest:,}), {best['label']} answers "
         f"{best['exact_match']:.1%} of the examples of {best['task']} exactly ({best['range']}: {best['low']:.1%} to "

@@ -31,6 +31,7 @@ POSITION_BINS = 16  # a training context is cut into so many stretches by the pr
 FLOORS = {"unigram": 1, "bigram": 2}  # the order of each n-gram
 FLOOR_TOKENS = 1 << 24  # an n-gram is fitted on at most so many tokens from the start of the training split
 CALIBRATION_WINDOWS = 32
+CALIBRATION = {"test": "validation", "validation": "train"}  # the split that extensions are tuned on, by that scored
 
 
 def check_settings(settings: Mapping[str, Any], stream: TokenStream, context: int) -> None:
@@ -100,6 +101,7 @@ def evaluate(
         }
         for length in lengths
     }
+    check_targets(folder, planned, settings)
     wanted = []
 
     def missing(base: Mapping[str, Any]) -> dict[str, Targets]:
@@ -107,7 +109,12 @@ def evaluate(
         known, plans = folder.results["rows"], planned[base["context_length"]]
         identities = {p: {"protocol": p, **base, "targets_id": targets.id} for p, targets in plans.items()}
         wanted.extend(identities.values())
-        return {p: plans[p] for p in plans if not any(_is(row, identities[p]) for row in known)}
+        losses = folder.losses
+        return {
+            p: plans[p]
+            for p in plans
+            if not any(_is(row, identities[p]) and (row["status"] != "ok" or row_key(row) in losses) for row in known)
+        }
 
     def add(rows: list[dict[str, Any]], losses: Mapping[str, np.ndarray]) -> None:
         folder.add(rows, losses)
@@ -133,6 +140,21 @@ def evaluate(
         if rows:
             add(rows, losses)
     return [row for row in folder.results["rows"] if any(_is(row, identity) for identity in wanted)]
+
+
+def check_targets(folder: RunFolder, planned: Mapping[int, Mapping[str, Targets]], settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where rows that are not scored now stand on other targets than those that are: they could not
+    stay beside them."""
+    asked, lost = extension_list(settings), set()
+    for row in folder.results["rows"]:
+        targets = planned.get(row["context_length"], {}).get(row["protocol"])
+        if "control" not in row and row["split"] == settings["split"] and targets and row["targets_id"] != targets.id:
+            lost |= {row["extension"]} - set(asked)
+    if lost:
+        raise ValueError(
+            f"these settings choose other targets at every length, and {', '.join(sorted(lost))} would have no rows: "
+            f"give extension={','.join([*sorted(lost), *asked])}"
+        )
 
 
 def _base(extension: str, length: int, context: int, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from data.module import WindowDataModule
-from eval.evaluate import extended_encoding, extension_list
+from eval.evaluate import CALIBRATION, extended_encoding, extension_list
 from eval.results import RunFolder
 from eval.scoring import Scorer
 from model.encodings import PositionEncoding
-from model.extensions import extension_config
+from model.extensions import build_extension, extension_config
 from model.transformer import Transformer
 
 LEVEL = 0.95
@@ -68,8 +68,10 @@ def _row(
         "precision": scorer.precision,
     }
     try:
+        if length > data.longest and build_extension(config).needs_tuning:
+            raise ValueError(f"{config['name']} can't be tuned on a task beyond its longest trained length")
         examples = data.examples(settings["split"], length)
-        calibration = data.streams["validation"]
+        calibration = data.streams[CALIBRATION[settings["split"]]]
         encoding, note = extended_encoding(scorer, calibration, config, context, settings)
     except ValueError as error:
         return place | {"status": "undefined", "reason": str(error)}

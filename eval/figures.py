@@ -130,6 +130,7 @@ def _floors(rows: Iterable[Row], lengths: Sequence[int]) -> list[Row]:
 def position_figure(comparison: Comparison, style: Mapping[str, Style], extension: str) -> Figure:
     """Loss by position in one long window: the mean over each stretch of positions, at its end."""
     rows = _of(comparison.positions, extension=extension)
+    rows = _of(rows, context_length=max((row["context_length"] for row in rows), default=None))
     return Figure(
         "Loss by position in the window" + (f", extension {extension}" * (extension != "none")),
         _curves(rows, style, "position", "nats", lambda row: _describe(row, comparison), markers=False),

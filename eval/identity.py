@@ -15,8 +15,11 @@ NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", 
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """SHA-256 of the settings that a run's numbers depend on, hexadecimal."""
+    """SHA-256 of the settings that a run's numbers depend on, hexadecimal. A learning rate that `tuning` chooses is
+    none of them."""
     settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    if settings.get("tuning"):
+        settings["training"] = {key: value for key, value in settings["training"].items() if key != "lr"}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -66,7 +66,7 @@ PROBES = {
             "What the encoding adds to a score by the distance alone.",
             x="distance",
             y="bias",
-            by=["layer", "head"],
+            by=["context_length", "layer", "head"],
             axes=("distance, tokens", "added to the score"),
         )
     ],

@@ -36,7 +36,7 @@ from eval.identity import NOT_IDENTITY
 from eval.literature import check
 from eval.probe_figures import probe_sections
 from eval.results import write_atomic
-from eval.sweep import started
+from eval.sweep import last_started
 from eval.tables import (
     Table,
     control_table,
@@ -75,6 +75,7 @@ def write_report(
     reference: str | None = None,
     level: float | None = None,
     jobs: Collection[str] | None = None,
+    compare: Mapping[str, Any] | None = None,
 ) -> int:
     """Writes the report of a sweep's folder, or of one run's own, shows its table in the terminal, and returns how many
     runs failed or are missing.
@@ -82,14 +83,15 @@ def write_report(
     reference, level: instead of those in the runs' configuration.
     jobs: names of the runs that were asked for; others that lie in the folder are reported, but not counted. None:
         all that lie there, and those that the last sweep there has started.
+    compare: the `compare` settings of the sweep's command, instead of those that its first run was made with.
 
     Raises ValueError where the folder holds no run.
     """
     from eval.terminal import print_comparison
 
     path = Path(path)
-    asked = started(path) if jobs is None else jobs
-    comparison = read_comparison(path, reference=reference, level=level, jobs=asked)
+    asked = last_started(path) if jobs is None else jobs
+    comparison = read_comparison(path, reference=reference, level=level, jobs=asked, compare=compare)
     write_files(comparison)
     print_comparison(comparison)
     return sum(jobs is None or run.name in jobs for run in comparison.left_out)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from eval.identity import check_names
+from eval.identity import check_names, config_hash
 from model.devices import rank
 
 SCHEMA = 1
@@ -115,6 +115,20 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         return self.status["state"] == "finished"
+
+    def check_same(self, config: Mapping[str, Any]) -> None:
+        """Raises ValueError where the folder holds a run of other settings than these: a name that was given twice."""
+        if (self.path / "config.json").exists() and config_hash(self.config) != config_hash(dict(config)):
+            raise ValueError(f"{self.path} is a run with other settings: choose another run_id, or remove it")
+
+    def require(self, **facts: Any) -> None:
+        """Keeps facts of the run's data in results.json. Raises ValueError where it was begun with others."""
+        results = self.results
+        if changed := [name for name, value in facts.items() if results.get(name, value) != value]:
+            raise ValueError(
+                f"{self.path} was begun on other data ({', '.join(changed)} differ): choose another run_id"
+            )
+        self.update(**facts)
 
     def set_status(self, state: str, **more: Any) -> None:
         assert state in STATES

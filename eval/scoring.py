@@ -82,8 +82,8 @@ class Scorer:
                         raise
                     if len(batch) == 1:
                         raise MemoryError(
-                            f"out of memory with one window of {length} tokens: shorten eval.lengths, set "
-                            "eval.precision=bf16, or choose a smaller model"
+                            f"out of memory with one window of {length} tokens: score the run by `python -m "
+                            "eval run=...` with shorter eval.lengths or eval.precision=bf16, or choose a smaller model"
                         ) from None
                     self.batch_tokens = length * (len(batch) // 2)
                     warnings.warn(f"out of memory: eval.batch_tokens is halved to {self.batch_tokens}", stacklevel=2)

@@ -6,9 +6,11 @@ were started, and the runs' own status files. Light to import.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ from hydra.experimental.callback import Callback
 from eval.identity import check_names
 from eval.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
 
-STARTED = "jobs.txt"  # in the sweep's folder: the run ids of the jobs that were started, a line each
+LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
 
 
 class SweepCallback(Callback):
     """Called by Hydra when a multirun starts, for each of its jobs, and when it ends; ends it with exit code 3 where a
     job failed. It is copied into the processes of the jobs, so what changes meanwhile is kept in files."""
 
-    folder: Path | None = None  # the sweep's; None in a single run
+    list: Path | None = None  # of the jobs that were started; None in a single run
     jobs: int | None = None  # how many the sweep has; None for sweepers that don't know beforehand
 
     def on_multirun_start(self, config, **kwargs: Any) -> None:
@@ -32,11 +34,12 @@ class SweepCallback(Callback):
 
         register_resolvers()
         self._check_names(config)
-        self.folder = Path(config.runs) / config.sweep
+        name = LISTS.replace("*", f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
+        self.list = Path(config.runs) / config.sweep / name
         self.jobs = count_jobs(config)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / STARTED).write_text("")
+            self.list.parent.mkdir(parents=True, exist_ok=True)
+            self.list.write_text("")
         except OSError as error:
             _give_up(error)
 
@@ -50,16 +53,16 @@ class SweepCallback(Callback):
             _give_up(error)
 
     def on_job_start(self, config, **kwargs: Any) -> None:
-        if self.folder is None:
+        if self.list is None:
             return
-        with open(self.folder / STARTED, "a") as file:  # one short write, which processes don't tear apart
+        with open(self.list, "a") as file:  # one short write, which processes don't tear apart
             file.write(f"{config.run_id}\n")
         of = f" of {self.jobs}" if self.jobs else ""
         print(f"--- job {config.hydra.job.num + 1}{of}: {config.run_id}", flush=True)
 
     def on_job_end(self, config, job_return, **kwargs: Any) -> None:
-        if self.folder is not None:
-            print(f"--- {progress(self.folder, self.jobs)}", flush=True)
+        if self.list is not None:
+            print(f"--- {progress(self.list, self.jobs)}", flush=True)
 
     def on_multirun_end(self, config, **kwargs: Any) -> None:
         from omegaconf import OmegaConf
@@ -68,14 +71,16 @@ class SweepCallback(Callback):
         from eval.tracking import track_sweep
 
         try:
-            failed = write_report(self.folder, jobs=started(self.folder))
+            compare = OmegaConf.to_container(config.compare)
+            failed = write_report(self.list.parent, jobs=started(self.list), compare=compare)
         except Exception as error:
             _give_up(error)
         try:
-            track_sweep({"sweep": config.sweep, "logger": OmegaConf.to_container(config.logger)}, self.folder)
+            track_sweep({"sweep": config.sweep, "logger": OmegaConf.to_container(config.logger)}, self.list.parent)
         finally:
             if failed:
                 sys.exit(SWEEP_FAILED)
+            self.list.unlink()  # nothing is missing
 
 
 def count_jobs(config) -> int | None:
@@ -92,18 +97,23 @@ def count_jobs(config) -> int | None:
     return len(batches[0])
 
 
-def started(folder: Path) -> list[str]:
-    """The run ids of the jobs that the sweep in a folder has started, each once, in order; none where there is none."""
-    path = folder / STARTED
-    return list(dict.fromkeys(path.read_text().split())) if path.exists() else []
+def started(path: Path) -> list[str]:
+    """The run ids of the jobs in a command's list, each once, in order."""
+    return list(dict.fromkeys(path.read_text().split()))
 
 
-def progress(folder: Path, jobs: int | None) -> str:
-    """ "3 of 6 jobs done, 1 running, 0 failed, 2 left", from the files of the jobs that were started."""
+def last_started(folder: Path) -> list[str]:
+    """`started` of the last command that began a sweep in this folder and didn't come to its end with all jobs done."""
+    lists = sorted(folder.glob(LISTS))
+    return started(lists[-1]) if lists else []
+
+
+def progress(path: Path, jobs: int | None) -> str:
+    """ "3 of 6 jobs done, 1 running, 0 failed, 2 left", from a command's list and the files of its jobs."""
     from eval.results import RunFolder
 
-    names = started(folder)
-    states = Counter(RunFolder(folder / name).status["state"] for name in names)
+    names = started(path)
+    states = Counter(RunFolder(path.parent / name).status["state"] for name in names)
     running = states["running"] + states["missing"]
     done, failed = states["finished"], len(names) - states["finished"] - running
     of, left = (f" of {jobs}", f", {jobs - len(names)} left") if jobs else ("", "")

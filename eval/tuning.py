@@ -24,7 +24,10 @@ def tuned(config: Mapping[str, Any], train: Callable[[dict[str, Any]], None]) ->
     chosen = copy.deepcopy(dict(config))
     if not chosen["tuning"]:
         return chosen
-    rates = chosen["tuning"]["lr"]
+    tuning = chosen["tuning"]
+    if not isinstance(tuning, dict) or tuning.keys() != {"lr", "seed"}:
+        raise ValueError(f"tuning={tuning}: must have lr, a list of learning rates, and seed: use experiment=fair")
+    rates = tuning["lr"]
     if (
         not isinstance(rates, list)
         or not rates
@@ -47,7 +50,7 @@ def _trial(config: Mapping[str, Any], rate: float, train: Callable[[dict[str, An
     trial = copy.deepcopy(dict(config))
     trial["seed"] = config["tuning"]["seed"]
     trial["training"]["lr"] = rate
-    trial["eval"] |= {"protocols": [], "probes": []}
+    trial["eval"] |= {"protocols": [], "probes": [], "lengths": [1], "split": "validation"}
     trial["tuning"] = None
     trial["logger"] = {"name": "none"}
     trial["sweep"] = str(Path(config["sweep"] or "") / "tuning")

@@ -24,14 +24,19 @@ def check_types(config: Mapping[str, Any]) -> None:
         check_type(name, config[name], root[name])
     for group, file in {"model": "tiny", "trainer": "auto", "eval": "default"}.items():
         check_type(group, config[group], _defaults(f"{group}/{file}.yaml"))
-    if config["eval"]["split"] not in ("validation", "test"):
-        raise ValueError(f"eval.split={config['eval']['split']!r}: must be validation or test")
+    check_split(config["eval"]["split"])
     for name in ("devices", "num_nodes"):
         if config["trainer"][name] < 1:
             raise ValueError(f"trainer.{name}={config['trainer'][name]}: must be at least 1")
     for group in ("tokenizer", "encoding"):
         if (file := f"{config[group].get('name')}.yaml") in {path.name for path in (CONF / group).iterdir()}:
             check_type(group, config[group], _numbers_as_fractions(_defaults(f"{group}/{file}")))
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError for a split that is not held out."""
+    if split not in ("validation", "test"):
+        raise ValueError(f"eval.split={split!r}: must be validation or test")
 
 
 def _defaults(file: str) -> dict[str, Any]:

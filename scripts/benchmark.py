@@ -234,7 +234,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("peers", "encodings", "evaluation", "loop"))
+    parser.add_argument("what", nargs="?", default="peers", choices=("peers", "encodings", "evaluation", "loop"))
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--settings", type=lambda text: text.split(","), help=", ".join(SETTINGS))
     parser.add_argument("--encodings", type=lambda text: text.split(","), help="names under conf/encoding")

@@ -62,6 +62,7 @@
   function chooseEncoding() {
     const encoding = chosen();
     options(byId("state"), encoding.states.map((each, k) => [k, each.label]));
+    byId("state").value = encoding.states.length - 1;  // the one that shows most
     chooseState();
     byId("name").textContent = encoding.name;
     const { dim, heads, layers } = index.shape;
@@ -134,17 +135,18 @@
     Plotly.react("curve", traces, layout({
       height: 380, hovermode: "closest",
       xaxis: { title: { text: "distance, tokens back" }, range: [0, length - 1] },
-      yaxis: { title: { text: logarithms ? "ln weight" : "score" }, ...floor(traces.flatMap(({ y }) => y), logarithms) },
+      yaxis: { title: { text: logarithms ? "ln weight" : "score" }, ...extent(traces.flatMap(({ y }) => y), logarithms) },
       shapes: [upright(context, SOFT)], annotations: context < length ? [trainedMark(context)] : [],
     }), CONFIG);
   }
 
-  // A weight below e^LEAST is nothing: the axis ends there.
-  const LEAST = -40;
-  function floor(values, logarithms) {
+  // A weight below e^LEAST is nothing: the axis ends there. Curves that are flat but for rounding are drawn flat.
+  const LEAST = -40, FLAT = 1e-3;
+  function extent(values, logarithms) {
     const known = values.filter((value) => value !== null);
-    const most = Math.max(...known);
-    return logarithms && Math.min(...known) < LEAST ? { range: [LEAST, most + 0.05 * (most - LEAST)] } : {};
+    const [least, most] = [Math.min(...known), Math.max(...known)];
+    if (most - least < FLAT) return { range: [least - 1, most + 1] };
+    return logarithms && least < LEAST ? { range: [LEAST, most + 0.05 * (most - LEAST)] } : {};
   }
 
   function drawMap() {

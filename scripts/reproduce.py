@@ -47,26 +47,54 @@ def main(arguments: list[str]) -> int:
         found = list(differences(compared(old, later), compared(new, later)))
         made_in = [name for name in sorted(MADE_IN - {"sweep"}) if old.results[name] != new.results[name]]
     print(*found, sep="\n", end="\n" if found else "")
-    if later:
-        print(f"not compared: {len(later)} rows that `python -m eval` scored later, with settings of its own")
+    if count := sum(map(len, later.values())):
+        print(f"not compared: {count} that `python -m eval` scored later, with settings of its own")
     if made_in:
         print(f"made with another {', '.join(made_in)} than now")
     print(f"{old.path}: {f'{len(found)} differences' if found else 'the same again'}")
     return FAILED if found else 0
 
 
-def scored_later(old: RunFolder, new: RunFolder) -> set[str]:
-    """The keys of the old run's rows that its own configuration doesn't ask for, or asks for on other targets."""
-    asked = {row_key(row): row["targets_id"] for row in new.results["rows"]}
-    return {row_key(row) for row in old.results["rows"] if asked.get(row_key(row)) != row["targets_id"]}
+def made(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """What scoring has made, by kind and key, and the settings that tell whether two of one key ask for the same."""
+    results = folder.results
+    return {
+        "rows": {row_key(row): row["targets_id"] for row in results["rows"]},
+        "probes": results.get("probe_settings", {}),
+        "tasks": {_task_key(row): row["split"] for row in results.get("tasks", [])},
+    }
 
 
-def compared(folder: RunFolder, left_out: Collection[str]) -> dict[str, Any]:
-    """What must come out again: results.json, its rows by their keys, and the losses."""
+def scored_later(old: RunFolder, new: RunFolder) -> dict[str, set[str]]:
+    """By kind, the keys of what the old run's own configuration doesn't ask for, or not with these settings: what
+    `python -m eval` has scored since."""
+    asked = made(new)
+    return {
+        kind: {key for key, settings in own.items() if asked[kind].get(key) != settings}
+        for kind, own in made(old).items()
+    }
+
+
+def compared(folder: RunFolder, left_out: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """What must come out again: results.json, its lists by their keys, and the losses."""
     results = {key: value for key, value in folder.results.items() if key not in MADE_IN}
-    rows = {key: row for row in results["rows"] if (key := row_key(row)) not in left_out}
-    losses = {key: values for key, values in folder.losses.items() if key.removesuffix("/windows") not in left_out}
-    return {**results, "rows": rows, "losses": losses}
+    by_key = {
+        "rows": {row_key(row): row for row in results["rows"]},
+        "probes": results.get("probes", {}),
+        "probe_settings": results.get("probe_settings", {}),
+        "tasks": {_task_key(row): row for row in results.get("tasks", [])},
+        "losses": folder.losses,
+    }
+    kinds = {"losses": "rows", "probe_settings": "probes"}
+    kept = {
+        name: {k: v for k, v in values.items() if k.removesuffix("/windows") not in left_out[kinds.get(name, name)]}
+        for name, values in by_key.items()
+    }
+    return results | kept
+
+
+def _task_key(row: Mapping[str, Any]) -> str:
+    return f"{row['extension']}/{row['length']}"
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eval.comparison import Comparison, read_comparison, tidy_rows, write_comparison
+from eval.conclusion import conclude
 from eval.results import read_json, write_json
 from eval.statistics import compare, holm
 from tests.synthetic import CONTEXT, LENGTHS, make_run
@@ -255,6 +256,22 @@ def test_a_model_trained_on_a_longer_context_is_a_control(tmp_path):
     assert "verdict" in row_of(comparison, "alibi")
 
 
+def test_two_ceilings_are_told_apart_by_their_settings(tmp_path):
+    make_run(tmp_path, "rope")
+    for base in (1e4, 5e5):
+        make_run(tmp_path, "rope", config={"context": 128, "training__batch_size": 8, "encoding__base": base})
+    comparison = read_comparison(tmp_path)
+    assert comparison.objection is None
+    assert comparison.labels == ["rope", "rope (context=128, base=10000.0)", "rope (context=128, base=500000.0)"]
+
+
+def test_tasks_that_were_scored_otherwise_are_not_compared(tmp_path):
+    task = {"task": "copy", "extension": "none", "length": 8, "status": "ok", "examples": 9, "precision": "32"}
+    for name, split in (("rope", "test"), ("alibi", "validation")):
+        make_run(tmp_path, name, results={"tasks": [{**task, "split": split}]})
+    assert "copy at 8" in read_comparison(tmp_path).objection
+
+
 def test_an_extension_is_held_against_none_on_the_same_runs(tmp_path):
     for seed in (0, 1, 2):
         make_run(tmp_path, "rope", seed, steady(4.5), extensions={"yarn": -0.3, "pi": 0.0})
@@ -280,10 +297,20 @@ def test_exact_match_is_averaged_over_seeds(tmp_path):
     for seed, share in ((0, 0.25), (1, 0.75)):
         task = {"protocol": "exact_match", "task": "copy", "extension": "none", "length": 64, "length_ratio": 2.0}
         task |= {"context_length": 130, "status": "ok", "exact_match": share, "low": 0.1, "high": 0.9, "level": 0.95}
-        task |= {"examples": 256, "token_accuracy": 0.9, "tokens": 1000}
+        task |= {"examples": 256, "token_accuracy": 0.9, "tokens": 1000, "split": "test", "precision": "32"}
         make_run(tmp_path, "rope", seed, protocols=(), results={"tasks": [task]})
     (row,) = read_comparison(tmp_path).tasks
     assert (row["exact_match"], row["low"], row["high"], row["seeds"]) == (0.5, 0.25, 0.75, 2)
+
+
+def test_nobody_wins_a_task_that_all_fail(tmp_path):
+    task = {"protocol": "exact_match", "task": "copy", "extension": "none", "length": 64, "length_ratio": 2.0}
+    task |= {"context_length": 130, "status": "ok", "exact_match": 0.0, "low": 0.0, "high": 0.1, "level": 0.95}
+    task |= {"examples": 256, "token_accuracy": 0.1, "tokens": 1000, "split": "test", "precision": "32"}
+    for name in ("rope", "alibi"):
+        make_run(tmp_path, name, protocols=(), results={"tasks": [task]})
+    said = " ".join(conclude(read_comparison(tmp_path)))
+    assert "the most of" not in said and "and so does" in said
 
 
 def test_the_reference_and_the_level_can_be_chosen_anew(tmp_path):

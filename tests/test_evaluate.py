@@ -89,6 +89,26 @@ def test_an_extension_with_other_settings_is_scored_again(folder, passes):
     assert all(row["extension_settings"] == "window=None" for row in again)
 
 
+def test_rows_that_would_lose_their_targets_are_not_dropped_unasked(folder):
+    model, settings = small_model("rope"), {**SETTINGS, "protocols": ["fixed_targets"]}
+    before = evaluate(model, STREAM, folder, {**settings, "extensions": ["none", "pi"]})
+    longer = {**settings, "lengths": [*SETTINGS["lengths"], 4], "extensions": ["ntk"]}
+    with pytest.raises(ValueError, match="extension=none,pi,ntk"):
+        evaluate(model, STREAM, folder, longer)
+    assert folder.results["rows"] == before
+    after = evaluate(model, STREAM, folder, {**longer, "extensions": ["none", "pi", "ntk"]})
+    assert len({row["targets_id"] for row in after}) == 1
+
+
+def test_rows_whose_losses_are_gone_are_scored_again(folder, passes):
+    model, settings = small_model(), {**SETTINGS, "protocols": ["fixed_targets"]}
+    evaluate(model, STREAM, folder, settings)
+    (folder.path / "losses.npz").unlink()
+    done = len(passes)
+    evaluate(model, STREAM, folder, settings)
+    assert len(passes) > done and folder.losses
+
+
 def test_a_longer_length_moves_the_fixed_targets_of_all(folder):
     model, settings = small_model(), {**SETTINGS, "protocols": ["fixed_targets"]}
     evaluate(model, STREAM, folder, settings)

@@ -194,7 +194,7 @@ def test_the_encoding_changes_the_curve_to_its_own_numbers(browser, explorer):
 def test_the_state_the_tokens_and_the_head_change_the_curve(browser, explorer):
     look(browser, explorer, encoding="t5", head="1")
     seen = [drawn(browser, "curve")]
-    for selector, value in (("#state", "1"), ("#search", "independent"), ("#head", "2")):
+    for selector, value in (("#state", "0"), ("#search", "independent"), ("#head", "2")):
         choose(browser, selector, value)
         seen.append(drawn(browser, "curve"))
         assert seen[-1] != seen[-2], selector

@@ -14,7 +14,7 @@ from eval.comparison import read_comparison
 from eval.conclusion import conclude
 from eval.figures import styles
 from eval.report import markdown, page, report_figures, write_report
-from eval.sweep import STARTED, SweepCallback, count_jobs, progress
+from eval.sweep import SweepCallback, count_jobs, progress
 from scripts.report import main
 from tests.browser import DESKTOP, PHONE, open_browser
 from tests.synthetic import CONTEXT, LENGTHS, make_run
@@ -211,29 +211,55 @@ def test_progress_counts_what_is_done_running_failed_and_left(tmp_path):
         make_run(tmp_path, "t5", state="running"),
     ]
     make_run(tmp_path, "alibi")  # of another command
-    (tmp_path / STARTED).write_text("".join(f"{run.name}\n" for run in [*runs, runs[0]]))
-    assert progress(tmp_path, 5) == "1 of 5 jobs done, 1 running, 1 failed, 2 left"
-    assert progress(tmp_path, None) == "1 jobs done, 1 running, 1 failed"
+    started = tmp_path / "jobs-1.txt"
+    started.write_text("".join(f"{run.name}\n" for run in [*runs, runs[0]]))
+    assert progress(started, 5) == "1 of 5 jobs done, 1 running, 1 failed, 2 left"
+    assert progress(started, None) == "1 jobs done, 1 running, 1 failed"
 
 
 @pytest.mark.parametrize(("state", "code"), [("finished", None), ("failed", 3)])
 def test_a_sweep_exits_with_three_where_a_job_failed(tmp_path, state, code):
     folder = make_run(tmp_path, "rope", state=state)
     callback = SweepCallback()
-    callback.folder = tmp_path
-    (tmp_path / STARTED).write_text(f"{folder.name}\n")
+    callback.list = tmp_path / "jobs-1.txt"
+    callback.list.write_text(f"{folder.name}\n")
+    compare = {"reference": "rope", "level": 0.9}
     with nullcontext() if code is None else pytest.raises(SystemExit) as stop:
-        callback.on_multirun_end(OmegaConf.create({"sweep": "demo", "logger": {"name": "none"}}))
+        callback.on_multirun_end(OmegaConf.create({"sweep": "demo", "logger": {"name": "none"}, "compare": compare}))
     assert stop is None or stop.value.code == code
     assert (tmp_path / "report.html").exists()
+    assert callback.list.exists() == (state == "failed")
+
+
+def test_sweeps_in_one_folder_keep_lists_of_their_own(composed, tmp_path, monkeypatch):
+    done, failed = make_run(tmp_path / "both", "rope"), make_run(tmp_path / "both", "alibi", state="failed")
+    lists = []
+    for number, run in enumerate((done, failed)):
+        monkeypatch.setattr("os.getpid", lambda number=number: number)
+        monkeypatch.setattr("eval.sweep.count_jobs", lambda config: 1)
+        callback = SweepCallback()
+        callback.on_multirun_start(OmegaConf.create({"runs": str(tmp_path), "sweep": "both", "run_id": "any"}))
+        callback.list.write_text(f"{run.name}\n")
+        lists.append(callback.list)
+    assert [progress(path, 1) for path in lists] == [
+        "1 of 1 jobs done, 0 running, 0 failed, 0 left",
+        "0 of 1 jobs done, 0 running, 1 failed, 0 left",
+    ]
+
+
+def test_the_settings_of_the_command_choose_the_reference_of_finished_runs(tmp_path):
+    for name in ("rope", "alibi"):
+        make_run(tmp_path, name)
+    write_report(tmp_path, compare={"reference": "alibi", "level": 0.9})
+    assert "against alibi" in (tmp_path / "report.md").read_text()
 
 
 def test_a_report_that_cannot_be_written_ends_the_sweep_with_one_sentence(tmp_path, capsys):
     callback = SweepCallback()
-    callback.folder = tmp_path
-    (tmp_path / STARTED).write_text("")
+    callback.list = tmp_path / "jobs-1.txt"
+    callback.list.write_text("")
     with pytest.raises(SystemExit) as stop:
-        callback.on_multirun_end(None)
+        callback.on_multirun_end(OmegaConf.create({"compare": {"reference": "rope", "level": 0.95}}))
     assert stop.value.code == 1
     assert "holds no run" in capsys.readouterr().err
 

@@ -42,7 +42,7 @@ def test_rows_that_were_scored_later_are_left_out(finished, tmp_path, capsys):
     assert len(later.results["rows"]) > len(finished.results["rows"])
     assert main([str(later.path)]) == 0
     printed = capsys.readouterr().out
-    assert "rows that `python -m eval` scored later" in printed and printed.rstrip().endswith("the same again")
+    assert "that `python -m eval` scored later" in printed and printed.rstrip().endswith("the same again")
 
 
 def test_what_differs_is_printed_and_sets_the_exit_code(finished, tmp_path, capsys):

@@ -8,9 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
+from eval.__main__ import main as score
+from eval.results import RunFolder
+from eval.scoring import Scorer
 from tests.conftest import ROOT
 from train import train
 
@@ -80,6 +84,61 @@ def test_a_finished_run_is_scored_again_at_other_lengths(program, finished):
         512,
     ]
     assert len({row["targets_id"] for row in fixed}) == 1  # all lengths score the same targets
+
+
+def test_a_split_that_is_not_held_out_is_refused(program, finished):
+    for split in ("train", "valid"):
+        done = program(f"run={finished[0]}", f"eval.split={split}", runs=None, command=("-m", "eval"))
+        assert done.returncode == 1 and "must be validation or test" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_whose_scoring_failed_is_rescued_by_scoring_it_again(composed, tmp_path, monkeypatch):
+    config = composed(*SMOKE, "encoding=none")
+    monkeypatch.setattr("eval.scoring.Scorer.score", Mock(side_effect=MemoryError("out of memory")))
+    with pytest.raises(MemoryError):
+        train(config)
+    monkeypatch.undo()
+    folder = RunFolder(tmp_path / config["run_id"])
+    assert folder.status["state"] == "failed"
+    score([f"run={folder.path}", "eval.lengths=[1]"])
+    assert folder.finished and folder.results["rows"]
+
+
+def test_a_name_given_twice_is_refused(composed, tmp_path):
+    given = [*SMOKE, "run_id=mine"]
+    train(composed(*given, "encoding=none"))
+    with pytest.raises(ValueError, match="a run with other settings"):
+        train(composed(*given, "encoding=alibi"))
+    assert RunFolder(tmp_path / "mine").results["encoding"] == "none"
+
+
+def test_a_run_does_not_go_on_with_another_text(composed, tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be " * 3000)
+    config = composed(*SMOKE, "data=text", f"data.path={text}", "tokenizer=byte")
+    monkeypatch.setattr("eval.scoring.Scorer.score", Mock(side_effect=MemoryError("out of memory")))
+    with pytest.raises(MemoryError):
+        train(config)
+    monkeypatch.undo()
+    text.write_text("that is the question " * 3000)
+    with pytest.raises(ValueError, match="begun on other data"):
+        train(config)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_extensions_are_never_tuned_on_the_tokens_that_are_scored(composed, split, monkeypatch):
+    streams = []
+
+    class Spy(Scorer):
+        def __init__(self, model, stream, *rest):
+            super().__init__(model, stream, *rest)
+            streams.append(stream)
+
+    monkeypatch.setattr("eval.evaluate.Scorer", Spy)
+    extension = ["eval.extensions=[longrope]", "+eval.extension_settings.longrope.trials=3"]
+    train(composed(*SMOKE, *extension, "eval.lengths=[1,2]", f"eval.split={split}"))
+    scored, *tuned_on = streams
+    assert tuned_on and not any(stream is scored for stream in tuned_on)
 
 
 def test_learned_positions_get_rows_that_say_why_they_have_no_number(program, tmp_path):
