@@ -26,7 +26,9 @@ from torch.utils.checkpoint import checkpoint
 from model.encodings import PositionEncoding, ScoreMod, materialise
 
 EXECUTORS = ("dense", "blocked", "fused", "hankel", "flex")
-BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T)
+BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T); on GPUs 16 times
+FLEX_WIDTH = 16  # FlexAttention's narrowest head
+FLEX_BLOCK = 128  # its blocks, rows and keys
 HANKEL_ROWS = 1024  # queries a block of `hankel`
 
 
@@ -84,13 +86,15 @@ def record_executors() -> Iterator[set[str]]:
 
 
 def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0) -> str:
-    """The executor for this encoding, device, dtype and length. What it rests on was measured: see README, Speed."""
+    """The executor for this encoding, device, dtype and length: on the CPU by measurement (docs/speed.md)."""
     B, H, T, _ = q_BHTK.shape
-    small = B * H * T * T <= BLOCK_SCORES
+    small = _block_scores(q_BHTK) >= B * H * T * T
     if encoding.rescores or first:
         return "dense" if small else "blocked"
-    if q_BHTK.is_cuda:
-        return "fused" if mod is None else "flex"
+    if q_BHTK.is_cuda and mod is None:
+        return "fused"
+    if q_BHTK.is_cuda and min(q_BHTK.shape[-1], encoding.shape.head_dim) >= FLEX_WIDTH:
+        return "flex"
     training = torch.is_grad_enabled()
     if mod is None:  # the fused kernel's backward in bf16 is slow on CPU at short lengths
         return "dense" if training and q_BHTK.dtype == torch.bfloat16 and T <= 512 else "fused"
@@ -141,10 +145,14 @@ def _bias_line(mod: ScoreMod | None, encoding: PositionEncoding, length: int, li
 def _blocked(rows, q_BHTK: Tensor, first: int) -> Tensor:
     """`rows` by blocks of query rows. In training each block's scores are computed again in the backward pass."""
     B, H, T, _ = q_BHTK.shape
-    step = max(1, BLOCK_SCORES // (B * H * T))
+    step = max(1, _block_scores(q_BHTK) // (B * H * T))
     if torch.is_grad_enabled():
         rows = functools.partial(checkpoint, rows, use_reentrant=False)
     return torch.cat([rows(start, min(start + step, T)) for start in range(first, T, step)], dim=2)
+
+
+def _block_scores(x: Tensor) -> int:
+    return 16 * BLOCK_SCORES if x.is_cuda else BLOCK_SCORES
 
 
 def _fused(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
@@ -217,6 +225,9 @@ def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
     length = q_BHTK.shape[2]
+    if mod is not None and encoding.distance_bias:  # looked up, and not computed anew for every pair
+        table_HN = _distance_table(mod, q_BHTK.shape[1], length, q_BHTK)
+        mod = lambda score, b, h, i, j: score + table_HN[h, (i - j).clamp_min(0)]  # noqa: E731
     run = _compiled_flex() if q_BHTK.is_cuda and not torch.compiler.is_compiling() else flex_attention
     return run(q_BHTK, k_BHTK, v_BHTK, score_mod=mod, block_mask=_causal_blocks(length, q_BHTK.device), scale=scale)
 
@@ -228,11 +239,28 @@ def _compiled_flex():
     return torch.compile(flex_attention, dynamic=True)
 
 
+def _causal(b, h, i, j):
+    return i >= j
+
+
 @functools.lru_cache(maxsize=8)
 def _causal_blocks(length: int, device: torch.device):
-    from torch.nn.attention.flex_attention import create_block_mask
+    """The block mask of causal attention: a partial block on the diagonal, full ones before it."""
+    from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-    return create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device=str(device))
+    if length % FLEX_BLOCK:
+        return create_block_mask(_causal, None, None, length, length, device=str(device))
+    blocks = length // FLEX_BLOCK  # written down, since create_block_mask would look at all T × T pairs
+    row_N = torch.arange(blocks, dtype=torch.int32, device=device)
+    return BlockMask.from_kv_blocks(
+        torch.ones_like(row_N)[None, None],
+        ((row_N[:, None] - row_N) % blocks)[None, None],
+        row_N[None, None],
+        row_N.expand(1, 1, blocks, blocks).contiguous(),
+        BLOCK_SIZE=FLEX_BLOCK,
+        mask_mod=_causal,
+        seq_lengths=(length, length),
+    )
 
 
 _KERNELS = {"fused": _fused, "hankel": _hankel, "flex": _flex}

@@ -68,7 +68,10 @@ class LanguageModel(L.LightningModule):
     def __init__(self, transformer: Transformer, optimization: Optimization, steps: int):
         super().__init__()
         self.transformer, self.optimization, self.steps = transformer, optimization, steps
-        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+        self.first_bad_step = torch.tensor(-1)  # of this device; no buffer, or DDP would send the first device's to all
+
+    def on_fit_start(self) -> None:
+        self.first_bad_step = self.first_bad_step.to(self.device)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return self.transformer(tokens_BT)

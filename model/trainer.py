@@ -29,7 +29,6 @@ def fit(config: Mapping[str, Any], module: L.LightningModule, data: L.LightningD
     Raises MemoryError, with the remedy, where memory runs out.
     """
     trainer = build_trainer(config, folder, meter)
-    torch.set_float32_matmul_precision("high")  # tensor cores in training; scoring is in float32 proper
     try:
         trainer.fit(module, datamodule=data, ckpt_path=newest(folder / "checkpoints"), weights_only=True)
     except (MemoryError, RuntimeError) as error:
@@ -41,8 +40,6 @@ def fit(config: Mapping[str, Any], module: L.LightningModule, data: L.LightningD
             f"{training['accumulate']}) and context={config['context']}: raise training.accumulate, which keeps the "
             "batch, or shorten the context, or choose a smaller model"
         ) from error
-    finally:
-        torch.set_float32_matmul_precision("highest")
     if isinstance(trainer.strategy, FullyShardedStrategy):
         module.transformer = build_transformer(config, data.vocab_size, data.separators)
         module.transformer.load_state_dict(load_weights(newest(folder / "checkpoints")))
@@ -124,7 +121,10 @@ def choose_precision(precision: str, accelerator: str) -> str:
         raise ValueError(f"trainer.precision={precision}: float16 is not supported; use bf16-mixed or 32-true")
     if precision != "auto":
         return precision
-    fast = torch.cuda.is_bf16_supported() if uses_gpu(accelerator) else torch.cpu._is_amx_tile_supported()
+    if uses_gpu(accelerator):
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if fast else "32-true"
 
 
@@ -189,6 +189,7 @@ class Meter(L.Callback):
 
     def on_train_start(self, trainer, module):
         forget_peak_memory()
+        self._reduce = trainer.strategy.reduce
         self._mark = time.perf_counter()
         self._marked_step = trainer.global_step
         loss_sum, self._losses = self._pending
@@ -205,7 +206,7 @@ class Meter(L.Callback):
         if trainer.fit_loop._should_accumulate() or (step % self.every and step != self.steps):
             return
         module.check_finite()
-        loss = float(trainer.strategy.reduce(self._loss_sum, reduce_op="mean")) / self._losses
+        loss = self._mean_sum() / self._losses
         seconds = time.perf_counter() - self._mark
         self.seconds += seconds
         point = {
@@ -249,11 +250,15 @@ class Meter(L.Callback):
         if trainer.is_global_zero:
             self.report(point)
 
+    def _mean_sum(self) -> float:
+        """The sum of the losses since the last point, the mean over the devices: all of them must ask."""
+        return float(self._reduce(self._loss_sum.clone(), reduce_op="mean"))
+
     def state_dict(self):
         return {
             "curve": self.curve,
             "seconds": self.seconds + time.perf_counter() - self._mark,
-            "pending": (float(self._loss_sum), self._losses),
+            "pending": (self._mean_sum(), self._losses),
         }
 
     def load_state_dict(self, state):

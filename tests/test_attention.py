@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -193,6 +194,20 @@ def test_hankel_passes_on_what_is_not_a_number(monkeypatch):
     q, k, v, x = content.q, content.k, content.v, content.x
     out = attention(q, k, v, encoding, torch.arange(50), x, 0, executor="hankel")
     assert torch.isnan(out[0, 0, 20]).all() and torch.isfinite(out[0, 0, :20]).all() and torch.isfinite(out[:, 1]).all()
+
+
+@pytest.mark.parametrize("length", [128, 384, 1024])
+def test_the_causal_block_mask_is_what_torch_makes_of_all_pairs(length):
+    ours = model.attention._causal_blocks(length, torch.device("cpu"))
+    torchs = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cpu")
+    assert torch.equal(ours.to_dense(), torchs.to_dense())
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(ours, name), getattr(torchs, name)), name
+    for count, which in (("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices")):
+        for row, n in enumerate(getattr(ours, count)[0, 0].tolist()):
+            assert set(getattr(ours, which)[0, 0, row, :n].tolist()) == set(
+                getattr(torchs, which)[0, 0, row, :n].tolist()
+            )
 
 
 def test_hankel_holds_no_mask():

@@ -66,7 +66,7 @@ def test_settings_of_extensions_are_given_and_stand_in_the_rows(program, finishe
     done = program(*arguments, runs=None, command=("-m", "eval"))
     assert done.returncode == 0, done.stderr
     rows = json.loads((folder / "results.json").read_text())["rows"]
-    assert {row.get("extension_settings") for row in rows if row["extension"] == "window"} == {"window=8"}
+    assert {row["extension_settings"] for row in rows if row["extension"] == "window"} == {"window=8, sinks=4"}
     assert not any("extension_settings" in row for row in rows if row["extension"] == "alibi_interpolation")
 
 

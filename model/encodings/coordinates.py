@@ -32,7 +32,7 @@ def line_coordinates(tokens_BT: Tensor, separator_ids: tuple[int, ...]) -> Tenso
     >>> line_coordinates(torch.tensor([[1, 2, 9, 3, 9, 4]]), separator_ids=(9,))[0].T.tolist()
     [[0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 1, 2], [0, 1, 2, 0, 1, 0]]
     """
-    ends_BT = torch.isin(tokens_BT, torch.tensor(separator_ids, device=tokens_BT.device))
+    ends_BT = torch.isin(tokens_BT, torch.tensor(separator_ids).to(tokens_BT.device, non_blocking=True))
     token_BT = torch.arange(tokens_BT.shape[-1], device=tokens_BT.device).expand_as(tokens_BT)
     begins_BT = torch.cat([torch.zeros_like(ends_BT[:, :1]), ends_BT[:, :-1]], dim=-1)  # the token before it ended one
     start_BT = (token_BT * begins_BT).cummax(dim=-1).values

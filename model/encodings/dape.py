@@ -55,11 +55,15 @@ class DAPE(Wrapper):
         return bias.expand(len(bias) if bias.ndim == 4 else 1, *scores_BHQT.shape[1:])
 
     def network(self, scores_BHQT: Tensor, bias: Tensor, layer: int) -> Tensor:
-        """The MLP, by sequence and PAIRS of (i, j): its hidden units are `width`/H times the scores, and writing and
-        reading all of them at once is slow (measured at width 32 and 4 heads: a third of the speed in training)."""
+        """The MLP; on the CPU by sequence and PAIRS of (i, j): its hidden units are `width`/H times the scores, and
+        writing and reading all of them at once is slow (measured at width 32 and 4 heads: a third of the speed in
+        training)."""
         parameters = (self.up[layer].weight, self.up[layer].bias, self.down[layer].weight)
         up, up_bias, down = (parameter.to(scores_BHQT.dtype) for parameter in parameters)
         of_scores, of_bias = up.chunk(2, dim=1)  # (width, H) each
+        if scores_BHQT.is_cuda:
+            at_rest = of_bias @ bias.flatten(2) + up_bias[:, None]
+            return (down @ F.leaky_relu(of_scores @ scores_BHQT.flatten(2) + at_rest)).view_as(scores_BHQT)
         changes = []
         for scores_BHP, bias_BHP in zip(*(t.flatten(2).split(PAIRS, dim=-1) for t in (scores_BHQT, bias)), strict=True):
             at_rest = (of_bias @ bias_BHP + up_bias[:, None]).unbind()  # what B alone makes of each hidden unit

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.encodings import PositionEncoding, ScoreMod, Shape, take
@@ -18,7 +19,7 @@ def pieces(network: nn.Sequential) -> tuple[Tensor, Tensor, Tensor]:
     weight_P, bias_P, out_HP = network[0].weight[:, 0], network[0].bias, network[2].weight
     with torch.no_grad():
         knots_P = (-bias_P / weight_P).nan_to_num(2.0).clamp(-1, 2).sort().values  # outside of [0, 1] they never matter
-        ends = torch.cat([knots_P.new_tensor([-1.0]), knots_P, knots_P.new_tensor([2.0])])
+        ends = F.pad(F.pad(knots_P, (1, 0), value=-1.0), (0, 1), value=2.0)
         middles = (ends[1:] + ends[:-1]) / 2
         active_PN = (weight_P[:, None] * middles + bias_P[:, None] > 0).to(weight_P.dtype)
         padded = 2 ** math.ceil(math.log2(len(knots_P) + 1)) - 1

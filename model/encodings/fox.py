@@ -40,9 +40,10 @@ class FoX(PositionEncoding):
         with torch.autocast(x_BTD.device.type, enabled=False):
             dtype = torch.promote_types(x_BTD.dtype, torch.float32)
             z_BTH = F.linear(x_BTD.to(dtype), self.weight_LHD[layer].to(dtype), self.bias_LH[layer].to(dtype))
-            sums_BHT = self.log_gates(z_BTH).cumsum(dim=1).transpose(1, 2).contiguous()
+            by_query_BHT = self.log_gates(z_BTH).cumsum(dim=1).transpose(1, 2).contiguous()
+            by_key_BHT = by_query_BHT.clone()  # FlexAttention has gradients for one lookup a tensor
 
         def mod(score, b, h, i, j):
-            return score + (sums_BHT[b, h, i] - sums_BHT[b, h, j])
+            return score + (by_query_BHT[b, h, i] - by_key_BHT[b, h, j])
 
         return mod

@@ -42,7 +42,7 @@ class PaTH(PositionEncoding):
         dtype = torch.promote_types(q_BHTK.dtype, torch.float32)
         w_BHTK, beta_BHT = self.reflections(x_BTD.to(dtype), layer)
         q_BHTK = q_BHTK.to(dtype) * self.shape.head_dim**-0.5
-        first = int(rows_Q[0])  # rows are consecutive
+        first = 0 if len(rows_Q) == k_BHTK.shape[2] else int(rows_Q[0])  # rows are consecutive
         scores_BHQT = path_scores(q_BHTK, k_BHTK.to(dtype), w_BHTK, beta_BHT, first, first + len(rows_Q))
         return super().rescore(scores_BHQT, visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer)
 

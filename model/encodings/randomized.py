@@ -46,6 +46,8 @@ class Randomized(Wrapper):
                 f"encoding.multiple={multiple}: positions reach {self.max_length}, but {name} ends at "
                 f"{inner.max_length}; lower it, or set encoding.inner.length={self.max_length}"
             )
+        for part in inner.modules():
+            part.span = self.max_length
         self.relative = self.distance_bias = self.prefix_consistent = False
         self.at_test = at_test
         self.register_buffer("seed", torch.randint(2**62, ()))
@@ -63,4 +65,4 @@ class Randomized(Wrapper):
             self.draws += 1
         generator = torch.Generator().manual_seed((int(self.seed) + STRIDE * draw) % 2**63)
         sample_T = torch.randperm(self.max_length, generator=generator)[:length]
-        return sample_T.sort().values.to(tokens_BT.device)
+        return sample_T.sort().values.to(tokens_BT.device, non_blocking=True)

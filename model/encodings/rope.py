@@ -75,7 +75,7 @@ class RoPE(PositionEncoding):
         """Angle of every position and pair, radians: (T, P) or (H, T, P), with B before where positions have it."""
         if positions.ndim == 2:
             positions = positions[:, None]
-        return positions[..., None].double() * self.frequencies(layer).to(positions.device)
+        return positions[..., None].double() * self.frequencies(layer).to(positions.device, non_blocking=True)
 
     def cos_sin(self, positions: Tensor, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of `angles`, in float32 or q's dtype if better; the angles themselves are float64."""

@@ -53,7 +53,8 @@ class RoPEAxial(RoPE):
         return torch.cat([rope_frequencies(2 * n, base) for n, base in zip(self.pairs, self.bases, strict=True)])
 
     def angles(self, positions, layer):
-        return (positions[..., self.column_P].double() * self.frequencies(layer).to(positions.device))[:, None]
+        frequencies_P = self.frequencies(layer).to(positions.device, non_blocking=True)
+        return (positions[..., self.column_P].double() * frequencies_P)[:, None]
 
 
 class RoPEHierarchical(RoPEAxial):

@@ -22,4 +22,4 @@ class RoPELearned(RoPE):
 
     def frequencies(self, layer):
         log_ratio_HP = self.log_ratio_LHP[layer].double()
-        return super().frequencies(layer).to(log_ratio_HP.device) * log_ratio_HP.exp()[:, None]
+        return super().frequencies(layer).to(log_ratio_HP.device, non_blocking=True) * log_ratio_HP.exp()[:, None]

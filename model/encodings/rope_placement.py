@@ -30,7 +30,7 @@ class RoPEPlacement(RoPE):
     def embed(self, x_BTD, positions):
         if self.placement != "embeddings":
             return x_BTD
-        frequencies = rope_frequencies(self.shape.dim, self.base).to(positions.device)
+        frequencies = rope_frequencies(self.shape.dim, self.base).to(positions.device, non_blocking=True)
         return turn(x_BTD, *cos_sin(positions[..., None].double() * frequencies, x_BTD.dtype), self.interleaved)
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):

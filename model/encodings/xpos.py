@@ -69,4 +69,4 @@ class XPos(RoPE):
             positions = positions[:, None]
         centre = (positions[..., :1] + positions[..., -1:]) / 2
         powers = (positions - centre)[..., None].double() / self.scale_base
-        return xpos_bases(self.shape.head_dim, self.gamma).to(positions.device) ** powers
+        return xpos_bases(self.shape.head_dim, self.gamma).to(positions.device, non_blocking=True) ** powers

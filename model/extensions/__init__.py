@@ -14,6 +14,7 @@ Shapes in names as in model/encodings; P pairs of a rotation.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -127,13 +128,19 @@ def view(module: nn.Module, mixin: type | None = None, **attributes: Any) -> Any
     module's own, which they reach by super(), and the attributes are set on the view alone."""
     cls = type(module)
     if mixin is not None:
-        cls = type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+        cls = _mixed(mixin, cls)
     new = cls.__new__(cls)
     new.__dict__ = module.__dict__.copy()
     for registry in ("_parameters", "_buffers", "_modules"):
         new.__dict__[registry] = module.__dict__[registry].copy()
     new.__dict__.update(attributes)
     return new
+
+
+@functools.cache
+def _mixed(mixin: type, cls: type) -> type:
+    """One class for each pair, so that compiled code knows it again."""
+    return type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
 
 
 def with_plain_positions(encoding: PositionEncoding) -> bool:
@@ -145,10 +152,11 @@ def with_plain_positions(encoding: PositionEncoding) -> bool:
 
 
 def device_and_dtype(encoding: PositionEncoding) -> tuple[torch.device, torch.dtype]:
-    """Those of its floating-point parameters and buffers; the CPU and float32 where it has none."""
-    tensors = (t for t in [*encoding.parameters(), *encoding.buffers()] if t.is_floating_point())
-    tensor = next(tensors, torch.zeros(()))
-    return tensor.device, tensor.dtype
+    """The device of its parameters and buffers, the type of those that are floating-point; the CPU and float32 where
+    it has none."""
+    tensors = [*encoding.parameters(), *encoding.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    return device, next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
 def build_extension(config: Mapping[str, Any]) -> Extension:
