@@ -154,8 +154,9 @@ def test_every_hub_file_reads_its_splits_without_code_from_the_hub(name, monkeyp
         return [{"text": " = A = \n"}, {"text": " word . \n"}, {"text": " = B = \n"}, {"text": " word . \n"}]
 
     monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    settings = yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text())
     module = TextDataModule(
-        yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text()) | ({"path": "o/n"} if name == "hub" else {}),
+        settings.get("data", settings) | ({"path": "o/n"} if name == "hub" else {}),
         BYTE,
         context=8,
         batch_size=2,

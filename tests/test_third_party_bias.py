@@ -319,6 +319,7 @@ def test_positions_a_sequence_of_its_own_are_looked_up(name):
     """(B, T) positions with gaps: every score is that of the distance between the coordinates."""
     encoding = perturb(build(name))
     encoding.distance_bias = False  # executors take it for the default positions
+    encoding.reach = 3 * T + 5
     content = Content.random(SHAPE, T)
     positions = torch.arange(T).expand(2, T).clone()
     positions[1] = 3 * positions[1] + 5

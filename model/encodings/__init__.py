@@ -65,7 +65,7 @@ class PositionEncoding(nn.Module):
         looks at the sequence's length, and such a method can't decode token by token.
     order_blind: with one layer, the order of the past makes no difference to the output.
     lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
-    span: all positions lie within so many tokens of one another; None: within the sequence's length.
+    reach: all positions lie within so many tokens of one another; None: within the sequence's length.
     """
 
     max_length: int | None = None
@@ -75,7 +75,7 @@ class PositionEncoding(nn.Module):
     prefix_consistent: bool = True
     order_blind: bool = False
     lr_scale: float = 1.0
-    span: int | None = None
+    reach: int | None = None
 
     def __init__(self, shape: Shape):
         super().__init__()

@@ -55,7 +55,7 @@ class CPB(PositionEncoding):
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
         network = self.networks[layer]
         with torch.autocast(positions.device.type, enabled=False):  # bf16 can't tell distances above 256 apart
-            table_NH = network(self.featurise(all_distances(positions, self.span)).to(network[0].weight.dtype))
+            table_NH = network(self.featurise(all_distances(positions, self.reach)).to(network[0].weight.dtype))
 
         def mod(score, b, h, i, j):
             return score + table_NH[distance(positions, b, i, j), h]

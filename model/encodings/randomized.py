@@ -47,7 +47,8 @@ class Randomized(Wrapper):
                 f"{inner.max_length}; lower it, or set encoding.inner.length={self.max_length}"
             )
         for part in inner.modules():
-            part.span = self.max_length
+            if isinstance(part, PositionEncoding):
+                part.reach = self.max_length
         self.relative = self.distance_bias = self.prefix_consistent = False
         self.at_test = at_test
         self.register_buffer("seed", torch.randint(2**62, ()))

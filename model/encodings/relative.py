@@ -15,8 +15,8 @@ def distance(positions: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
     return (take(positions, b, i) - take(positions, b, j)).clamp_min(0)
 
 
-def all_distances(positions: Tensor, span: int | None) -> Tensor:
-    """The distances that can occur between these positions, 0, 1, .. largest: (N,), for biases that are a table; span
+def all_distances(positions: Tensor, reach: int | None) -> Tensor:
+    """The distances that can occur between these positions, 0, 1, .. largest: (N,), for biases that are a table; reach
     is the encoding's.
 
     Raises ValueError where positions are not whole tokens, since a table has no rows in between.
@@ -26,7 +26,7 @@ def all_distances(positions: Tensor, span: int | None) -> Tensor:
             f"positions are {positions.dtype}: a table by distance needs whole tokens; choose an encoding that is a "
             "formula of the distance (alibi, kerple_log, rope) where positions are interpolated"
         )
-    return torch.arange(span or positions.shape[-1], device=positions.device)
+    return torch.arange(reach or positions.shape[-1], device=positions.device)
 
 
 def look_up(table_BHTN: Tensor, b: Tensor, h: Tensor, t: Tensor, n: Tensor) -> Tensor:

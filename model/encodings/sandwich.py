@@ -44,7 +44,7 @@ class Sandwich(PositionEncoding):
         self.register_buffer("ratios_H", ratios, persistent=False)
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
-        table_HN = sandwich(all_distances(positions, self.span), self.width, self.base) / self.ratios_H[:, None]
+        table_HN = sandwich(all_distances(positions, self.reach), self.width, self.base) / self.ratios_H[:, None]
         table_HN = table_HN.to(torch.promote_types(q_BHTK.dtype, torch.float32))
 
         def mod(score, b, h, i, j):
