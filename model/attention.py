@@ -62,7 +62,7 @@ def attention(
         rows = functools.partial(
             _rows, q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale
         )  # rows(first, last): those rows of the output
-        out_BHTK = rows(first, q_BHTK.shape[2]) if executor == "dense" else _blocked(rows, q_BHTK, first)
+        out_BHTK = rows(first, q_BHTK.shape[2]) if executor == "dense" else _blocked(rows, v_BHTK, first)
     else:
         _require_whole_rows_unused(encoding, executor, first)
         out_BHTK = _KERNELS[executor](q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale)
@@ -142,13 +142,17 @@ def _bias_line(mod: ScoreMod | None, encoding: PositionEncoding, length: int, li
     return F.pad(table.flip(-1), (0, length - 1), value=float("-inf"))
 
 
-def _blocked(rows, q_BHTK: Tensor, first: int) -> Tensor:
+def _blocked(rows, v_BHTK: Tensor, first: int) -> Tensor:
     """`rows` by blocks of query rows. In training each block's scores are computed again in the backward pass."""
-    B, H, T, _ = q_BHTK.shape
-    step = max(1, _block_scores(q_BHTK) // (B * H * T))
+    B, H, T, _ = v_BHTK.shape
+    step = max(1, _block_scores(v_BHTK) // (B * H * T))
+    blocks = [(start, min(start + step, T)) for start in range(first, T, step)]
     if torch.is_grad_enabled():
-        rows = functools.partial(checkpoint, rows, use_reentrant=False)
-    return torch.cat([rows(start, min(start + step, T)) for start in range(first, T, step)], dim=2)
+        return torch.cat([checkpoint(rows, *block, use_reentrant=False) for block in blocks], dim=2)
+    out_BHTK = torch.empty_like(v_BHTK[:, :, first:])  # filled in: results kept between scores would splinter the heap
+    for start, end in blocks:
+        out_BHTK[:, :, start - first : end - first] = rows(start, end)
+    return out_BHTK
 
 
 def _block_scores(x: Tensor) -> int:
