@@ -116,15 +116,21 @@ class RunFolder:
     def finished(self) -> bool:
         return self.status["state"] == "finished"
 
+    @property
+    def trained(self) -> bool:
+        """Whether it holds what training has made, to its end or in part."""
+        return self.finished or any(self.checkpoints.glob("*.ckpt"))
+
     def check_same(self, config: Mapping[str, Any]) -> None:
         """Raises ValueError where the folder holds a run of other settings than these: a name that was given twice."""
-        if (self.path / "config.json").exists() and config_hash(self.config) != config_hash(dict(config)):
+        if self.trained and config_hash(self.config) != config_hash(dict(config)):
             raise ValueError(f"{self.path} is a run with other settings: choose another run_id, or remove it")
 
     def require(self, **facts: Any) -> None:
         """Keeps facts of the run's data in results.json. Raises ValueError where it was begun with others."""
         results = self.results
-        if changed := [name for name, value in facts.items() if results.get(name, value) != value]:
+        changed = [name for name, value in facts.items() if results.get(name, value) != value]
+        if changed and self.trained:
             raise ValueError(
                 f"{self.path} was begun on other data ({', '.join(changed)} differ): choose another run_id"
             )
