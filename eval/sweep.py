@@ -26,7 +26,7 @@ class SweepCallback(Callback):
     """Called by Hydra when a multirun starts, for each of its jobs, and when it ends; ends it with exit code 3 where a
     job failed. It is copied into the processes of the jobs, so what changes meanwhile is kept in files."""
 
-    list: Path | None = None  # of the jobs that were started; None in a single run
+    job_list: Path | None = None  # of the jobs that were started; None in a single run
     jobs: int | None = None  # how many the sweep has; None for sweepers that don't know beforehand
 
     def on_multirun_start(self, config, **kwargs: Any) -> None:
@@ -35,11 +35,11 @@ class SweepCallback(Callback):
         register_resolvers()
         self._check_names(config)
         name = LISTS.replace("*", f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
-        self.list = Path(config.runs) / config.sweep / name
+        self.job_list = Path(config.runs) / config.sweep / name
         self.jobs = count_jobs(config)
         try:
-            self.list.parent.mkdir(parents=True, exist_ok=True)
-            self.list.write_text("")
+            self.job_list.parent.mkdir(parents=True, exist_ok=True)
+            self.job_list.write_text("")
         except OSError as error:
             _give_up(error)
 
@@ -53,16 +53,16 @@ class SweepCallback(Callback):
             _give_up(error)
 
     def on_job_start(self, config, **kwargs: Any) -> None:
-        if self.list is None:
+        if self.job_list is None:
             return
-        with open(self.list, "a") as file:  # one short write, which processes don't tear apart
+        with open(self.job_list, "a") as file:  # one short write, which processes don't tear apart
             file.write(f"{config.run_id}\n")
         of = f" of {self.jobs}" if self.jobs else ""
         print(f"--- job {config.hydra.job.num + 1}{of}: {config.run_id}", flush=True)
 
     def on_job_end(self, config, job_return, **kwargs: Any) -> None:
-        if self.list is not None:
-            print(f"--- {progress(self.list, self.jobs)}", flush=True)
+        if self.job_list is not None:
+            print(f"--- {progress(self.job_list, self.jobs)}", flush=True)
 
     def on_multirun_end(self, config, **kwargs: Any) -> None:
         from omegaconf import OmegaConf
@@ -72,15 +72,15 @@ class SweepCallback(Callback):
 
         try:
             compare = OmegaConf.to_container(config.compare)
-            failed = write_report(self.list.parent, jobs=started(self.list), compare=compare)
+            failed = write_report(self.job_list.parent, jobs=started(self.job_list), compare=compare)
         except Exception as error:
             _give_up(error)
         try:
-            track_sweep({"sweep": config.sweep, "logger": OmegaConf.to_container(config.logger)}, self.list.parent)
+            track_sweep({"sweep": config.sweep, "logger": OmegaConf.to_container(config.logger)}, self.job_list.parent)
         finally:
             if failed:
                 sys.exit(SWEEP_FAILED)
-            self.list.unlink()  # nothing is missing
+            self.job_list.unlink()  # nothing is missing
 
 
 def count_jobs(config) -> int | None:

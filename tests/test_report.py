@@ -221,14 +221,14 @@ def test_progress_counts_what_is_done_running_failed_and_left(tmp_path):
 def test_a_sweep_exits_with_three_where_a_job_failed(tmp_path, state, code):
     folder = make_run(tmp_path, "rope", state=state)
     callback = SweepCallback()
-    callback.list = tmp_path / "jobs-1.txt"
-    callback.list.write_text(f"{folder.name}\n")
+    callback.job_list = tmp_path / "jobs-1.txt"
+    callback.job_list.write_text(f"{folder.name}\n")
     compare = {"reference": "rope", "level": 0.9}
     with nullcontext() if code is None else pytest.raises(SystemExit) as stop:
         callback.on_multirun_end(OmegaConf.create({"sweep": "demo", "logger": {"name": "none"}, "compare": compare}))
     assert stop is None or stop.value.code == code
     assert (tmp_path / "report.html").exists()
-    assert callback.list.exists() == (state == "failed")
+    assert callback.job_list.exists() == (state == "failed")
 
 
 def test_sweeps_in_one_folder_keep_lists_of_their_own(composed, tmp_path, monkeypatch):
@@ -239,8 +239,8 @@ def test_sweeps_in_one_folder_keep_lists_of_their_own(composed, tmp_path, monkey
         monkeypatch.setattr("eval.sweep.count_jobs", lambda config: 1)
         callback = SweepCallback()
         callback.on_multirun_start(OmegaConf.create({"runs": str(tmp_path), "sweep": "both", "run_id": "any"}))
-        callback.list.write_text(f"{run.name}\n")
-        lists.append(callback.list)
+        callback.job_list.write_text(f"{run.name}\n")
+        lists.append(callback.job_list)
     assert [progress(path, 1) for path in lists] == [
         "1 of 1 jobs done, 0 running, 0 failed, 0 left",
         "0 of 1 jobs done, 0 running, 1 failed, 0 left",
@@ -256,8 +256,8 @@ def test_the_settings_of_the_command_choose_the_reference_of_finished_runs(tmp_p
 
 def test_a_report_that_cannot_be_written_ends_the_sweep_with_one_sentence(tmp_path, capsys):
     callback = SweepCallback()
-    callback.list = tmp_path / "jobs-1.txt"
-    callback.list.write_text("")
+    callback.job_list = tmp_path / "jobs-1.txt"
+    callback.job_list.write_text("")
     with pytest.raises(SystemExit) as stop:
         callback.on_multirun_end(OmegaConf.create({"compare": {"reference": "rope", "level": 0.95}}))
     assert stop.value.code == 1
