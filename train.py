@@ -19,7 +19,7 @@ def train(config: dict) -> None:
     """One run: data, model, trainer, fit, evaluate, results. Goes on where an interrupted one stopped."""
     from data.module import build_data
     from eval.comparison import read_comparison
-    from eval.evaluate import CALIBRATION, check_settings, evaluate
+    from eval.evaluate import check_settings, evaluate, streams_for
     from eval.exact_match import score_task
     from eval.probes import run_probes
     from eval.provenance import describe_run
@@ -45,8 +45,7 @@ def train(config: dict) -> None:
                 steps = training_steps(config)
                 data = build_data(config)
                 folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
-                split = config["eval"]["split"]
-                held_out, *others = (data.streams[name] for name in (split, CALIBRATION[split], "train"))
+                held_out, *others = streams_for(data.streams, config["eval"]["split"])
                 check_settings(config["eval"], held_out, config["context"])
                 model = build_language_model(config, data.vocab_size, data.separators)
                 meter = Meter(config, steps, report=tracker.log_point)

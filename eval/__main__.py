@@ -17,7 +17,7 @@ USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [extension.KEY=
 def main(arguments: list[str]) -> None:
     from data.module import build_data
     from eval.comparison import read_comparison
-    from eval.evaluate import CALIBRATION, check_settings, evaluate, extension_list, settings_of_each
+    from eval.evaluate import check_settings, evaluate, extension_list, settings_of_each, streams_for
     from eval.exact_match import score_task
     from eval.probes import run_probes
     from eval.report import write_files
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
     settings = OmegaConf.to_container(settings, resolve=True)
     settings["extension_settings"] |= settings_of_each(extension_list(settings), OmegaConf.to_container(changes))
     check_type("eval", settings, OmegaConf.to_container(default))
-    check_split(split := settings["split"])
+    check_split(settings["split"])
     checkpoint, steps = newest(folder.checkpoints), training_steps(config)
     if checkpoint is None or checkpoint_step(checkpoint) != steps or "training" not in folder.results:
         raise ValueError(f"{folder.path} has not been trained to its end: finish the run first, by its own command")
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
             raise ValueError(
                 f"{folder.path} was trained on other data than data={config['data']['name']} is now ({key})"
             )
-    held_out, *others = (data.streams[name] for name in (split, CALIBRATION[split], "train"))
+    held_out, *others = streams_for(data.streams, settings["split"])
     check_settings(settings, held_out, config["context"])
     model = build_transformer(config, data.vocab_size, data.separators)
     model.load_state_dict(load_weights(checkpoint))

@@ -50,7 +50,7 @@ def check_settings(settings: Mapping[str, Any], stream: TokenStream, context: in
 
 def extension_list(settings: Mapping[str, Any]) -> list[str]:
     """The names of the extensions to score; "all" stands for every one. Raises ValueError for an unknown one."""
-    names = list(settings["extensions"])
+    names = list(dict.fromkeys(settings["extensions"]))
     known = extension_names()
     if "all" in names:
         return known
@@ -58,6 +58,16 @@ def extension_list(settings: Mapping[str, Any]) -> list[str]:
         if name not in known:
             raise ValueError(f"eval.extensions={name!r}: the known ones are {', '.join(known)}")
     return names
+
+
+def extension_as_set(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of an extension with what eval.extension_settings changes in it."""
+    return {**extension_config(name), **settings["extension_settings"].get(name, {})}
+
+
+def streams_for(streams: Mapping[str, TokenStream], split: str) -> tuple[TokenStream, TokenStream, TokenStream]:
+    """The stream that is scored, the one that extensions are tuned on, and the one that floors are fitted on."""
+    return streams[split], streams[CALIBRATION[split]], streams["train"]
 
 
 def settings_of_each(names: Sequence[str], changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -102,18 +112,17 @@ def evaluate(
         for length in lengths
     }
     check_targets(folder, planned, settings)
-    wanted = []
+    wanted, stored = [], folder.losses.keys()  # before: nothing is asked for twice
 
     def missing(base: Mapping[str, Any]) -> dict[str, Targets]:
         """Those protocols of one length whose rows are not there yet, or were scored otherwise."""
         known, plans = folder.results["rows"], planned[base["context_length"]]
         identities = {p: {"protocol": p, **base, "targets_id": targets.id} for p, targets in plans.items()}
         wanted.extend(identities.values())
-        losses = folder.losses
         return {
             p: plans[p]
             for p in plans
-            if not any(_is(row, identities[p]) and (row["status"] != "ok" or row_key(row) in losses) for row in known)
+            if not any(_is(row, identities[p]) and (row["status"] != "ok" or row_key(row) in stored) for row in known)
         }
 
     def add(rows: list[dict[str, Any]], losses: Mapping[str, np.ndarray]) -> None:
@@ -121,7 +130,7 @@ def evaluate(
         report(rows)
 
     for name in extension_list(settings):
-        config = {**extension_config(name), **settings["extension_settings"].get(name, {})}
+        config = extension_as_set(name, settings)
         own = ", ".join(f"{key}={value}" for key, value in config.items() if key not in ("name", "_target_"))
         for length in lengths:
             base = _base(name, length, context, settings) | {"precision": scorer.precision}

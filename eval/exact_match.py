@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from data.module import WindowDataModule
-from eval.evaluate import CALIBRATION, extended_encoding, extension_list
+from eval.evaluate import extended_encoding, extension_as_set, extension_list, streams_for
 from eval.results import RunFolder
 from eval.scoring import Scorer
 from model.encodings import PositionEncoding
-from model.extensions import build_extension, extension_config
+from model.extensions import build_extension
 from model.transformer import Transformer
 
 LEVEL = 0.95
@@ -49,7 +49,7 @@ def score_task(
     lengths = sorted({max(1, round(multiple * data.longest)) for multiple in settings["lengths"]})
     rows = {(row["extension"], row["length"]): row for row in folder.results.get("tasks", ())}
     for name in extension_list(settings):
-        config = {**extension_config(name), **settings["extension_settings"].get(name, {})}
+        config = extension_as_set(name, settings)
         for length in lengths:
             row = {"protocol": "exact_match", "task": data.name, "extension": name, "length": length}
             rows[name, length] = row | _row(scorer, data, config, length, settings)
@@ -71,7 +71,7 @@ def _row(
         if length > data.longest and build_extension(config).needs_tuning:
             raise ValueError(f"{config['name']} can't be tuned on a task beyond its longest trained length")
         examples = data.examples(settings["split"], length)
-        calibration = data.streams[CALIBRATION[settings["split"]]]
+        _, calibration, _ = streams_for(data.streams, settings["split"])
         encoding, note = extended_encoding(scorer, calibration, config, context, settings)
     except ValueError as error:
         return place | {"status": "undefined", "reason": str(error)}

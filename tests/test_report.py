@@ -3,6 +3,7 @@
 import csv
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -12,7 +13,8 @@ from omegaconf import OmegaConf
 
 from eval.comparison import read_comparison
 from eval.conclusion import conclude
-from eval.figures import styles
+from eval.figures import position_figure, styles
+from eval.probe_figures import probe_sections
 from eval.report import markdown, page, report_figures, write_report
 from eval.sweep import SweepCallback, count_jobs, progress
 from scripts.report import main
@@ -202,6 +204,24 @@ def test_the_jobs_of_a_sweep_are_counted_before_it_starts(params, task, jobs):
     config = OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"task": task}}})
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert count_jobs(config) == jobs
+
+
+def test_the_loss_by_position_is_that_of_the_longest_windows_alone(tmp_path):
+    make_run(tmp_path, "rope", positions=True)
+    comparison = read_comparison(tmp_path)
+    shorter = [{**row, "context_length": row["context_length"] // 2} for row in comparison.positions]
+    both = replace(comparison, positions=[*comparison.positions, *shorter])
+    style = styles(comparison.labels)
+    assert shorter and position_figure(both, style, "none") == position_figure(comparison, style, "none")
+
+
+def test_a_probes_curves_at_several_lengths_are_figures_of_their_own(tmp_path):
+    place = {"status": "ok", "layer": 0, "head": 0, "windows": 1}
+    rows = [{**place, "context_length": n, "distance": d, "bias": float(n)} for n in (8, 16) for d in (1, 2)]
+    make_run(tmp_path, "fire", results={"probes": {"bias": rows}})
+    comparison = read_comparison(tmp_path)
+    (section,) = probe_sections(comparison, styles(comparison.labels))
+    assert [panel.when["context length"] for panel in section.panels] == ["16", "8"]
 
 
 def test_progress_counts_what_is_done_running_failed_and_left(tmp_path):

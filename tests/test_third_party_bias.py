@@ -3,6 +3,7 @@
 python -m pytest tests/test_third_party_bias.py
 """
 
+import copy
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from model.attention import attention
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
 from model.encodings.alibi import alibi_slopes
+from model.encodings.randomized import Randomized
 from model.encodings.t5 import causal_buckets
 from tests.laws import Content, perturb
 
@@ -329,3 +331,16 @@ def test_positions_a_sequence_of_its_own_are_looked_up(name):
         wanted = attention(*alone, encoding, positions[b], content.x[b : b + 1], 0, executor="dense")
         close(out[b : b + 1], wanted)
     assert not torch.allclose(out[1], attend(encoding)[1])
+
+
+@pytest.mark.parametrize("name", ["sandwich", "cpb"])
+def test_a_table_reaches_as_far_as_randomized_positions(name):
+    inner, content = perturb(build(name)), Content.random(SHAPE, T)
+    plain = copy.deepcopy(inner)
+    encoding = Randomized(SHAPE, inner).eval()
+    positions = encoding.positions(content.tokens)
+    assert positions.max() - positions.min() >= T
+    plain.reach, plain.distance_bias = int(positions.max()) + 1, False
+    given = (content.q, content.k, content.v)
+    wanted = attention(*given, plain, positions, content.x, 0, executor="dense")
+    close(attention(*given, encoding, positions, content.x, 0, executor="dense"), wanted)
