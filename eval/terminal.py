@@ -14,7 +14,7 @@ def announce(config: Mapping[str, Any], data, module, folder) -> None:
     """What is about to happen: encoding, parameters, tokens, device."""
     import torch
 
-    from model.trainer import uses_gpu
+    from model.devices import uses_gpu
 
     counts = module.transformer.count_parameters()
     training = config["training"]

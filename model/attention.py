@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from model.encodings import PositionEncoding, ScoreMod, materialise
+from model.encodings import PositionEncoding, ScoreMod
+from model.kernels import materialise
 
 EXECUTORS = ("dense", "blocked", "fused", "hankel", "flex")
 BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T); on GPUs 16 times

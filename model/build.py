@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
+from model.devices import uses_gpu
 from model.encodings import Shape, build_encoding
+from model.kernels import compile_training
 from model.language_model import LanguageModel, Optimization
 from model.transformer import Transformer
 
@@ -38,8 +38,8 @@ def build_language_model(
     optimization = Optimization(**{key: value for key, value in config["training"].items() if key in fields})
     module = LanguageModel(build_transformer(config, vocab_size, separators), optimization, training_steps(config))
     if config["trainer"]["compile"]:
-        module.token_losses = torch.compile(module.token_losses)  # the model and its loss in one graph; scoring, which
-        # calls the transformer, stays eager and so runs at any length
+        # The model and its loss in one graph; scoring, which calls the transformer, stays eager and so runs at any length.
+        module.token_losses = compile_training(module.token_losses, uses_gpu(config["trainer"]["accelerator"]))
     return module
 
 

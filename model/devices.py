@@ -10,6 +10,15 @@ def rank() -> int:
     return max(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
+def uses_gpu(accelerator: str) -> bool:
+    """Whether a run with this accelerator setting trains on CUDA."""
+    if accelerator != "auto":
+        return accelerator in ("gpu", "cuda")
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether the error says that memory ran out; PyTorch's allocator on CPU raises a plain RuntimeError."""
     return (

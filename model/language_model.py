@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from model.kernels import cross_entropy
 from model.transformer import Transformer
 
 
@@ -94,7 +94,7 @@ class LanguageModel(L.LightningModule):
         predicted = batch_BT[:, 1:].flatten() >= 0
         logits = self.transformer(tokens_BT[:, :-1])
         with torch.autocast(logits.device.type, enabled=False):
-            losses = F.cross_entropy(logits.flatten(0, 1).float(), tokens_BT[:, 1:].flatten(), reduction="none")
+            losses = cross_entropy(logits.flatten(0, 1), tokens_BT[:, 1:].flatten())
         return losses * predicted, predicted
 
     def on_validation_epoch_start(self) -> None:

@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from model.build import build_transformer, training_steps
 from model.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
-from model.devices import out_of_memory, rank
+from model.devices import out_of_memory, rank, uses_gpu
 
 
 def fit(config: Mapping[str, Any], module: L.LightningModule, data: L.LightningDataModule, folder: Path, meter: Meter):
@@ -108,11 +108,6 @@ class RandomNumbers(L.Callback):
             torch.default_generator.manual_seed(drawn)  # torch.manual_seed asks every kind of device there is: 2 ms
             if module.device.type == "cuda":
                 torch.cuda.manual_seed(drawn)
-
-
-def uses_gpu(accelerator: str) -> bool:
-    """Whether a run with this accelerator setting trains on CUDA."""
-    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
 def choose_precision(precision: str, accelerator: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model.attention import attention
 from model.encodings import PositionEncoding, Shape
+from model.kernels import embedding, gelu
 
 RESIDUAL_STD = 0.02
 
@@ -37,7 +38,7 @@ class MLP(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         up = self.up(x_BTD)
         if self.kind == "gelu":
-            return self.down(F.gelu(up))  # exact: in bf16 on CPU 2.7 times as fast as the tanh approximation
+            return self.down(gelu(up))
         if self.kind == "relu2":
             return self.down(F.relu(up).square())
         gate, up = up.chunk(2, dim=-1)
@@ -158,7 +159,7 @@ class Transformer(nn.Module):
             past.tokens_BT = tokens_BT
         encoding.check_length(tokens_BT.shape[1])
         positions = encoding.positions(tokens_BT)
-        x_BTD = encoding.embed(self.embedding(tokens_BT), positions)[:, -new:]
+        x_BTD = encoding.embed(embedding(tokens_BT, self.embedding.weight), positions)[:, -new:]
         if self.dropout:
             x_BTD = F.dropout(x_BTD, self.dropout, self.training)
         for layer, block in enumerate(self.blocks):

@@ -5,16 +5,20 @@
     python -m scripts.benchmark evaluation                    one window of 65 536 tokens
     python -m scripts.benchmark loop                          Lightning's loop against a plain loop
 
-All contestants live in one process and take turns, round after round, so that a change in the machine's load meets all
-of them; the ratios are taken within each round. It writes a CSV and a table, and never judges.
+Contestants take turns, round after round, so that a change in the machine's load meets all of them; the ratios are taken
+within each round. Each model has a process of its own. It writes a CSV and a table, and never judges.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ from eval.results import write_table
 from eval.terminal import console
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import Shape, build_encoding
+from model.kernels import compile_training, cross_entropy
 from model.trainer import forget_peak_memory, peak_memory, prepare_process
 from model.transformer import Transformer
 from scripts.peers import PEERS, Sizes
@@ -59,15 +64,23 @@ class Contestant:
     def __init__(self, model: nn.Module, sizes: Sizes, setting: str, device: torch.device):
         self.dtype, compiled = SETTINGS[setting]
         self.model = model.to(device)
-        self.loss = torch.compile(self._loss) if compiled else self._loss
+        self.loss = self._loss_of_ours if isinstance(model, Transformer) else self._loss
+        if compiled:
+            compiler = functools.partial(compile_training, gpu=device.type == "cuda")
+            self.loss = compiler(self.loss) if isinstance(model, Transformer) else torch.compile(self.loss)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.tokens = torch.randint(sizes.vocab_size, (sizes.batch, sizes.context + 1), device=device)
         self.device = device
 
-    def _loss(self) -> torch.Tensor:
+    def _logits(self) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            logits = self.model(self.tokens[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1).float(), self.tokens[:, 1:].flatten())
+            return self.model(self.tokens[:, :-1]).flatten(0, 1)
+
+    def _loss(self) -> torch.Tensor:
+        return F.cross_entropy(self._logits().float(), self.tokens[:, 1:].flatten())
+
+    def _loss_of_ours(self) -> torch.Tensor:
+        return cross_entropy(self._logits(), self.tokens[:, 1:].flatten()).mean()
 
     def step(self) -> None:
         self.loss().backward()
@@ -75,17 +88,70 @@ class Contestant:
         self.optimizer.zero_grad()
 
 
-def rounds(
-    contestants: dict[str, Callable[[], None]], count: int, seconds: float, device: torch.device
-) -> Iterator[dict[str, float]]:
-    """Steps a second of each contestant, round after round; a turn lasts about `seconds`."""
+@dataclass(frozen=True)
+class Entry:
+    """One line of a contest. model: a peer's name, or an encoding of this project's transformer."""
+
+    name: str
+    model: str
+    setting: str
+
+
+class Process:
+    """A process of its own for some entries: what this project sets in a process is no gift to the others.
+
+    prepared: with this project's settings of the process (the allocator's); else as torch comes.
+    """
+
+    def __init__(self, entries: list[Entry], sizes: Sizes, options, prepared: bool):
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        of_process = (other, entries, sizes, options.device, options.threads, prepared)
+        self.process = context.Process(target=_serve, args=of_process, daemon=True)
+        self.process.start()
+        other.close()
+        self.names = []
+        for entry in entries:
+            if problem := self.connection.recv():
+                print(f"{entry.name}: left out ({problem})", flush=True)
+            else:
+                self.names.append(entry.name)
+
+    def time(self, name: str, count: int) -> float:
+        """Seconds a step, over `count` of them."""
+        self.connection.send((name, count))
+        return self.connection.recv()
+
+
+def _serve(connection, entries: list[Entry], sizes: Sizes, device, threads: int | None, prepared: bool) -> None:
+    if prepared:
+        prepare_process(threads)
+    elif threads:
+        torch.set_num_threads(threads)
     steps = {}
-    for name, step in contestants.items():
-        for _ in range(3):
-            step()
-        steps[name] = max(1, round(seconds / _time(step, 2, device)))
+    for entry in entries:
+        torch.manual_seed(0)
+        try:
+            model = PEERS[entry.model](sizes) if entry.model in PEERS else ours(entry.model, sizes)
+            steps[entry.name] = Contestant(model, sizes, entry.setting, device).step
+            _time(steps[entry.name], 3, device)
+            connection.send(None)
+        except Exception as error:
+            connection.send(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    while True:
+        try:
+            name, count = connection.recv()
+        except EOFError:  # the contest is over
+            return
+        connection.send(_time(steps[name], count, device))
+
+
+def rounds(processes: list[Process], count: int, seconds: float) -> Iterator[dict[str, float]]:
+    """Steps a second of each contestant, round after round; a turn lasts about `seconds`."""
+    contestants = {name: process for process in processes for name in process.names}
+    steps = {name: max(1, round(seconds / process.time(name, 2))) for name, process in contestants.items()}
     for _ in range(count):
-        yield {name: 1 / _time(step, steps[name], device) for name, step in contestants.items()}
+        yield {name: 1 / process.time(name, steps[name]) for name, process in contestants.items()}
 
 
 def _time(step: Callable[[], None], count: int, device: torch.device) -> float:
@@ -100,11 +166,13 @@ def _time(step: Callable[[], None], count: int, device: torch.device) -> float:
     return (time.perf_counter() - begin) / count
 
 
-def contest(contestants, reference: str, unit: float, options, columns: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row each: median, least and most of `unit` times steps a second, and the ratio to the reference by round."""
-    turns = list(rounds(contestants, options.rounds, options.seconds, options.device))
+def contest(processes: list[Process], references: list[str], unit: float, options) -> list[dict[str, Any]]:
+    """A row each: median, least and most of `unit` times steps a second, and the ratios, by round, to the fastest of the
+    references."""
+    turns = list(rounds(processes, options.rounds, options.seconds))
+    reference = max(references, key=lambda name: statistics.median(turn[name] for turn in turns))
     rows = []
-    for name in contestants:
+    for name in (name for process in processes for name in process.names):
         speeds = [turn[name] * unit for turn in turns]
         ratios = [turn[name] / turn[reference] for turn in turns]
         rows.append(
@@ -117,34 +185,27 @@ def contest(contestants, reference: str, unit: float, options, columns: dict[str
                 "ratio_least": round(min(ratios), 3),
                 "ratio_most": round(max(ratios), 3),
                 "ratio_to": reference,
-                **columns,
+                "shape": options.shape,
             }
         )
     return rows
 
 
 def peers(options) -> list[dict[str, Any]]:
-    """none, rope and alibi against every peer, at each setting."""
-    sizes, rows = SHAPES[options.shape], []
-    settings = options.settings or list(SETTINGS)
-    models = {
-        f"trainshort {name}": lambda s, n=name: ours(n, s) for name in options.encodings or ("none", "rope", "alibi")
-    }
-    models |= PEERS
-    contestants = {}
-    for setting in settings:
-        for name, make in models.items():
-            torch.manual_seed(0)
-            try:
-                contestants[f"{name} | {setting}"] = Contestant(make(sizes), sizes, setting, options.device).step
-                contestants[f"{name} | {setting}"]()
-            except Exception as error:
-                contestants.pop(f"{name} | {setting}", None)
-                print(f"{name} | {setting}: left out ({type(error).__name__}: {str(error).splitlines()[0]})")
-    reference = next(name for name in contestants if name.startswith("nanogpt"))
-    rows = contest(contestants, reference, sizes.batch * sizes.context, options, {"shape": options.shape})
+    """none, rope and alibi against every peer, each at each setting; the peers as torch comes, and with this project's
+    allocator."""
+    sizes, settings = SHAPES[options.shape], options.settings or list(SETTINGS)
+    processes = []
+    for name in options.encodings or ("none", "rope", "alibi"):
+        entries = [Entry(f"trainshort {name} | {setting} | kept", name, setting) for setting in settings]
+        processes.append(Process(entries, sizes, options, prepared=True))
+    for name, (memory, prepared) in itertools.product(PEERS, {"torch's": False, "kept": True}.items()):
+        entries = [Entry(f"{name} | {setting} | {memory}", name, setting) for setting in settings]
+        processes.append(Process(entries, sizes, options, prepared))
+    as_torch_comes = [name for process in processes for name in process.names if name.endswith("torch's")]
+    rows = contest(processes, as_torch_comes, sizes.batch * sizes.context, options)
     for row in rows:
-        row["contestant"], row["setting"] = row["contestant"].split(" | ")
+        row["contestant"], row["setting"], row["memory"] = row["contestant"].split(" | ")
     return rows
 
 
@@ -152,12 +213,10 @@ def encodings(options) -> list[dict[str, Any]]:
     """Every encoding against none, at one setting."""
     sizes = SHAPES[options.shape]
     (setting,) = options.settings or ["bf16"]
-    contestants = {}
-    for name in ["none", *(n for n in options.encodings or encoding_names() if n != "none")]:
-        torch.manual_seed(0)
-        contestants[name] = Contestant(ours(name, sizes), sizes, setting, options.device).step
-    columns = {"shape": options.shape, "setting": setting}
-    return contest(contestants, "none", sizes.batch * sizes.context, options, columns)
+    names = ["none", *(name for name in options.encodings or encoding_names() if name != "none")]
+    process = Process([Entry(name, name, setting) for name in names], sizes, options, prepared=True)
+    rows = contest([process], ["none"], sizes.batch * sizes.context, options)
+    return [row | {"setting": setting} for row in rows]
 
 
 def evaluation(options) -> list[dict[str, Any]]:

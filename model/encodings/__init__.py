@@ -196,21 +196,6 @@ class Wrapper(PositionEncoding):
         self.inner.check_length(length)
 
 
-def materialise(x: Tensor) -> Tensor:
-    """x itself. Compiled code computes it once, here, where else every kernel that reads it would compute it anew: for
-    a small table that is read by large tensors."""
-    return _materialise(x) if torch.compiler.is_compiling() else x
-
-
-@torch.library.custom_op("trainshort::materialise", mutates_args=())
-def _materialise(x: Tensor) -> Tensor:
-    return x.clone(memory_format=torch.contiguous_format)
-
-
-_materialise.register_fake(lambda x: torch.empty(x.shape, dtype=x.dtype, device=x.device))
-_materialise.register_autograd(lambda context, gradient: gradient)
-
-
 def take(positions: Tensor, b: Tensor, i: Tensor) -> Tensor:
     """The coordinate of row i of sequence b, for positions of shape (T,) or (B, T); broadcasts over b and i."""
     return positions[i] if positions.ndim == 1 else positions[b, i]

@@ -1,6 +1,7 @@
 """Randomized positions: in training an encoding sees an ordered random sample of a much longer range."""
 
 import torch
+from torch import Tensor
 
 from model.encodings import PositionEncoding, Shape, Wrapper
 from model.encodings.none import NoPE
@@ -61,9 +62,19 @@ class Randomized(Wrapper):
         length = tokens_BT.shape[-1]
         if self.at_test == "even" and not self.training:
             return torch.arange(length, device=tokens_BT.device) * self.max_length // length
-        draw = int(self.draws) if self.training else -length  # the two never meet
-        if self.training:
-            self.draws += 1
-        generator = torch.Generator().manual_seed((int(self.seed) + STRIDE * draw) % 2**63)
-        sample_T = torch.randperm(self.max_length, generator=generator)[:length]
-        return sample_T.sort().values.to(tokens_BT.device, non_blocking=True)
+        if not self.training:
+            return draw_positions(self.seed, torch.full_like(self.draws, -length), length, self.max_length)
+        positions_T = draw_positions(self.seed, self.draws, length, self.max_length)  # of draws ≥ 0: the two never meet
+        self.draws += 1
+        return positions_T
+
+
+@torch.library.custom_op("trainshort::draw_positions", mutates_args=())  # torch.compile can't see into a generator
+def draw_positions(seed: Tensor, draw: Tensor, length: int, reach: int) -> Tensor:
+    """`length` of 0..reach−1 in order, (length,), a function of the seed, and of the draw's number, alone."""
+    generator = torch.Generator().manual_seed((int(seed) + STRIDE * int(draw)) % 2**63)
+    sample_T = torch.randperm(reach, generator=generator)[:length]
+    return sample_T.sort().values.to(seed.device, non_blocking=True)
+
+
+draw_positions.register_fake(lambda seed, draw, length, reach: seed.new_empty(length))

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from model.encodings import PositionEncoding, Shape, materialise
+from model.encodings import PositionEncoding, Shape
+from model.kernels import materialise
 
 
 def rope_frequencies(head_dim: int, base: float | Tensor) -> Tensor:
