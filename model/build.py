@@ -38,7 +38,7 @@ def build_language_model(
     optimization = Optimization(**{key: value for key, value in config["training"].items() if key in fields})
     module = LanguageModel(build_transformer(config, vocab_size, separators), optimization, training_steps(config))
     if config["trainer"]["compile"]:
-        # The model and its loss in one graph; scoring, which calls the transformer, stays eager and so runs at any length.
+        # The model and its loss in one graph; scoring, which calls the transformer, stays eager: it runs at any length.
         module.token_losses = compile_training(module.token_losses, uses_gpu(config["trainer"]["accelerator"]))
     return module
 

@@ -55,8 +55,8 @@ _gelu.register_autograd(
 
 
 def embedding(tokens: Tensor, weight_VD: Tensor) -> Tensor:
-    """The rows of the table that the tokens name, (*tokens.shape, D). On the CPU with torch's own backward: compiled code
-    adds to the table's gradient atomically, in an order that changes from run to run."""
+    """The rows of the table that the tokens name, (*tokens.shape, D). On the CPU with torch's own backward: compiled
+    code adds to the table's gradient atomically, in an order that changes from run to run."""
     if torch.compiler.is_compiling() and weight_VD.device.type == "cpu":
         return _Embedding.apply(tokens, weight_VD)
     return F.embedding(tokens, weight_VD)

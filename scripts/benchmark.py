@@ -5,8 +5,8 @@
     python -m scripts.benchmark evaluation                    one window of 65 536 tokens
     python -m scripts.benchmark loop                          Lightning's loop against a plain loop
 
-Contestants take turns, round after round, so that a change in the machine's load meets all of them; the ratios are taken
-within each round. Each model has a process of its own. It writes a CSV and a table, and never judges.
+Contestants take turns, round after round, so that a change in the machine's load meets all of them; the ratios are
+taken within each round. Each model has a process of its own. It writes a CSV and a table, and never judges.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from model.transformer import Transformer
 from scripts.peers import PEERS, Sizes
 
 SHAPES = {
+    "nano": Sizes(dim=32, num_layers=2, num_heads=2, vocab_size=97, context=32, batch=4),
     "tiny": Sizes(dim=128, num_layers=4, num_heads=4, vocab_size=2048, context=128, batch=32),
     "medium": Sizes(dim=384, num_layers=6, num_heads=6, vocab_size=4096, context=256, batch=16),
     "gpt2": Sizes(dim=768, num_layers=12, num_heads=12, vocab_size=50304, context=1024, batch=16),
@@ -122,6 +123,10 @@ class Process:
         self.connection.send((name, count))
         return self.connection.recv()
 
+    def close(self) -> None:
+        self.connection.close()
+        self.process.join()
+
 
 def _serve(connection, entries: list[Entry], sizes: Sizes, device, threads: int | None, prepared: bool) -> None:
     if prepared:
@@ -167,8 +172,8 @@ def _time(step: Callable[[], None], count: int, device: torch.device) -> float:
 
 
 def contest(processes: list[Process], references: list[str], unit: float, options) -> list[dict[str, Any]]:
-    """A row each: median, least and most of `unit` times steps a second, and the ratios, by round, to the fastest of the
-    references."""
+    """A row each: median, least and most of `unit` times steps a second, and the ratios, by round, to the fastest of
+    the references."""
     turns = list(rounds(processes, options.rounds, options.seconds))
     reference = max(references, key=lambda name: statistics.median(turn[name] for turn in turns))
     rows = []
@@ -192,20 +197,24 @@ def contest(processes: list[Process], references: list[str], unit: float, option
 
 
 def peers(options) -> list[dict[str, Any]]:
-    """none, rope and alibi against every peer, each at each setting; the peers as torch comes, and with this project's
-    allocator."""
-    sizes, settings = SHAPES[options.shape], options.settings or list(SETTINGS)
-    processes = []
-    for name in options.encodings or ("none", "rope", "alibi"):
-        entries = [Entry(f"trainshort {name} | {setting} | kept", name, setting) for setting in settings]
-        processes.append(Process(entries, sizes, options, prepared=True))
-    for name, (memory, prepared) in itertools.product(PEERS, {"torch's": False, "kept": True}.items()):
-        entries = [Entry(f"{name} | {setting} | {memory}", name, setting) for setting in settings]
-        processes.append(Process(entries, sizes, options, prepared))
-    as_torch_comes = [name for process in processes for name in process.names if name.endswith("torch's")]
-    rows = contest(processes, as_torch_comes, sizes.batch * sizes.context, options)
-    for row in rows:
-        row["contestant"], row["setting"], row["memory"] = row["contestant"].split(" | ")
+    """none, rope and alibi against every peer, setting by setting; the peers as torch comes, and with this project's
+    allocator. A process has one model and one setting: what another leaves behind in its heap would speed it up."""
+    sizes, rows = SHAPES[options.shape], []
+    for setting in options.settings or SETTINGS:
+        teams = [(name, "kept") for name in options.encodings or ("none", "rope", "alibi")]
+        teams += itertools.product(PEERS, ("torch's", "kept"))
+        processes = []
+        for name, memory in teams:
+            label = name if name in PEERS else f"trainshort {name}"
+            entry = Entry(f"{label} | {memory}", name, setting)
+            processes.append(Process([entry], sizes, options, prepared=memory == "kept"))
+        as_torch_comes = [name for process in processes for name in process.names if name.endswith("torch's")]
+        for row in contest(processes, as_torch_comes, sizes.batch * sizes.context, options):
+            contestant, memory = row["contestant"].split(" | ")
+            reference = row["ratio_to"].split(" | ")[0]
+            rows.append(row | {"contestant": contestant, "ratio_to": reference, "memory": memory, "setting": setting})
+        for process in processes:
+            process.close()
     return rows
 
 
@@ -216,6 +225,7 @@ def encodings(options) -> list[dict[str, Any]]:
     names = ["none", *(name for name in options.encodings or encoding_names() if name != "none")]
     process = Process([Entry(name, name, setting) for name in names], sizes, options, prepared=True)
     rows = contest([process], ["none"], sizes.batch * sizes.context, options)
+    process.close()
     return [row | {"setting": setting} for row in rows]
 
 

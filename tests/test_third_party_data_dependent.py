@@ -94,6 +94,18 @@ def test_dape_whose_network_is_silent_is_its_bias():
     torch.testing.assert_close(attend(dape), attend(dape.inner), rtol=0, atol=1e-12)
 
 
+def test_dape_in_pieces_is_dape_at_once(monkeypatch):
+    dape, found = perturb(build("dape")), []
+    for pairs in (T * T, 5 * T + 3, 1):  # all rows; five at a time, and two at the end; one by one
+        monkeypatch.setattr("model.encodings.dape.PAIRS", pairs)
+        out = attend(dape)
+        gradients = torch.autograd.grad(out.square().sum(), [dape.up[1].weight, dape.down[1].weight])
+        found.append((out, *gradients))
+    for other in found[1:]:
+        for piece, whole in zip(other, found[0], strict=True):
+            torch.testing.assert_close(piece, whole, rtol=1e-12, atol=1e-12)
+
+
 def test_cope_starts_without_positions():
     torch.testing.assert_close(attend(build("cope")), attend(build("none")), rtol=0, atol=1e-12)
 

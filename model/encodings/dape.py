@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from model.encodings import PositionEncoding, Shape, Wrapper
 from model.encodings.combined import last_row_of_nothing
 
-PAIRS = 1 << 14  # scores of one head that the network is given at once: its hidden units stay in the cache
+PAIRS = 1 << 13  # scores of one head that the network is given at once on the CPU: its hidden units stay in the cache
 
 
 class DAPE(Wrapper):
@@ -43,7 +43,7 @@ class DAPE(Wrapper):
     def rescore(self, scores_BHQT, visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer):
         scores_BHQT = scores_BHQT.to(torch.promote_types(scores_BHQT.dtype, torch.float32))
         bias = self.bias(scores_BHQT, rows_Q, self.inner.score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer))
-        scores_BHQT = scores_BHQT + bias + self.network(scores_BHQT, bias, layer)
+        scores_BHQT = scores_BHQT + bias + self.network(scores_BHQT, bias, rows_Q, layer)
         rest = (visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer)
         return PositionEncoding.rescore(self, scores_BHQT, *rest)
 
@@ -54,20 +54,27 @@ class DAPE(Wrapper):
         bias = mod(scores_BHQT.new_zeros(()), b[:, None, None, None], h[:, None, None], rows_Q[:, None], columns_T)
         return bias.expand(len(bias) if bias.ndim == 4 else 1, *scores_BHQT.shape[1:])
 
-    def network(self, scores_BHQT: Tensor, bias: Tensor, layer: int) -> Tensor:
-        """The MLP; on the CPU by sequence and PAIRS of (i, j): its hidden units are `width`/H times the scores, and
-        writing and reading all of them at once is slow (measured at width 32 and 4 heads: a third of the speed in
-        training)."""
+    def network(self, scores_BHQT: Tensor, bias: Tensor, rows_Q: Tensor, layer: int) -> Tensor:
+        """The MLP; on the CPU by sequence and PAIRS of (i, j), without the keys after their last row: its hidden units
+        are `width`/H times the scores, and writing and reading all of them at once is slow (measured at width 32 and 4
+        heads: a third of the speed in training)."""
         parameters = (self.up[layer].weight, self.up[layer].bias, self.down[layer].weight)
         up, up_bias, down = (parameter.to(scores_BHQT.dtype) for parameter in parameters)
         of_scores, of_bias = up.chunk(2, dim=1)  # (width, H) each
         if scores_BHQT.is_cuda:
             at_rest = of_bias @ bias.flatten(2) + up_bias[:, None]
             return (down @ F.leaky_relu(of_scores @ scores_BHQT.flatten(2) + at_rest)).view_as(scores_BHQT)
+        B, _, Q, T = scores_BHQT.shape
+        first = 0 if Q == T else int(rows_Q[0])  # rows are consecutive
+        rows = max(1, PAIRS // T)
         changes = []
-        for scores_BHP, bias_BHP in zip(*(t.flatten(2).split(PAIRS, dim=-1) for t in (scores_BHQT, bias)), strict=True):
+        for start in range(0, Q, rows):
+            end = min(start + rows, Q)
+            seen = first + end  # keys
+            scores_BHP, bias_BHP = (t[:, :, start:end, :seen].flatten(2) for t in (scores_BHQT, bias))
             at_rest = (of_bias @ bias_BHP + up_bias[:, None]).unbind()  # what B alone makes of each hidden unit
-            at_rest = at_rest * (len(scores_BHP) // len(at_rest))
+            at_rest = at_rest * (B // len(at_rest))
             hidden = (torch.addmm(rest, of_scores, scores) for rest, scores in zip(at_rest, scores_BHP, strict=True))
-            changes.append(torch.stack([down @ F.leaky_relu_(units) for units in hidden]))
-        return torch.cat(changes, dim=-1).view_as(scores_BHQT)
+            change_BHP = torch.stack([down @ F.leaky_relu_(units) for units in hidden])
+            changes.append(F.pad(change_BHP.unflatten(-1, (end - start, seen)), (0, T - seen)))
+        return torch.cat(changes, dim=2)

@@ -1,0 +1,49 @@
+"""The benchmark runs, and its ratios are what it says they are; no figure is judged.
+
+python -m pytest tests/test_benchmark.py -m ""
+"""
+
+import csv
+import sys
+
+import pytest
+
+from scripts import benchmark
+
+
+def rows(tmp_path, monkeypatch, *arguments):
+    path = tmp_path / "rows.csv"
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark", *arguments, "--shape", "nano", "--seconds", "0.01", "--csv", str(path)]
+    )
+    benchmark.main()
+    return list(csv.DictReader(path.open()))
+
+
+def test_encodings_are_set_against_none(tmp_path, monkeypatch):
+    none, rope = rows(tmp_path, monkeypatch, "encodings", "--encodings", "rope", "--rounds", "3", "--threads", "1")
+    assert (none["contestant"], none["ratio"], none["ratio_to"]) == ("none", "1.0", "none")
+    assert rope["contestant"] == "rope" and 0 < float(rope["ratio_least"]) <= float(rope["ratio"])
+    assert float(rope["least"]) <= float(rope["tokens_per_second"]) <= float(rope["most"])
+
+
+def test_what_cannot_be_built_is_left_out_by_name(monkeypatch, capsys):
+    monkeypatch.setitem(benchmark.SHAPES, "nano", benchmark.Sizes(32, 2, 5, 97, 32, 4))  # 5 heads in a width of 32
+    options = type("Options", (), {"device": benchmark.torch.device("cpu"), "threads": 1})
+    entries = [benchmark.Entry("rope", "rope", "fp32")]
+    process = benchmark.Process(entries, benchmark.SHAPES["nano"], options, prepared=True)
+    assert process.names == []
+    process.close()
+    assert "rope: left out (ValueError" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_peers_are_as_torch_comes_and_prepared(tmp_path, monkeypatch):
+    arguments = ("peers", "--encodings", "none", "--settings", "fp32", "--rounds", "2")
+    found = rows(tmp_path, monkeypatch, *arguments)
+    assert {("trainshort none", "kept"), ("nanogpt", "torch's"), ("nanogpt", "kept")} <= {
+        (row["contestant"], row["memory"]) for row in found
+    }
+    (reference,) = {row["ratio_to"] for row in found}
+    assert ("1.0", "torch's") in {(row["ratio"], row["memory"]) for row in found if row["contestant"] == reference}
+    assert not reference.startswith("trainshort")
