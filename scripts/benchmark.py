@@ -12,7 +12,6 @@ taken within each round. Each model has a process of its own. It writes a CSV an
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import multiprocessing
 import statistics
@@ -65,10 +64,11 @@ class Contestant:
     def __init__(self, model: nn.Module, sizes: Sizes, setting: str, device: torch.device):
         self.dtype, compiled = SETTINGS[setting]
         self.model = model.to(device)
-        self.loss = self._loss_of_ours if isinstance(model, Transformer) else self._loss
+        is_ours = isinstance(model, Transformer)
+        self.loss = self._loss_of_ours if is_ours else self._loss
         if compiled:
-            compiler = functools.partial(compile_training, gpu=device.type == "cuda")
-            self.loss = compiler(self.loss) if isinstance(model, Transformer) else torch.compile(self.loss)
+            gpu = device.type == "cuda"
+            self.loss = compile_training(self.loss, gpu) if is_ours else torch.compile(self.loss)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.tokens = torch.randint(sizes.vocab_size, (sizes.batch, sizes.context + 1), device=device)
         self.device = device
@@ -99,7 +99,7 @@ class Entry:
 
 
 class Process:
-    """A process of its own for some entries: what this project sets in a process is no gift to the others.
+    """A process of its own for some entries, so that what this project sets in a process is no gift to the peers.
 
     prepared: with this project's settings of the process (the allocator's); else as torch comes.
     """
@@ -133,6 +133,7 @@ def _serve(connection, entries: list[Entry], sizes: Sizes, device, threads: int 
         prepare_process(threads)
     elif threads:
         torch.set_num_threads(threads)
+    torch._dynamo.config.recompile_limit = 8 + len(entries)  # beyond it, models would run uncompiled and not say so
     steps = {}
     for entry in entries:
         torch.manual_seed(0)
@@ -142,7 +143,7 @@ def _serve(connection, entries: list[Entry], sizes: Sizes, device, threads: int 
             _time(steps[entry.name], 3, device)
             connection.send(None)
         except Exception as error:
-            connection.send(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            connection.send(f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
     while True:
         try:
             name, count = connection.recv()
