@@ -5,8 +5,8 @@
     python -m scripts.benchmark evaluation                    one window of 65 536 tokens
     python -m scripts.benchmark loop                          Lightning's loop against a plain loop
 
-Contestants take turns, round after round, so that a change in the machine's load meets all of them; the ratios are
-taken within each round. Each model has a process of its own. It writes a CSV and a table, and never judges.
+Contestants take turns, round after round, so that a change in the machine's load meets all of them; the reference of
+the ratios takes a turn before each. Peers have a process each. It writes a CSV and a table, and never judges.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import itertools
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,14 +152,6 @@ def _serve(connection, entries: list[Entry], sizes: Sizes, device, threads: int 
         connection.send(_time(steps[name], count, device))
 
 
-def rounds(processes: list[Process], count: int, seconds: float) -> Iterator[dict[str, float]]:
-    """Steps a second of each contestant, round after round; a turn lasts about `seconds`."""
-    contestants = {name: process for process in processes for name in process.names}
-    steps = {name: max(1, round(seconds / process.time(name, 2))) for name, process in contestants.items()}
-    for _ in range(count):
-        yield {name: 1 / process.time(name, steps[name]) for name, process in contestants.items()}
-
-
 def _time(step: Callable[[], None], count: int, device: torch.device) -> float:
     """Seconds a step."""
     if device.type == "cuda":
@@ -173,14 +165,24 @@ def _time(step: Callable[[], None], count: int, device: torch.device) -> float:
 
 
 def contest(processes: list[Process], references: list[str], unit: float, options) -> list[dict[str, Any]]:
-    """A row each: median, least and most of `unit` times steps a second, and the ratios, by round, to the fastest of
-    the references."""
-    turns = list(rounds(processes, options.rounds, options.seconds))
-    reference = max(references, key=lambda name: statistics.median(turn[name] for turn in turns))
+    """A row each: median, least and most of `unit` times steps a second, and the ratios to the fastest of the
+    references, which takes a turn before every other's turn. A turn lasts about `options.seconds`."""
+    contestants = {name: process for process in processes for name in process.names}
+    steps = {name: max(1, round(options.seconds / process.time(name, 2))) for name, process in contestants.items()}
+
+    def speed(name: str) -> float:
+        return unit / contestants[name].time(name, steps[name])
+
+    reference = max(references, key=speed)
+    turns = {name: [] for name in contestants}  # pairs: the reference's speed, and its own
+    for _ in range(options.rounds):
+        for name, pairs in turns.items():
+            before = speed(reference)
+            pairs.append((before, before if name == reference else speed(name)))
     rows = []
-    for name in (name for process in processes for name in process.names):
-        speeds = [turn[name] * unit for turn in turns]
-        ratios = [turn[name] / turn[reference] for turn in turns]
+    for name, pairs in turns.items():
+        speeds = [own for _, own in pairs]
+        ratios = [own / before for before, own in pairs]
         rows.append(
             {
                 "contestant": name,
