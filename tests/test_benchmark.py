@@ -5,6 +5,7 @@ python -m pytest tests/test_benchmark.py -m ""
 
 import csv
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,9 +28,21 @@ def test_encodings_are_set_against_none(tmp_path, monkeypatch):
     assert float(rope["least"]) <= float(rope["tokens_per_second"]) <= float(rope["most"])
 
 
+def test_ratios_are_to_the_fastest_reference():
+    seconds = {"ours": 1.0, "peer": 4.0, "slow peer": 8.0}
+    process = SimpleNamespace(names=list(seconds), time=lambda name, count: seconds[name])
+    options = SimpleNamespace(rounds=3, seconds=1.0, shape="nano")
+    found = benchmark.contest([process], ["slow peer", "peer"], 100.0, options)
+    assert [(row["contestant"], row["tokens_per_second"], row["ratio"], row["ratio_to"]) for row in found] == [
+        ("ours", 100, 4.0, "peer"),
+        ("peer", 25, 1.0, "peer"),
+        ("slow peer", 12, 0.5, "peer"),
+    ]
+
+
 def test_what_cannot_be_built_is_left_out_by_name(monkeypatch, capsys):
     monkeypatch.setitem(benchmark.SHAPES, "nano", benchmark.Sizes(32, 2, 5, 97, 32, 4))  # 5 heads in a width of 32
-    options = type("Options", (), {"device": benchmark.torch.device("cpu"), "threads": 1})
+    options = SimpleNamespace(device=benchmark.torch.device("cpu"), threads=1)
     entries = [benchmark.Entry("rope", "rope", "fp32")]
     process = benchmark.Process(entries, benchmark.SHAPES["nano"], options, prepared=True)
     assert process.names == []

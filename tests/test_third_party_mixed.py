@@ -15,6 +15,7 @@ from model.attention import attention
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
 from model.encodings.path import path_scores
+from model.encodings.randomized import draw_positions
 from tests.laws import SEPARATORS, Content, attend, difference, perturb
 from tests.references import README
 
@@ -230,6 +231,11 @@ def test_training_draws_are_ordered_distinct_and_new_each_time():
     every = torch.cat(draws)
     assert every.min() < 10 and every.max() > 16 * 32 - 10
     assert every.double().mean().item() == pytest.approx((16 * 32 - 1) / 2, rel=0.02)  # uniform over the range
+
+
+def test_the_compiler_may_take_a_draw_as_one_operator():
+    encoding = build("randomized")
+    torch.library.opcheck(draw_positions, (encoding.seed, encoding.draws, T, 16 * SHAPE.context))
 
 
 def test_every_position_is_drawn_equally_often():
