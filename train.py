@@ -12,25 +12,25 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from eval.identity import register_resolvers, sweep_name
+from eval.record.identity import register_resolvers, sweep_name
 
 
 def train(config: dict) -> None:
     """One run: data, model, trainer, fit, evaluate, results. Goes on where an interrupted one stopped."""
     from data.module import build_data
-    from eval.comparison import read_comparison
-    from eval.evaluate import check_settings, evaluate, streams_for
-    from eval.exact_match import score_task
-    from eval.probes import run_probes
-    from eval.provenance import describe_run
-    from eval.report import write_files
-    from eval.results import run_folder, write_table
-    from eval.terminal import announce, print_results
-    from eval.tracking import track
-    from eval.tuning import tuned
+    from eval.compare.comparison import read_comparison
+    from eval.compare.report import write_files
+    from eval.measure.exact_match import score_task
+    from eval.measure.perplexity import check_settings, evaluate, streams_for
+    from eval.measure.probes import run_probes
+    from eval.record.folder import run_folder, write_table
+    from eval.record.provenance import describe_run
+    from eval.record.terminal import announce, print_results
+    from eval.record.tracking import track
+    from eval.record.tuning import tuned
     from model.build import build_language_model, training_steps
     from model.settings import check_types
-    from model.trainer import Meter, fit, prepare_process
+    from model.training.trainer import Meter, fit, prepare_process
 
     check_types(config)
     prepare_process(config["trainer"]["threads"])
@@ -65,7 +65,7 @@ def train(config: dict) -> None:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    from eval.jobs import carry_out
+    from eval.record.jobs import carry_out
 
     carry_out(train, cfg)
 

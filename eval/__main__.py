@@ -9,25 +9,25 @@ import sys
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eval.jobs import FAILED, MISTAKES, one_sentence
+from eval.record.jobs import FAILED, MISTAKES, one_sentence
 
 USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [extension.KEY=VALUE ...] [eval.KEY=VALUE ...]"
 
 
 def main(arguments: list[str]) -> None:
     from data.module import build_data
-    from eval.comparison import read_comparison
-    from eval.evaluate import check_settings, evaluate, extension_list, settings_of_each, streams_for
-    from eval.exact_match import score_task
-    from eval.probes import run_probes
-    from eval.report import write_files
-    from eval.results import RunFolder
-    from eval.terminal import print_results
+    from eval.compare.comparison import read_comparison
+    from eval.compare.report import write_files
+    from eval.measure.exact_match import score_task
+    from eval.measure.perplexity import check_settings, evaluate, extension_list, settings_of_each, streams_for
+    from eval.measure.probes import run_probes
+    from eval.record.folder import RunFolder
+    from eval.record.terminal import print_results
     from model.build import build_transformer, training_steps
     from model.catalogue import CONF
-    from model.checkpoint import checkpoint_step, load_weights, newest
     from model.settings import check_split, check_type
-    from model.trainer import prepare_process
+    from model.training.checkpoint import checkpoint_step, load_weights, newest
+    from model.training.trainer import prepare_process
 
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if "run" not in options or len(options) != len(arguments):

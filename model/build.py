@@ -9,7 +9,7 @@ from typing import Any
 from model.devices import uses_gpu
 from model.encodings import Shape, build_encoding
 from model.kernels import compile_training
-from model.language_model import LanguageModel, Optimization
+from model.training.language_model import LanguageModel, Optimization
 from model.transformer import Transformer
 
 

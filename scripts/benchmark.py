@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import nn
 
-from eval.provenance import machine
-from eval.results import write_table
-from eval.terminal import console
+from eval.record.folder import write_table
+from eval.record.provenance import machine
+from eval.record.terminal import console
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import Shape, build_encoding
 from model.kernels import compile_training, cross_entropy
-from model.trainer import forget_peak_memory, peak_memory, prepare_process
+from model.training.trainer import forget_peak_memory, peak_memory, prepare_process
 from model.transformer import Transformer
 from scripts.peers import PEERS, Sizes
 
@@ -262,8 +262,8 @@ def loop(options) -> list[dict[str, Any]]:
     import lightning as L
     from torch.utils.data import DataLoader
 
-    from model.language_model import LanguageModel, Optimization
-    from model.trainer import Meter
+    from model.training.language_model import LanguageModel, Optimization
+    from model.training.trainer import Meter
 
     sizes = SHAPES[options.shape]
     batch = torch.randint(sizes.vocab_size, (sizes.batch, sizes.context + 1))

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.jobs import FAILED, MISTAKES, one_sentence
-from eval.results import write_json
-from eval.tracking import CONTEXT_LENGTH, CURVE, POSITION, TOKENS, TRAIN, choose_mode, metric
+from eval.record.folder import write_json
+from eval.record.jobs import FAILED, MISTAKES, one_sentence
+from eval.record.tracking import CONTEXT_LENGTH, CURVE, POSITION, TOKENS, TRAIN, choose_mode, metric
 from model.catalogue import CONF
 
 NAME = "Train short, test long"

@@ -18,7 +18,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from eval.terminal import console
+from eval.record.terminal import console
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import uses

@@ -31,18 +31,18 @@ import torch.nn.functional as F
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
-from eval.figures import COLOURS
-from eval.jobs import FAILED, MISTAKES, one_sentence
-from eval.results import RunFolder, write_atomic
+from eval.compare.figures import COLOURS
+from eval.record.folder import RunFolder, write_atomic
+from eval.record.jobs import FAILED, MISTAKES, one_sentence
 from model.attention import attention
 from model.build import build_transformer
 from model.catalogue import encoding_config, encoding_names
-from model.checkpoint import load_weights, newest
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import uses
 from model.encodings.rope import RoPE
 from model.encodings.sinusoidal import sinusoids
 from model.extensions import view
+from model.training.checkpoint import load_weights, newest
 from scripts.encodings import SHAPE, describe
 
 BASES = (10, 100, 1_000, 10_000, 100_000, 500_000, 1_000_000)

@@ -2,21 +2,21 @@
 
     python -m scripts.literature SWEEP
 
-Prints a table and writes SWEEP/literature.csv; what a statement is and when it counts stands in eval/literature.py.
+Prints a table and writes SWEEP/literature.csv; eval.compare.literature says what a statement is, and when it counts.
 """
 
 import sys
 from pathlib import Path
 
-from eval.jobs import FAILED, MISTAKES, one_sentence
+from eval.record.jobs import FAILED, MISTAKES, one_sentence
 
 USAGE = "usage: python -m scripts.literature SWEEP"
 
 
 def main(arguments: list[str]) -> None:
-    from eval.comparison import read_comparison
-    from eval.literature import check
-    from eval.results import write_table
+    from eval.compare.comparison import read_comparison
+    from eval.compare.literature import check
+    from eval.record.folder import write_table
 
     if len(arguments) != 1:
         raise ValueError(USAGE)
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     rows = check(comparison.compared, comparison.summary, comparison.level)
     if not rows:
         raise ValueError(
-            f"{folder}: no study in eval/published.csv has an ordering that this sweep has both sides of; score two of "
+            f"{folder}: no published study has an ordering that this sweep has both sides of; score two of "
             "its encodings, or lengths beyond the training context, by the same protocol"
         )
     write_table(folder / "literature.csv", rows)
@@ -42,7 +42,7 @@ def print_statements(rows: list[dict]) -> None:
 
     from rich.table import Table
 
-    from eval.terminal import console
+    from eval.record.terminal import console
 
     for (study, published, protocol), group in groupby(
         rows, key=lambda row: (row["study"], row["published_protocol"], row["protocol"])

@@ -7,13 +7,13 @@ DIR is the folder of a sweep or of a single run. Exit codes are those of a sweep
 
 import sys
 
-from eval.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
+from eval.record.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
 
 USAGE = "usage: python -m scripts.report DIR [reference=ENCODING] [level=0.95]"
 
 
 def main(arguments: list[str]) -> int:
-    from eval.report import write_report
+    from eval.compare.report import write_report
 
     folders = [argument for argument in arguments if "=" not in argument]
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.jobs import FAILED, MISTAKES, one_sentence
-from eval.results import RunFolder, row_key
+from eval.record.folder import RunFolder, row_key
+from eval.record.jobs import FAILED, MISTAKES, one_sentence
 from train import train
 
 USAGE = "usage: python -m scripts.reproduce RUN [cache_dir=DIR] [num_workers=N]"

@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from eval.identity import register_resolvers
+from eval.record.identity import register_resolvers
 
 ROOT = Path(__file__).parent.parent
 

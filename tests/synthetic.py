@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.identity import run_id
-from eval.results import RunFolder, row_key, write_json, write_table
-from eval.statistics import perplexity_interval
+from eval.measure.statistics import perplexity_interval
+from eval.record.folder import RunFolder, row_key, write_json, write_table
+from eval.record.identity import run_id
 
 CONTEXT = 32
 LENGTHS = (32, 64, 128, 256)

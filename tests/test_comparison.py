@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.comparison import Comparison, read_comparison, tidy_rows, write_comparison
-from eval.conclusion import conclude
-from eval.results import read_json, write_json
-from eval.statistics import compare, holm
+from eval.compare.comparison import Comparison, read_comparison, tidy_rows, write_comparison
+from eval.compare.conclusion import conclude
+from eval.measure.statistics import compare, holm
+from eval.record.folder import read_json, write_json
 from tests.synthetic import CONTEXT, LENGTHS, make_run
 
 

@@ -18,7 +18,7 @@ from model.kernels import (
     _materialise,
     compile_training,
 )
-from model.language_model import LanguageModel, Optimization
+from model.training.language_model import LanguageModel, Optimization
 from model.transformer import Transformer
 
 SHAPE = Shape(dim=64, num_heads=4, num_layers=2, context=32)

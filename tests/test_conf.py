@@ -8,7 +8,7 @@ import json
 import pytest
 from hydra import compose, initialize_config_dir
 
-from eval.identity import register_resolvers
+from eval.record.identity import register_resolvers
 from model.build import build_transformer
 from model.catalogue import extension_config, extension_names
 from model.settings import check_types

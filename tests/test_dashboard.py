@@ -10,8 +10,8 @@ import warnings
 
 import pytest
 
-from eval.results import write_table
-from eval.tracking import choose_mode, track, track_sweep
+from eval.record.folder import write_table
+from eval.record.tracking import choose_mode, track, track_sweep
 from scripts.dashboard import as_json, build_workspace, main
 
 CONFIG = {"logger": {"name": "auto", "project": "trainshort", "tags": []}, "encoding": {"name": "rope"}}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval.evaluate import FLOORS, check_settings, evaluate, settings_of_each
-from eval.ngram import NGram
-from eval.protocols import plan, targets_of
-from eval.results import RunFolder, row_key
+from eval.measure.ngram import NGram
+from eval.measure.perplexity import FLOORS, check_settings, evaluate, settings_of_each
+from eval.measure.protocols import plan, targets_of
+from eval.record.folder import RunFolder, row_key
 from model.transformer import Transformer
 from tests.small import CONTEXT, SEPARATOR, SETTINGS, VOCABULARY, small_model, small_stream, token_loss
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from eval.results import write_json
+from eval.record.folder import write_json
 from model.build import build_transformer
 from model.catalogue import encoding_config, encoding_names
-from model.checkpoint import SCHEMA, AtomicCheckpointIO
 from model.encodings import Shape, build_encoding
 from model.encodings.alibi import alibi_slopes
 from model.encodings.rope import RoPE
 from model.encodings.sinusoidal import sinusoids
 from model.encodings.t5 import causal_buckets
+from model.training.checkpoint import SCHEMA, AtomicCheckpointIO
 from scripts import explore
 from scripts.explore import Pack, curves, draw_zeros, embedding_map, explored, page, score_map, scores
 from tests.browser import DESKTOP, PHONE, open_browser

@@ -18,17 +18,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.module import build_data
-from eval.evaluate import check_settings
-from eval.jobs import MISTAKES, one_sentence
-from eval.protocols import plan
-from eval.results import RunFolder, write_json
-from eval.scoring import Scorer
-from eval.tracking import Tracker, track
+from eval.measure.perplexity import check_settings
+from eval.measure.protocols import plan
+from eval.measure.scoring import Scorer
+from eval.record.folder import RunFolder, write_json
+from eval.record.jobs import MISTAKES, one_sentence
+from eval.record.tracking import Tracker, track
 from model.build import build_language_model, training_steps
-from model.checkpoint import AtomicCheckpointIO, newest
-from model.language_model import LanguageModel, LossNotFiniteError
 from model.settings import check_types
-from model.trainer import Meter, build_trainer
+from model.training.checkpoint import AtomicCheckpointIO, newest
+from model.training.language_model import LanguageModel, LossNotFiniteError
+from model.training.trainer import Meter, build_trainer
 from tests.small import CONTEXT, SETTINGS, small_model, small_stream
 from train import train
 

@@ -13,10 +13,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from eval.identity import register_resolvers
-from eval.jobs import check_devices
-from eval.results import RunFolder
-from model.checkpoint import checkpoints, load_weights
+from eval.record.folder import RunFolder
+from eval.record.identity import register_resolvers
+from eval.record.jobs import check_devices
+from model.training.checkpoint import checkpoints, load_weights
 from tests.conftest import ROOT
 from train import train
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.comparison import read_comparison
-from eval.literature import PROTOCOLS, Figure, apart, check, find_statements, match_ratios, read_published
+from eval.compare.comparison import read_comparison
+from eval.compare.literature import PROTOCOLS, Figure, apart, check, find_statements, match_ratios, read_published
 from tests.synthetic import CONTEXT, make_run
 
 ROOT = Path(__file__).parent.parent
@@ -147,7 +147,7 @@ def test_multiples_of_the_context_match_their_nearest_within_a_quarter():
 
 def test_the_published_figures_are_read_whole_and_every_protocol_is_known():
     figures = read_published()
-    with (ROOT / "eval" / "published.csv").open() as file:
+    with (ROOT / "eval" / "compare" / "published.csv").open() as file:
         assert len(figures) == sum(1 for _ in csv.reader(file)) - 1
     assert {each.protocol for each in figures} == set(PROTOCOLS.values())
     assert all(each.perplexity > 1 and each.ratio > 0 for each in figures)

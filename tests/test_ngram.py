@@ -9,7 +9,7 @@ from math import log
 import numpy as np
 import pytest
 
-from eval.ngram import ADD_K, NGram
+from eval.measure.ngram import ADD_K, NGram
 
 SEPARATOR = 5
 TOKENS = np.array([5, 0, 1, 0, 1, 2, 5, 1, 0, 0, 3, 1, 5, 2, 2], dtype=np.uint16)  # three documents; 4 never occurs

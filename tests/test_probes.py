@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from eval.probes import Probed, bias, last_row_bias, repeat, run_probes
-from eval.probes import attention_spread as attention
-from eval.results import RunFolder
+from eval.measure.probes import Probed, bias, last_row_bias, repeat, run_probes
+from eval.measure.probes import attention_spread as attention
+from eval.record.folder import RunFolder
 from model.catalogue import encoding_names
 from model.encodings.alibi import alibi_slopes
 from tests import laws
@@ -148,7 +148,7 @@ def test_probes_are_run_once_and_again_with_other_settings(tmp_path, monkeypatch
     run_probes(model, STREAM, folder, settings)
     found = folder.results["probes"]
     assert list(found) == settings["probes"] and all(found.values())
-    monkeypatch.setattr("eval.probes.Probed", None)
+    monkeypatch.setattr("eval.measure.probes.Probed", None)
     run_probes(model, STREAM, folder, settings)
     monkeypatch.undo()
     run_probes(model, STREAM, folder, {**settings, "probes": ["bias"], "lengths": [1]})

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from data.windows import Windows, document_bounds
-from eval.evaluate import evaluate
-from eval.protocols import PROTOCOLS, blocks, context_lengths, plan, targets_of
-from eval.results import RunFolder
-from eval.statistics import MIN_BLOCKS
+from eval.measure.perplexity import evaluate
+from eval.measure.protocols import PROTOCOLS, blocks, context_lengths, plan, targets_of
+from eval.measure.statistics import MIN_BLOCKS
+from eval.record.folder import RunFolder
 from tests.small import CONTEXT, SETTINGS, small_model, small_stream, token_loss
 
 STREAM = small_stream(41, 2, 26, 60)

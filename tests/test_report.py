@@ -11,12 +11,12 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from eval.comparison import read_comparison
-from eval.conclusion import conclude
-from eval.figures import position_figure, styles
-from eval.probe_figures import probe_sections
-from eval.report import markdown, page, report_figures, write_report
-from eval.sweep import SweepCallback, count_jobs, progress
+from eval.compare.comparison import read_comparison
+from eval.compare.conclusion import conclude
+from eval.compare.figures import position_figure, styles
+from eval.compare.probe_figures import probe_sections
+from eval.compare.report import markdown, page, report_figures, write_report
+from eval.record.sweep import SweepCallback, count_jobs, progress
 from scripts.report import main
 from tests.browser import DESKTOP, PHONE, open_browser
 from tests.synthetic import CONTEXT, LENGTHS, make_run
@@ -256,7 +256,7 @@ def test_sweeps_in_one_folder_keep_lists_of_their_own(composed, tmp_path, monkey
     lists = []
     for number, run in enumerate((done, failed)):
         monkeypatch.setattr("os.getpid", lambda number=number: number)
-        monkeypatch.setattr("eval.sweep.count_jobs", lambda config: 1)
+        monkeypatch.setattr("eval.record.sweep.count_jobs", lambda config: 1)
         callback = SweepCallback()
         callback.on_multirun_start(OmegaConf.create({"runs": str(tmp_path), "sweep": "both", "run_id": "any"}))
         callback.job_list.write_text(f"{run.name}\n")

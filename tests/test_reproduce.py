@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main as score
-from eval.results import RunFolder
+from eval.record.folder import RunFolder
 from scripts.reproduce import differences, main
 from train import train
 

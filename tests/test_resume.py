@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval.results import RunFolder
-from eval.scoring import Scorer
-from model.checkpoint import checkpoints
-from model.language_model import LanguageModel
+from eval.measure.scoring import Scorer
+from eval.record.folder import RunFolder
+from model.training.checkpoint import checkpoints
+from model.training.language_model import LanguageModel
 from train import train
 
 # Dropout, accumulation, workers, an encoding that draws positions; points, validations and checkpoints at other steps.

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from eval.identity import check_names
-from eval.results import RunFolder, run_folder
-from model.checkpoint import SCHEMA, AtomicCheckpointIO, load_weights
+from eval.record.folder import RunFolder, run_folder
+from eval.record.identity import check_names
 from model.encodings import Shape, build_encoding
 from model.extensions import build_extension
+from model.training.checkpoint import SCHEMA, AtomicCheckpointIO, load_weights
 from train import train
 
 SMOKE = ["experiment=smoke", "training.tokens=4096", "eval.windows=12", "eval.targets=8"]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-import eval.scoring
+import eval.measure.scoring
 from data.windows import Windows
-from eval.protocols import PROTOCOLS, plan
-from eval.scoring import Scorer
+from eval.measure.protocols import PROTOCOLS, plan
+from eval.measure.scoring import Scorer
 from model.transformer import Transformer
 from tests.small import SETTINGS, small_model, small_stream, token_loss
 
@@ -75,7 +75,7 @@ def test_losses_come_in_the_order_of_the_windows():
 def test_the_head_by_parts_is_the_head_at_once(monkeypatch):
     plans = plans_at(8)
     whole = Scorer(small_model(), STREAM, 64).score(plans)
-    monkeypatch.setattr(eval.scoring, "HEAD_LOGITS", 30)
+    monkeypatch.setattr(eval.measure.scoring, "HEAD_LOGITS", 30)
     for a, b in zip(whole, Scorer(small_model(), STREAM, 64).score(plans), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
@@ -117,7 +117,7 @@ import resource, sys
 import numpy as np
 from data.stream import TokenStream
 from data.windows import Windows
-from eval.scoring import Scorer
+from eval.measure.scoring import Scorer
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
 from model.transformer import Transformer

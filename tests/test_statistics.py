@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval import statistics
-from eval.statistics import compare, difference, holm, perplexity_interval, t_critical, t_tail, verdict
+from eval.measure import statistics
+from eval.measure.statistics import compare, difference, holm, perplexity_interval, t_critical, t_tail, verdict
 
 TRUE_DIFFERENCE = -0.004  # nats a token
 SEED_SD = 0.007

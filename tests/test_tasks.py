@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 from data.module import build_data
 from data.sources import addition, associative_recall, copy, reverse
 from data.task import ANSWER, SEPARATOR, SYMBOLS
-from eval.exact_match import answers_right, score_task, wilson
-from eval.identity import register_resolvers
-from eval.results import RunFolder
-from eval.scoring import Scorer
+from eval.measure.exact_match import answers_right, score_task, wilson
+from eval.measure.scoring import Scorer
+from eval.record.folder import RunFolder
+from eval.record.identity import register_resolvers
 from model.build import build_language_model
 from model.catalogue import encoding_config
 

@@ -13,8 +13,8 @@ from unittest.mock import Mock
 import pytest
 
 from eval.__main__ import main as score
-from eval.results import RunFolder
-from eval.scoring import Scorer
+from eval.measure.scoring import Scorer
+from eval.record.folder import RunFolder
 from tests.conftest import ROOT
 from train import train
 
@@ -46,7 +46,7 @@ def test_results_hold_a_row_for_every_protocol_and_length(finished):
 
 
 def test_stored_losses_add_up_to_the_rows(finished):
-    from eval.results import RunFolder, row_key
+    from eval.record.folder import RunFolder, row_key
 
     folder = RunFolder(finished[0])
     for row in folder.results["rows"]:
@@ -94,7 +94,7 @@ def test_a_split_that_is_not_held_out_is_refused(program, finished):
 
 def test_a_run_whose_scoring_failed_is_rescued_by_scoring_it_again(composed, tmp_path, monkeypatch):
     config = composed(*SMOKE, "encoding=none")
-    monkeypatch.setattr("eval.scoring.Scorer.score", Mock(side_effect=MemoryError("out of memory")))
+    monkeypatch.setattr("eval.measure.scoring.Scorer.score", Mock(side_effect=MemoryError("out of memory")))
     with pytest.raises(MemoryError):
         train(config)
     monkeypatch.undo()
@@ -116,7 +116,7 @@ def test_a_run_does_not_go_on_with_another_text(composed, tmp_path, monkeypatch)
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be " * 3000)
     config = composed(*SMOKE, "data=text", f"data.path={text}", "tokenizer=byte")
-    monkeypatch.setattr("eval.scoring.Scorer.score", Mock(side_effect=MemoryError("out of memory")))
+    monkeypatch.setattr("eval.measure.scoring.Scorer.score", Mock(side_effect=MemoryError("out of memory")))
     with pytest.raises(MemoryError):
         train(config)
     monkeypatch.undo()
@@ -134,7 +134,7 @@ def test_extensions_are_never_tuned_on_the_tokens_that_are_scored(composed, spli
             super().__init__(model, stream, *rest)
             streams.append(stream)
 
-    monkeypatch.setattr("eval.evaluate.Scorer", Spy)
+    monkeypatch.setattr("eval.measure.perplexity.Scorer", Spy)
     extension = ["eval.extensions=[longrope]", "+eval.extension_settings.longrope.trials=3"]
     train(composed(*SMOKE, *extension, "eval.lengths=[1,2]", f"eval.split={split}"))
     scored, *tuned_on = streams

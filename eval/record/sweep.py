@@ -16,8 +16,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
-from eval.identity import check_names
-from eval.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
+from eval.record.identity import check_names
+from eval.record.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
 
 LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
 
@@ -30,7 +30,7 @@ class SweepCallback(Callback):
     jobs: int | None = None  # how many the sweep has; None for sweepers that don't know beforehand
 
     def on_multirun_start(self, config, **kwargs: Any) -> None:
-        from eval.identity import register_resolvers
+        from eval.record.identity import register_resolvers
 
         register_resolvers()
         self._check_names(config)
@@ -67,8 +67,8 @@ class SweepCallback(Callback):
     def on_multirun_end(self, config, **kwargs: Any) -> None:
         from omegaconf import OmegaConf
 
-        from eval.report import write_report
-        from eval.tracking import track_sweep
+        from eval.compare.report import write_report
+        from eval.record.tracking import track_sweep
 
         try:
             compare = OmegaConf.to_container(config.compare)
@@ -110,7 +110,7 @@ def last_started(folder: Path) -> list[str]:
 
 def progress(path: Path, jobs: int | None) -> str:
     """ "3 of 6 jobs done, 1 running, 0 failed, 2 left", from a command's list and the files of its jobs."""
-    from eval.results import RunFolder
+    from eval.record.folder import RunFolder
 
     names = started(path)
     states = Counter(RunFolder(path.parent / name).status["state"] for name in names)

@@ -5,7 +5,7 @@
 - sliding: windows of length N, `stride` apart, each scoring what no earlier one has.
 - positions: whole windows of the longest length; the loss is reported by position in the window.
 
-One forward pass serves every protocol that asks for the same window (see eval/scoring.py).
+One forward pass serves every protocol that asks for the same window (see eval/measure/scoring.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from data.windows import (
     non_overlapping_windows,
     sliding_windows,
 )
-from eval.statistics import MIN_BLOCKS
+from eval.measure.statistics import MIN_BLOCKS
 
 PROTOCOLS = ("fixed_targets", "non_overlapping", "sliding", "positions")
 BLOCK_TOKENS = 1024  # least length of a block to begin with: text is alike over about so many tokens

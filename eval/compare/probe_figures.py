@@ -1,4 +1,4 @@
-"""What eval/probes.py left in a sweep's runs, as figures: each probe by encoding, over its seeds."""
+"""What eval/measure/probes.py left in a sweep's runs, as figures: each probe by encoding, over its seeds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.comparison import Comparison
-from eval.figures import Figure, Section, Style, record_figure
-from eval.tables import Table, records_table, words
+from eval.compare.comparison import Comparison
+from eval.compare.figures import Figure, Section, Style, record_figure
+from eval.compare.tables import Table, records_table, words
 
 Row = Mapping[str, Any]
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.identity import run_id
-from eval.results import run_folder
-from model.language_model import LossNotFiniteError
+from eval.record.folder import run_folder
+from eval.record.identity import run_id
+from model.training.language_model import LossNotFiniteError
 
 
 def tuned(config: Mapping[str, Any], train: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A sweep read from its runs' files: which runs there are, whether they may be compared, and what comes of it.
 
-Nothing here knows of tables or pages: `read_comparison` gives rows, eval/report.py shows them.
+Nothing here knows of tables or pages: `read_comparison` gives rows, eval/compare/report.py shows them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.identity import NOT_IDENTITY
-from eval.results import RunFolder, row_key, write_table
-from eval.statistics import Difference, difference, holm, perplexity_interval, verdict
+from eval.measure.statistics import Difference, difference, holm, perplexity_interval, verdict
+from eval.record.folder import RunFolder, row_key, write_table
+from eval.record.identity import NOT_IDENTITY
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
 # What must be equal between runs that are compared: settings (or whole groups), and the data by results.json.
@@ -435,7 +435,7 @@ def _differences(
 ) -> dict[str, Difference]:
     """Each side minus the reference, paired over the seeds that both have; a side without a common seed has none.
 
-    As eval.statistics.compare, but seeds may be missing here and there; Holm's correction is over all sides.
+    As eval.measure.statistics.compare, but seeds may be missing here and there; Holm's correction is over all sides.
     """
     common = {name: sorted(set(sides[name]) & set(sides.get(reference, ()))) for name in sides if name != reference}
     common = {name: seeds for name, seeds in common.items() if seeds}

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from eval.identity import config_hash
-from model.trainer import choose_precision
+from eval.record.identity import config_hash
+from model.training.trainer import choose_precision
 
 PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "hydra-core", "numpy")
 
@@ -41,7 +41,7 @@ def describe_run(config: Mapping[str, Any], data, module, meter) -> dict[str, An
 
 def commit() -> str | None:
     """The checkout's commit, with "+" where files differ from it; None outside a git checkout."""
-    here = Path(__file__).parent.parent
+    here = Path(__file__).parents[2]
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)

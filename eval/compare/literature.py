@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.comparison import Run
-from eval.results import row_key
-from eval.statistics import Difference, difference, holm, verdict
+from eval.compare.comparison import Run
+from eval.measure.statistics import Difference, difference, holm, verdict
+from eval.record.folder import row_key
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 SDS = 2.0
@@ -101,7 +101,7 @@ def check(
     questions, else not separable. percent (with its interval) is by how much the sweep's perplexity of `higher`
     exceeds that of `lower`, published_percent the same in the study.
 
-    runs, summary: of eval.comparison. published: figures instead of those of published.csv.
+    runs, summary: of eval.compare.comparison. published: figures instead of those of published.csv.
     """
     statements = find_statements(summary, read_published() if published is None else published)
     asked = dict.fromkeys(statement.question for statement in statements)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.comparison import Comparison, Run
-from eval.tables import (
+from eval.compare.comparison import Comparison, Run
+from eval.compare.tables import (
     Table,
     difference_interval_of,
     perplexity_interval_of,

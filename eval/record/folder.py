@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from eval.identity import check_names, config_hash
+from eval.record.identity import check_names, config_hash
 from model.devices import rank
 
 SCHEMA = 1
@@ -184,7 +184,7 @@ class RunFolder:
     @contextmanager
     def recording(self, config: Mapping[str, Any]) -> Iterator[None]:
         """Records the configuration, that the run goes on, and how it ends."""
-        from model.checkpoint import Interrupted
+        from model.training.checkpoint import Interrupted
 
         try:
             write_json(self.path / "config.json", config)

@@ -19,8 +19,8 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from model.build import build_transformer, training_steps
-from model.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
 from model.devices import out_of_memory, rank, uses_gpu
+from model.training.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
 
 
 def fit(config: Mapping[str, Any], module: L.LightningModule, data: L.LightningDataModule, folder: Path, meter: Meter):

@@ -197,7 +197,7 @@ def track_sweep(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """A table of eval.results.write_table: numbers as such, nothing as None."""
+    """A table of eval.record.folder.write_table: numbers as such, nothing as None."""
     with open(path, newline="") as file:
         return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
 

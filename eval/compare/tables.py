@@ -1,5 +1,4 @@
-"""The tables of a report, each defined once; eval/report.py shows them in the page and in report.md, eval/terminal.py
-in the terminal."""
+"""The tables of a report, each defined once: for the page, for report.md and for the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.comparison import HEADLINE, Comparison, Run
+from eval.compare.comparison import HEADLINE, Comparison, Run
 
 Row = Mapping[str, Any]
 MINUS, SPACE = "\u2212", "\u00a0"  # a minus as wide as a plus, and a space that doesn't break
@@ -401,7 +400,7 @@ def control_table(comparison: Comparison) -> Table:
 
 
 def literature_table(statements: Sequence[Row]) -> Table:
-    """The published orderings that the sweep can be asked about (rows of eval.literature.check), and its answers."""
+    """The published orderings that the sweep can be asked about (see `literature.check`), and its answers."""
     counts = Counter(row["verdict"] for row in statements)
     return Table(
         "Published orderings",

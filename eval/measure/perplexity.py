@@ -17,12 +17,12 @@ import numpy as np
 
 from data.stream import TokenStream
 from data.windows import Windows, document_bounds
-from eval.ngram import NGram
-from eval.probes import check_probes
-from eval.protocols import blocks, context_lengths, documents, plan, targets_of
-from eval.results import RunFolder, row_key
-from eval.scoring import Scorer, check_pass
-from eval.statistics import perplexity_interval
+from eval.measure.ngram import NGram
+from eval.measure.probes import check_probes
+from eval.measure.protocols import blocks, context_lengths, documents, plan, targets_of
+from eval.measure.scoring import Scorer, check_pass
+from eval.measure.statistics import perplexity_interval
+from eval.record.folder import RunFolder, row_key
 from model.attention import record_executors
 from model.extensions import build_extension, extension_config, extension_names
 from model.transformer import Transformer

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from data.module import WindowDataModule
-from eval.evaluate import extended_encoding, extension_as_set, extension_list, streams_for
-from eval.results import RunFolder
-from eval.scoring import Scorer
+from eval.measure.perplexity import extended_encoding, extension_as_set, extension_list, streams_for
+from eval.measure.scoring import Scorer
+from eval.record.folder import RunFolder
 from model.encodings import PositionEncoding
 from model.extensions import build_extension
 from model.transformer import Transformer

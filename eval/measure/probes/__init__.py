@@ -18,10 +18,10 @@ import torch
 
 from data.stream import TokenStream
 from data.windows import Windows, document_bounds, fixed_target_windows, gather_windows
-from eval.protocols import blocks, check_lengths, context_lengths
-from eval.results import RunFolder
-from eval.scoring import Scorer
-from eval.statistics import difference
+from eval.measure.protocols import blocks, check_lengths, context_lengths
+from eval.measure.scoring import Scorer
+from eval.measure.statistics import difference
+from eval.record.folder import RunFolder
 from model.encodings import PositionEncoding
 from model.extensions import device_and_dtype, view
 from model.transformer import Transformer

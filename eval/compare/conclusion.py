@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from eval.comparison import HEADLINE, Comparison
-from eval.tables import (
+from eval.compare.comparison import HEADLINE, Comparison
+from eval.compare.tables import (
     SPACE,
     difference_interval_of,
     perplexity_interval_of,

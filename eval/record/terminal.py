@@ -82,8 +82,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], context: int) -> None:
 
 def print_comparison(comparison) -> None:
     """A sweep's end: what failed, perplexity by encoding and context length, best first, and the verdict."""
-    from eval.conclusion import conclude
-    from eval.tables import left_out_table, perplexity_table, places
+    from eval.compare.conclusion import conclude
+    from eval.compare.tables import left_out_table, perplexity_table, places
 
     tables = [perplexity_table(comparison, *place) for place in list(places(comparison))[:1]] + [
         left_out_table(comparison)

@@ -22,7 +22,7 @@ def carry_out(job: Callable[[dict[str, Any]], None], cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from model.checkpoint import Interrupted
+    from model.training.checkpoint import Interrupted
 
     config = OmegaConf.to_container(cfg, resolve=True)
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -64,7 +64,7 @@ def one_sentence(error: BaseException) -> str:
 
 def _record(config: dict[str, Any], error: Exception) -> None:
     """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it."""
-    from eval.results import run_folder, write_json
+    from eval.record.folder import run_folder, write_json
 
     try:
         folder = run_folder(config)
@@ -77,6 +77,6 @@ def _record(config: dict[str, Any], error: Exception) -> None:
 
 
 def _stop(signum, frame):
-    from model.checkpoint import Interrupted
+    from model.training.checkpoint import Interrupted
 
     raise Interrupted(signum)

@@ -1,6 +1,6 @@
 """A sweep's report, written from its runs' files: comparison.csv, summary.csv, report.md and report.html.
 
-The page is one file that opens offline: eval/page holds its template, style and script, plotly draws its figures.
+The page is one file that opens offline: the folder page has its template, style and script, plotly draws its figures.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from eval.comparison import Comparison, differing, flatten, read_comparison, write_comparison
-from eval.conclusion import conclude, last_place
-from eval.figures import (
+from eval.compare.comparison import Comparison, differing, flatten, read_comparison, write_comparison
+from eval.compare.conclusion import conclude, last_place
+from eval.compare.figures import (
     MANY,
     Figure,
     Section,
@@ -32,12 +32,9 @@ from eval.figures import (
     task_figure,
     training_figures,
 )
-from eval.identity import NOT_IDENTITY
-from eval.literature import check
-from eval.probe_figures import probe_sections
-from eval.results import write_atomic
-from eval.sweep import last_started
-from eval.tables import (
+from eval.compare.literature import check
+from eval.compare.probe_figures import probe_sections
+from eval.compare.tables import (
     Table,
     control_table,
     cost_table,
@@ -52,6 +49,9 @@ from eval.tables import (
     task_table,
     undefined_table,
 )
+from eval.record.folder import write_atomic
+from eval.record.identity import NOT_IDENTITY
+from eval.record.sweep import last_started
 
 PAGE = Path(__file__).with_name("page")
 FAR = 2  # times the worst encoding's perplexity: beyond, a control is switched off when the page opens
@@ -87,7 +87,7 @@ def write_report(
 
     Raises ValueError where the folder holds no run.
     """
-    from eval.terminal import print_comparison
+    from eval.record.terminal import print_comparison
 
     path = Path(path)
     asked = last_started(path) if jobs is None else jobs

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, its trainer and meter, checkpoints. Nothing here knows of positions."""
