@@ -12,7 +12,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from eval.record.identity import register_resolvers, sweep_name
+from eval.record.identity import register_names, sweep_name
 
 
 def train(config: dict) -> None:
@@ -71,7 +71,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    register_resolvers()
+    register_names()
     multirun = {"-m", "--multirun"} & set(sys.argv)
     if multirun and not any(argument.startswith("sweep=") for argument in sys.argv):
         sys.argv.append(f"sweep={sweep_name(sys.argv[1:])}")

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.record.folder import RunFolder, row_key
+from eval.measure.rows import row_key
+from eval.record.folder import RunFolder
 from eval.record.jobs import FAILED, MISTAKES, one_sentence
 from train import train
 

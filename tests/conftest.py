@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from eval.record.identity import register_resolvers
+from eval.record.identity import register_names
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,7 +66,7 @@ def composed(tmp_path, tmp_path_factory):
     """The configuration that `python train.py` with these arguments has, as plain dicts."""
 
     def compose_config(*overrides):
-        register_resolvers()
+        register_names()
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("train", overrides=[f"runs={tmp_path}", f"cache_dir={cache}", *overrides])
         return OmegaConf.to_container(cfg, resolve=True)

@@ -14,29 +14,28 @@ from typing import Any
 
 import numpy as np
 
+from eval.measure.rows import row_key
 from eval.measure.statistics import perplexity_interval
-from eval.record.folder import RunFolder, row_key, write_json, write_table
+from eval.record.folder import RunFolder, write_json, write_table
 from eval.record.identity import run_id
+from tests.composed import composed
 
 CONTEXT = 32
 LENGTHS = (32, 64, 128, 256)
 WINDOWS, TARGETS = 24, 16  # of fixed_targets
 
-CONFIG = {
-    "seed": 0,
-    "context": CONTEXT,
-    "training": {"tokens": 60_000, "batch_size": 32, "lr": 3e-3},
-    "sweep": "synthetic",
-    "runs": "runs",
-    "run_id": "",
-    "encoding": {"name": "rope", "base": 10000.0},
-    "model": {"name": "nano", "dim": 32, "num_layers": 2, "num_heads": 2},
-    "data": {"name": "shakespeare", "cross_documents": False},
-    "tokenizer": {"name": "bpe", "vocab_size": 512},
-    "eval": {"lengths": [1, 2, 4, 8], "split": "test", "targets": TARGETS, "windows": WINDOWS, "precision": "32"},
-    "compare": {"reference": "rope", "level": 0.95},
-    "logger": {"name": "none"},
-}
+CONFIG = composed(
+    "model=nano",
+    "tokenizer.vocab_size=512",
+    "logger=none",
+    "sweep=synthetic",
+    "run_id=synthetic",
+    f"context={CONTEXT}",
+    "training.tokens=60_000",
+    "training.batch_size=32",
+    f"eval.targets={TARGETS}",
+    f"eval.windows={WINDOWS}",
+)
 
 RESULTS = {
     "corpus": "shakespeare",

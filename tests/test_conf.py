@@ -8,7 +8,7 @@ import json
 import pytest
 from hydra import compose, initialize_config_dir
 
-from eval.record.identity import register_resolvers
+from eval.record.identity import register_names
 from model.build import build_transformer
 from model.catalogue import extension_config, extension_names
 from model.settings import check_types
@@ -85,6 +85,6 @@ def test_the_cache_is_where_the_environment_or_the_command_line_says(monkeypatch
         monkeypatch.delenv("TRAINSHORT_CACHE", raising=False)
         if variable:
             monkeypatch.setenv("TRAINSHORT_CACHE", variable)
-        register_resolvers()
+        register_names()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             assert compose("train", overrides=overrides).cache_dir == wanted

@@ -12,7 +12,8 @@ import torch
 from eval.measure.ngram import NGram
 from eval.measure.perplexity import FLOORS, check_settings, evaluate, settings_of_each
 from eval.measure.protocols import plan, targets_of
-from eval.record.folder import RunFolder, row_key
+from eval.measure.rows import row_key
+from eval.record.folder import RunFolder
 from model.transformer import Transformer
 from tests.small import CONTEXT, SEPARATOR, SETTINGS, VOCABULARY, small_model, small_stream, token_loss
 

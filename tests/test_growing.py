@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from eval.record.folder import RunFolder
-from eval.record.identity import register_resolvers
+from eval.record.identity import register_names
 from eval.record.jobs import check_devices
 from model.training.checkpoint import checkpoints, load_weights
 from tests.conftest import ROOT
@@ -107,7 +107,7 @@ def test_several_devices_inside_a_choice_of_learning_rates_are_refused(composed)
 @pytest.mark.parametrize("experiment", [None, "compare"])
 def test_every_launcher_composes(launcher, experiment):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    register_resolvers()
+    register_names()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         overrides = [f"hydra/launcher={launcher}", "sweep=demo", *([f"experiment={experiment}"] if experiment else [])]
         cfg = compose("train", overrides=overrides, return_hydra_config=True)

@@ -23,7 +23,7 @@ from data.task import ANSWER, SEPARATOR, SYMBOLS
 from eval.measure.exact_match import answers_right, score_task, wilson
 from eval.measure.scoring import Scorer
 from eval.record.folder import RunFolder
-from eval.record.identity import register_resolvers
+from eval.record.identity import register_names
 from model.build import build_language_model
 from model.catalogue import encoding_config
 
@@ -275,7 +275,7 @@ def test_settings_that_cannot_be_used_are_named(changes, message):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_tasks_file_composes_and_builds(name):
-    register_resolvers()
+    register_names()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", [f"data={name}", "run_id=x"]), resolve=False)
     data = build_data(config)

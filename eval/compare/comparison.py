@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from eval.measure.rows import row_key
 from eval.measure.statistics import Difference, difference, holm, perplexity_interval, verdict
-from eval.record.folder import RunFolder, row_key, write_table
+from eval.record.folder import RunFolder, write_table
 from eval.record.identity import NOT_IDENTITY
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from eval.compare.comparison import Run
+from eval.measure.rows import row_key
 from eval.measure.statistics import Difference, difference, holm, verdict
-from eval.record.folder import row_key
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 SDS = 2.0

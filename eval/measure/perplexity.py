@@ -20,9 +20,10 @@ from data.windows import Windows, document_bounds
 from eval.measure.ngram import NGram
 from eval.measure.probes import check_probes
 from eval.measure.protocols import blocks, context_lengths, documents, plan, targets_of
+from eval.measure.rows import row_key
 from eval.measure.scoring import Scorer, check_pass
 from eval.measure.statistics import perplexity_interval
-from eval.record.folder import RunFolder, row_key
+from eval.record.folder import RunFolder
 from model.attention import record_executors
 from model.extensions import build_extension, extension_config, extension_names
 from model.transformer import Transformer

@@ -26,8 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 
+from conf.schema import Settings, typed
+from eval.measure.rows import PART, PLACE, row_key
 from eval.record.identity import check_names, config_hash
 from model.devices import rank
 
@@ -94,6 +97,14 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def settings(self) -> Settings:
+        """The run's settings. Raises ValueError where the folder is no run, or its settings can't be read."""
+        try:
+            return typed(Settings, self.config)
+        except ValueError as error:
+            raise ValueError(f"{self.path / 'config.json'} can't be read: {error}") from None
+
+    @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration. Raises ValueError where the folder is no run."""
         path = self.path / "config.json"
@@ -120,6 +131,41 @@ class RunFolder:
     def trained(self) -> bool:
         """Whether it holds what training has made, to its end or in part."""
         return self.finished or any(self.checkpoints.glob("*.ckpt"))
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows of results.json: a column a field, NaN where a row doesn't have it."""
+        return pd.DataFrame(self.results["rows"], columns=None if self.results["rows"] else [*PLACE, "status"])
+
+    @property
+    def windows(self) -> pd.DataFrame:
+        """Every scored window of every row that has figures, in the rows' order: the row's key and place, where the
+        window starts and stops in the stream, its document, block and scored tokens, and nats, the sum of their losses.
+
+        Raises ValueError where a row's losses are missing.
+        """
+        losses, frames = self.losses, []
+        for row in self.results["rows"]:
+            if row["status"] != "ok":
+                continue
+            if (key := row_key(row)) not in losses:
+                raise ValueError(f"{self.path / 'losses.npz'} lacks the losses of {key}: score the run again")
+            frame = pd.DataFrame(losses[key + "/windows"], columns=["start", "stop", "tokens", "document", "block"])
+            firsts = np.cumsum(frame["tokens"]) - frame["tokens"]
+            frame["nats"] = np.add.reduceat(losses[key].astype(np.float64), firsts)
+            frames.append(frame.assign(key=key, **{name: row.get(name) for name in (*PLACE, *PART)}))
+        places = ["key", *PLACE, *PART]
+        return pd.concat(frames, ignore_index=True)[[*places, *frame]] if frames else pd.DataFrame(columns=places)
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """curve.csv: step, tokens, seconds, loss (nats a token), lr, tokens_per_second and, at validations, val_loss;
+        empty where there is none that can be read."""
+        path = self.path / "curve.csv"
+        try:
+            return pd.read_csv(path, dtype=float) if path.exists() else pd.DataFrame()
+        except ValueError:
+            return pd.DataFrame()
 
     def check_same(self, config: Mapping[str, Any]) -> None:
         """Raises ValueError where the folder holds a run of other settings than these: a name that was given twice."""
@@ -248,10 +294,3 @@ def run_folder(config: Mapping[str, Any]) -> RunFolder:
     """The folder of a run by its configuration. Raises ValueError for a name that leads out of the runs' folder."""
     check_names(config)
     return RunFolder(Path(config["runs"], config["sweep"] or "", config["run_id"]))
-
-
-def row_key(row: Mapping[str, Any]) -> str:
-    """What identifies a row within a run: protocol/extension/context length, and where it has them the control (a floor
-    in the model's place) and the position."""
-    parts = [row["protocol"], row["extension"], row["context_length"]]
-    return "/".join(str(part) for part in [*parts, *(row[name] for name in ("control", "position") if name in row)])

@@ -10,6 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from conf import schema
+
 # Settings that change where and how a run is carried out, and not what it computes.
 NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
 
@@ -46,6 +48,7 @@ def sweep_name(overrides: list[str]) -> str:
     return "sweep-" + hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:6]
 
 
-def register_resolvers() -> None:
-    """Makes `${run_id:}` known to the configuration."""
+def register_names() -> None:
+    """Makes the schema and `${run_id:}` known to Hydra, once a process."""
+    schema.register()
     OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)

@@ -30,9 +30,9 @@ class SweepCallback(Callback):
     jobs: int | None = None  # how many the sweep has; None for sweepers that don't know beforehand
 
     def on_multirun_start(self, config, **kwargs: Any) -> None:
-        from eval.record.identity import register_resolvers
+        from eval.record.identity import register_names
 
-        register_resolvers()
+        register_names()
         self._check_names(config)
         name = LISTS.replace("*", f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
         self.job_list = Path(config.runs) / config.sweep / name
