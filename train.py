@@ -12,54 +12,50 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from conf.schema import Settings
 from eval.record.identity import register_names, sweep_name
 
 
-def train(config: dict) -> None:
-    """One run: data, model, trainer, fit, evaluate, results. Goes on where an interrupted one stopped."""
+def train(settings: Settings) -> None:
+    """One run: data, model, trainer, fit, measure, report. Goes on where an interrupted one stopped."""
     from data.module import build_data
     from eval.compare.comparison import read_comparison
     from eval.compare.report import write_files
-    from eval.measure.exact_match import score_task
-    from eval.measure.perplexity import check_settings, evaluate, streams_for
-    from eval.measure.probes import run_probes
-    from eval.record.folder import run_folder, write_table
+    from eval.measure.measurement import Measurement
+    from eval.record.folder import RunFolder
     from eval.record.provenance import describe_run
     from eval.record.terminal import announce, print_results
-    from eval.record.tracking import track
+    from eval.record.tracking import track_run
     from eval.record.tuning import tuned
-    from model.build import build_language_model, training_steps
-    from model.settings import check_types
-    from model.training.trainer import Meter, fit, prepare_process
+    from model.build import build_language_model, check_model
+    from model.training.meter import Meter
+    from model.training.trainer import fit, prepare_process
 
-    check_types(config)
-    prepare_process(config["trainer"]["threads"])
-    folder = run_folder(config)
+    prepare_process(settings.trainer.threads)
+    check_model(settings)
+    folder = RunFolder.of(settings)
     with folder.hold():
-        folder.check_same(config)
+        folder.check_same(settings)
         if folder.finished:
             print(f"{folder.path} is finished already")
         else:
-            config = tuned(config, train)
-            with folder.recording(config), track(config, folder.name, config["runs"], config["sweep"]) as tracker:
-                steps = training_steps(config)
-                data = build_data(config)
+            settings = tuned(settings, train)
+            with folder.recording(settings), track_run(settings) as tracker:
+                data = build_data(settings)
                 folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
-                held_out, *others = streams_for(data.streams, config["eval"]["split"])
-                check_settings(config["eval"], held_out, config["context"])
-                model = build_language_model(config, data.vocab_size, data.separators)
-                meter = Meter(config, steps, report=tracker.log_point)
-                announce(config, data, model, folder)
-                fit(config, model, data, folder.path, meter)
-                write_table(folder.path / "curve.csv", meter.curve)
-                folder.update(**describe_run(config, data, model, meter))
-                evaluate(model.transformer, held_out, folder, config["eval"], *others, report=tracker.log_rows)
-                run_probes(model.transformer, held_out, folder, config["eval"])
-                score_task(model.transformer, data, folder, config["eval"], report=tracker.log_rows)
+                measurement = Measurement(settings.eval, data, settings.context)
+                model = build_language_model(settings, data.vocab_size, data.separators)
+                meter = Meter(settings, report=tracker.log_point)
+                announce(settings, data, model, folder)
+                fit(settings, model, data, folder.path, meter)
+                folder.describe(describe_run(settings, data, model, meter), meter.curve)
+                for found in measurement.of(model.transformer, folder.results, folder.losses.keys()):
+                    folder.add(found)
+                    tracker.log_rows([*found.rows, *found.tasks])
                 tracker.summarise(folder.results["training"])
-    if not config["sweep"]:
+    if not settings.sweep:
         write_files(read_comparison(folder.path))
-    print_results(folder.results, config["context"])
+    print_results(folder.results, settings.context)
     print(folder.path)
 
 

@@ -5,6 +5,7 @@ object is made, by a ValueError that names the setting. Light to import: nothing
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -193,6 +194,40 @@ class EvaluationSettings:
 
 
 @dataclass
+class CorpusSettings:
+    """The keys of conf/data that all corpora of text have; the others are the source's own."""
+
+    source: str
+    name: str | None = None
+    cross_documents: bool = False
+    validation_windows: int | None = 64
+    max_documents: int | None = None
+    max_tokens: int | None = None
+
+    def __post_init__(self):
+        windows = self.validation_windows
+        _check(windows is None or windows >= 1, "data.validation_windows", windows, "must be at least 1, or null")
+        for name in ("max_documents", "max_tokens"):
+            cap = getattr(self, name)
+            problem = "leaves nothing to learn from: give 2 or more, or null for no cap"
+            _check(cap is None or cap >= 2, f"data.{name}", cap, problem)
+
+
+@dataclass
+class TaskSettings:
+    """The keys of conf/data that all tasks have; the others are the source's own."""
+
+    source: str
+    name: str
+    examples: int
+    validation_windows: int
+
+    def __post_init__(self):
+        for name in ("examples", "validation_windows"):
+            _check(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+
+
+@dataclass
 class CompareSettings:
     """conf/compare: how the encodings of a sweep are compared."""
 
@@ -306,6 +341,17 @@ class Settings:
         return self.training.accumulate * self.trainer.devices * self.trainer.num_nodes
 
 
+@dataclass
+class ScoringSettings:
+    """conf/eval.yaml: a finished run, scored again."""
+
+    eval: EvaluationSettings
+    run: str | None
+    cache_dir: str | None
+    num_workers: int | None
+    extension: Any = None
+
+
 def check_names(run_id: str, sweep: str | None) -> None:
     """Raises ValueError where the name of a run or a sweep would lead out of the runs' folder."""
     for key, name in (("run_id", run_id), ("sweep", sweep or "")):
@@ -329,6 +375,12 @@ def typed(cls: type, values: Any, name: str = "") -> Any:
         raise ValueError(f"{key}: {str(error).splitlines()[0]}") from None
 
 
+def split(cls: type, values: Mapping[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
+    """`typed` of those values that the class has, and the others. name: of the group that the values stand in."""
+    own = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
+    return typed(cls, own, name), {key: value for key, value in values.items() if key not in own}
+
+
 def plain(settings: Any) -> Any:
     """Settings as dicts, lists and plain values."""
     return asdict(settings)
@@ -337,6 +389,7 @@ def plain(settings: Any) -> Any:
 def register() -> None:
     """Makes the schema known to Hydra, whose defaults lists name it."""
     ConfigStore.instance().store("schema", Settings)
+    ConfigStore.instance().store("scoring", ScoringSettings)
 
 
 def _is_number(value: Any) -> bool:

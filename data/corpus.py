@@ -7,10 +7,12 @@ on the spot.
 
 import hashlib
 import importlib
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from conf.schema import modules
+from conf.signature import check_types, parameters
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}  # where a source has no split of its own
@@ -44,32 +46,29 @@ class Corpus:
         return digest.hexdigest()
 
 
-def source_names() -> list[str]:
-    """The sources there are: the modules of `data/sources`."""
-    return sorted(path.stem for path in (Path(__file__).parent / "sources").glob("[!_]*.py"))
-
-
 def source_class(source: str) -> type:
-    """The class of a named source. Raises ValueError for an unknown one."""
-    if source not in source_names():
-        raise ValueError(f"data.source={source!r} is unknown; the sources are {', '.join(source_names())}")
+    """The class of a named source, a module of data/sources. Raises ValueError for an unknown one."""
+    if source not in (known := modules("data/sources")):
+        raise ValueError(f"data.source={source!r} is unknown; the sources are {', '.join(known)}")
     return importlib.import_module(f"data.sources.{source}").Source
 
 
 def build_corpus(source: str, settings: Mapping[str, object]) -> Corpus:
     """The corpus (or task) of a named source. Raises ValueError for an unknown source or an unknown setting."""
-    return construct(source_class(source), settings, f"data.source={source}")
+    return construct(source_class(source), settings, "data", f"data.source={source}")
 
 
-def construct(cls: type, settings: Mapping[str, object], what: str) -> object:
-    """`cls(**settings)`; a ValueError naming the keys that `cls` does not take, or lacks."""
-    parameters = inspect.signature(cls).parameters
-    unknown = sorted(set(settings) - set(parameters))
-    required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
+def construct(cls: type, settings: Mapping[str, object], group: str, what: str) -> object:
+    """`cls(**settings)`; a ValueError naming the keys that `cls` does not take, or lacks, or the value that is of the
+    wrong kind, as group.key."""
+    known = parameters(cls)
+    unknown = sorted(set(settings) - set(known))
+    required = [key for key, parameter in known.items() if parameter.default is parameter.empty]
     missing = sorted(key for key in required if settings.get(key, "???") in (None, "???"))
     if unknown or missing:
         problem = f"does not take {unknown}" if unknown else f"needs a value for {missing}"
-        raise ValueError(f"{what} {problem}; its settings are {sorted(parameters)}")
+        raise ValueError(f"{what} {problem}; its settings are {sorted(known)}")
+    check_types(cls, settings, group)
     return cls(**settings)
 
 

@@ -5,13 +5,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from conf.schema import CorpusSettings, Settings, TaskSettings, split
 from data.corpus import SPLITS, build_corpus, source_class
 from data.prepare import Prepared, prepare
 from data.separators import separators
@@ -89,23 +89,19 @@ class TextDataModule(WindowDataModule):
         start_sample: int | None = None,
     ):
         super().__init__(context, batch_size, seed, num_workers, start_sample)
+        self.settings, self._of_source = split(CorpusSettings, data, "data")
+        self.name = self.settings.name or self.settings.source
+        self._recipe = build_recipe(tokenizer)
         self.cache_dir = cache_dir
-        settings = dict(data)
-        self.source = settings.pop("source", None)
-        self.name = settings.pop("name", self.source)
-        self.cross_documents = bool(settings.pop("cross_documents", False))
-        self.validation_windows = settings.pop("validation_windows", 64)
-        self._caps = {key: settings.pop(key, None) for key in ("max_documents", "max_tokens")}
-        self._corpus_settings = settings
-        tokenizer_settings = dict(tokenizer)
-        self._recipe = build_recipe(tokenizer_settings.pop("name", None), tokenizer_settings)
         self._prepared: Prepared | None = None
 
     def prepare(self) -> "TextDataModule":
         """Open the prepared corpus, building it where it is missing; returns itself."""
         if self._prepared is None:
-            corpus = build_corpus(self.source, self._corpus_settings)
-            self._prepared = prepare(corpus, self._recipe, self.cache_dir, **self._caps)
+            settings = self.settings
+            corpus = build_corpus(settings.source, self._of_source)
+            caps = settings.max_documents, settings.max_tokens
+            self._prepared = prepare(corpus, self._recipe, self.cache_dir, *caps)
         return self
 
     def prepare_data(self) -> None:
@@ -156,7 +152,7 @@ class TextDataModule(WindowDataModule):
 
     def train_windows(self) -> TrainingWindows:
         """The endless sequence of training windows."""
-        return TrainingWindows(self.streams["train"], self.context, self.seed, self.cross_documents)
+        return TrainingWindows(self.streams["train"], self.context, self.seed, self.settings.cross_documents)
 
     def val_dataloader(self) -> DataLoader:
         """At most `validation_windows` windows side by side, evenly spread over the validation split.
@@ -164,14 +160,14 @@ class TextDataModule(WindowDataModule):
         Raises ValueError if no validation document is longer than `context`.
         """
         stream = self.streams["validation"]
-        windows = non_overlapping_windows(stream, self.context, self.cross_documents)
+        windows = non_overlapping_windows(stream, self.context, self.settings.cross_documents)
         starts = windows.starts[windows.scored == self.context]
         if len(starts) == 0:
             raise ValueError(
                 f"no validation document is longer than context={self.context} tokens: shorten the context, or set "
                 "data.cross_documents=true"
             )
-        count = min(self.validation_windows or len(starts), len(starts))
+        count = min(self.settings.validation_windows or len(starts), len(starts))
         return self._loader(FixedWindows(stream, starts[np.arange(count) * len(starts) // count], self.context + 1))
 
 
@@ -212,18 +208,14 @@ class TaskDataModule(WindowDataModule):
         start_sample: int | None = None,
     ):
         super().__init__(context, batch_size, seed, num_workers, start_sample)
-        settings = dict(data)
-        self.name, source = settings.pop("name"), settings.pop("source")
-        self.num_examples, self.validation_windows = settings.pop("examples"), settings.pop("validation_windows")
-        for key, count in (("examples", self.num_examples), ("validation_windows", self.validation_windows)):
-            if count < 1:
-                raise ValueError(f"data.{key}={count}: must be at least 1")
-        self.task = build_corpus(source, settings)
+        self.settings, of_source = split(TaskSettings, data, "data")
+        self.name = self.settings.name
+        self.task = build_corpus(self.settings.source, of_source)
         self.longest = self.task.longest(context)
 
     def examples(self, split: str, length: int) -> np.ndarray:
         """The examples of a length by which a run is scored, the same for every run: int64 (N, T)."""
-        return np.stack([self.task.example([SPLITS.index(split), n], length) for n in range(self.num_examples)])
+        return np.stack([self.task.example([SPLITS.index(split), n], length) for n in range(self.settings.examples)])
 
     @property
     def streams(self) -> dict[str, TokenStream]:
@@ -256,7 +248,7 @@ class TaskDataModule(WindowDataModule):
 
     def val_dataloader(self) -> DataLoader:
         windows = TaskWindows(self.task, self.longest, self.context, [SPLITS.index("validation")])
-        return self._loader(Subset(windows, range(self.validation_windows)))
+        return self._loader(Subset(windows, range(self.settings.validation_windows)))
 
 
 class TaskWindows(Dataset):
@@ -286,28 +278,20 @@ def example_stream(examples_NT: np.ndarray) -> TokenStream:
     return TokenStream(examples_NT.ravel(), sizes, np.arange(count + 1) * width, names, SEPARATOR)
 
 
-def build_data(config: Mapping[str, Any]) -> TextDataModule | TaskDataModule:
-    """The prepared data module of a run's configuration (plain dicts), its batch shared by the run's devices.
+def build_data(settings: Settings) -> TextDataModule | TaskDataModule:
+    """The prepared data module of a run, its batch shared by the run's devices.
 
-    Raises ValueError where the batch can't be shared evenly, or a tokenizer is chosen for a task.
+    Raises ValueError for data that can't be used, or a tokenizer that is chosen for a task.
     """
-    training, trainer = config["training"], config["trainer"]
-    devices = trainer["devices"] if isinstance(trainer["devices"], int) else 1
-    shares = training["accumulate"] * devices * trainer["num_nodes"]
-    if training["batch_size"] % shares:
-        raise ValueError(
-            f"training.batch_size={training['batch_size']} can't be shared by {shares} (accumulate x devices x nodes): "
-            "choose a multiple of it"
-        )
     loading = {
-        "context": config["context"],
-        "batch_size": training["batch_size"] // shares,
-        "seed": config["seed"],
-        "num_workers": config["num_workers"],
+        "context": settings.context,
+        "batch_size": settings.training.batch_size // settings.shares,
+        "seed": settings.seed,
+        "num_workers": settings.num_workers,
     }
-    data, tokenizer = config["data"], config["tokenizer"]
+    data, tokenizer = settings.data, settings.tokenizer
     if not issubclass(source_class(data["source"]), Task):
-        return TextDataModule(data, tokenizer, **loading, cache_dir=config["cache_dir"]).prepare()
+        return TextDataModule(data, tokenizer, **loading, cache_dir=settings.cache_dir).prepare()
     if tokenizer["name"] != "none":
         raise ValueError(
             f"tokenizer={tokenizer['name']}: data={data['name']} has a vocabulary of its own; leave it out"

@@ -50,9 +50,6 @@ def prepare(
     `max_documents` and `max_tokens` cap each split. Of several processes that start at once, one builds and the
     others wait. Raises ValueError if the cache folder cannot be written, or the corpus cannot be used.
     """
-    for name, cap in (("max_documents", max_documents), ("max_tokens", max_tokens)):
-        if cap is not None and cap < 2:
-            raise ValueError(f"data.{name}={cap} leaves nothing to learn from: give 2 or more, or null for no cap")
     parts = (FORMAT, corpus.fingerprint(), recipe.fingerprint(), max_documents, max_tokens)
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
     folder = Path(cache_dir).expanduser() / key

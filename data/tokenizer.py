@@ -195,11 +195,13 @@ class Pretrained:
 TOKENIZERS = {"bpe": Bpe, "byte": Byte, "char": Char, "pretrained": Pretrained}
 
 
-def build_recipe(name: str, settings: Mapping[str, object]) -> Bpe | Byte | Char | Pretrained:
-    """How to make the tokenizer of that name. Raises ValueError for an unknown name or setting."""
+def build_recipe(config: Mapping[str, object]) -> Bpe | Byte | Char | Pretrained:
+    """How to make the tokenizer of a config: its `name` and settings. Raises ValueError for an unknown one."""
+    name = config.get("name")
     if name not in TOKENIZERS:
         raise ValueError(f"tokenizer.name={name!r} is unknown; the tokenizers are {', '.join(TOKENIZERS)}")
-    return construct(TOKENIZERS[name], settings, f"tokenizer={name}")
+    settings = {key: value for key, value in config.items() if key != "name"}
+    return construct(TOKENIZERS[name], settings, "tokenizer", f"tokenizer={name}")
 
 
 def byte_characters() -> list[str]:

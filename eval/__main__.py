@@ -1,87 +1,77 @@
-"""Scores a finished run again: python -m eval run=DIR [eval.lengths=[1,16]] [extension=yarn,pi] [extension.tune=true].
+"""Scores a finished run again: python -m eval run=DIR [eval.lengths=[1,16]] [extension=yarn] [extension.tune=true].
 
-Settings are those of conf/eval, as the run was scored, and those of the extensions' files; rows that are new or changed
+    python -m eval --help                           all settings
+    python -m eval -m run=A,B extension=yarn,pi     runs and extensions, one after the other
+
+Settings are those of conf/eval, as the run was scored, and those of the extension's file; rows that are new or changed
 are added to its results.
 """
 
 import sys
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
-from eval.record.jobs import FAILED, MISTAKES, one_sentence
+from conf.schema import CONF, EvaluationSettings, plain, typed
+from eval.record.identity import register_names
+from eval.record.jobs import SWEEP_FAILED, attempt
 
-USAGE = "usage: python -m eval run=DIR [extension=NAME,NAME|all] [extension.KEY=VALUE ...] [eval.KEY=VALUE ...]"
+failed: list[str] = []  # the runs of this command that could not be scored
 
 
-def main(arguments: list[str]) -> None:
-    from data.module import build_data
+def score(cfg: DictConfig) -> None:
+    """Scores the run of cfg.run."""
     from eval.compare.comparison import read_comparison
     from eval.compare.report import write_files
-    from eval.measure.exact_match import score_task
-    from eval.measure.perplexity import check_settings, evaluate, extension_list, settings_of_each, streams_for
-    from eval.measure.probes import run_probes
-    from eval.record.folder import RunFolder
+    from eval.measure.measurement import Measurement
     from eval.record.terminal import print_results
-    from model.build import build_transformer, training_steps
-    from model.catalogue import CONF
-    from model.settings import check_split, check_type
-    from model.training.checkpoint import checkpoint_step, load_weights, newest
+    from eval.record.trained import load
     from model.training.trainer import prepare_process
 
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if "run" not in options or len(options) != len(arguments):
-        raise ValueError(USAGE)
-    folder = RunFolder(options.pop("run"))
-    config = folder.config
-    default = OmegaConf.load(CONF / "eval" / "default.yaml")
-    settings = OmegaConf.merge(default, config["eval"])
-    if extensions := options.pop("extension", None):
-        settings.extensions = extensions.split(",")
-    OmegaConf.set_struct(settings, True)
-    changes = OmegaConf.create({})
-    for key, value in options.items():
-        if key.startswith("extension."):
-            changes.merge_with_dotlist([f"{key.removeprefix('extension.')}={value}"])
-            continue
-        if not key.startswith("eval.") or key[5:].split(".")[0] not in settings:
-            raise ValueError(f"{key}={value}: no such setting; known are eval.{{{', '.join(settings)}}}")
-        try:
-            settings.merge_with_dotlist([f"{key[5:]}={value}"])
-        except OmegaConfBaseException as error:
-            raise ValueError(f"{key}={value}: {one_sentence(error)}") from None
-    settings = OmegaConf.to_container(settings, resolve=True)
-    settings["extension_settings"] |= settings_of_each(extension_list(settings), OmegaConf.to_container(changes))
-    check_type("eval", settings, OmegaConf.to_container(default))
-    check_split(settings["split"])
-    checkpoint, steps = newest(folder.checkpoints), training_steps(config)
-    if checkpoint is None or checkpoint_step(checkpoint) != steps or "training" not in folder.results:
-        raise ValueError(f"{folder.path} has not been trained to its end: finish the run first, by its own command")
-    scored = {row["context_length"] / config["context"] for row in folder.results["rows"]}
-    settings["lengths"] = sorted(scored | set(settings["lengths"]))
-    prepare_process(config["trainer"]["threads"])
-    data = build_data(config)
-    for key in ("corpus_hash", "tokenizer_hash"):
-        if folder.results.get(key) != getattr(data, key):
-            raise ValueError(
-                f"{folder.path} was trained on other data than data={config['data']['name']} is now ({key})"
-            )
-    held_out, *others = streams_for(data.streams, settings["split"])
-    check_settings(settings, held_out, config["context"])
-    model = build_transformer(config, data.vocab_size, data.separators)
-    model.load_state_dict(load_weights(checkpoint))
+    if cfg.run is None:
+        raise ValueError("which run? Give its folder: python -m eval run=DIR")
+    elsewhere = {key: cfg[key] for key in ("cache_dir", "num_workers") if cfg[key] is not None}
+    trained = load(cfg.run, **elsewhere)
+    folder, context = trained.folder, trained.settings.context
+    prepare_process(trained.settings.trainer.threads)
+    evaluation = as_given(cfg, trained.settings.eval)
+    scored = {row["context_length"] / context for row in folder.results["rows"]}
+    evaluation.lengths = sorted(scored | set(evaluation.lengths))
+    measurement = Measurement(evaluation, trained.data, context)
     with folder.hold():
-        rows = evaluate(model, held_out, folder, settings, *others)
-        run_probes(model, held_out, folder, settings)
-        score_task(model, data, folder, settings)
+        for found in measurement.of(trained.model, folder.results, folder.losses.keys()):
+            folder.add(found)
         folder.set_status("finished")  # also where it failed when it was first scored
     write_files(read_comparison(folder.path))
-    print_results({**folder.results, "rows": rows}, config["context"])
+    results = folder.results
+    print_results({**results, "rows": measurement.asked(results["rows"])}, context)
+
+
+def as_given(cfg: DictConfig, scored: EvaluationSettings) -> EvaluationSettings:
+    """The evaluation that a run was scored by, with what the command line sets in its place."""
+    keys = [override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task]
+    evaluation = OmegaConf.create({"eval": plain(scored)})
+    for key in keys:
+        if key.partition(".")[0] == "eval":
+            OmegaConf.update(evaluation, key, OmegaConf.select(cfg, key))
+    values = OmegaConf.to_container(evaluation.eval)
+    if cfg.extension is not None:
+        settings = OmegaConf.to_container(cfg.extension)
+        name = settings.pop("name")
+        del settings["_target_"]
+        values |= {"extensions": [name], "extension_settings": {**values["extension_settings"], name: settings}}
+    return typed(EvaluationSettings, values, "eval")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
+def main(cfg: DictConfig) -> None:
+    if attempt(lambda: score(cfg), cfg.run):
+        failed.append(cfg.run)
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except MISTAKES as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
-        sys.exit(FAILED)
+    register_names()
+    main()
+    if failed:
+        sys.exit(SWEEP_FAILED)

@@ -1,59 +1,50 @@
-"""From a configuration to a model: encoding, transformer and Lightning module, for training and for scoring."""
+"""From a run's settings to a model: encoding, transformer and Lightning module, for training and for scoring."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
 
+import torch
+
+from conf.schema import Settings
 from model.devices import uses_gpu
-from model.encodings import Shape, build_encoding
+from model.encodings import PositionEncoding, Shape, build_encoding
 from model.kernels import compile_training
-from model.training.language_model import LanguageModel, Optimization
+from model.training.language_model import LanguageModel
 from model.transformer import Transformer
 
-
-def build_transformer(
-    config: Mapping[str, Any], vocab_size: int, separators: Mapping[str, tuple[int, ...]]
-) -> Transformer:
-    """The untrained transformer of a run's configuration (plain dicts). Raises ValueError for what can't be built."""
-    sizes = dict(config["model"])
-    sizes.pop("name")
-    shape = Shape(
-        dim=sizes.pop("dim"),
-        num_heads=sizes.pop("num_heads"),
-        num_layers=sizes.pop("num_layers"),
-        context=config["context"],
-        separators=separators,
-    )
-    encoding = build_encoding(config["encoding"], shape, config["seed"])
-    return Transformer(vocab_size, encoding, seed=config["seed"], **sizes)
+Separators = Mapping[str, tuple[int, ...]]
 
 
-def build_language_model(
-    config: Mapping[str, Any], vocab_size: int, separators: Mapping[str, tuple[int, ...]]
-) -> LanguageModel:
+def build_transformer(settings: Settings, vocab_size: int, separators: Separators) -> Transformer:
+    """The untrained transformer of a run. Raises ValueError for what can't be built."""
+    return _around(_encoding(settings, separators), settings, vocab_size)
+
+
+def check_model(settings: Settings) -> None:
+    """Raises ValueError for a model that can't be built, before any text is read: its weights take no memory here."""
+    encoding = _encoding(settings, separators={"line": (0,), "sentence": (1,)})
+    with torch.device("meta"):
+        _around(encoding, settings, vocab_size=2)
+
+
+def _encoding(settings: Settings, separators: Separators) -> PositionEncoding:
+    sizes = settings.model
+    shape = Shape(sizes.dim, sizes.num_heads, sizes.num_layers, settings.context, separators)
+    return build_encoding(settings.encoding, shape, settings.seed)
+
+
+def _around(encoding: PositionEncoding, settings: Settings, vocab_size: int) -> Transformer:
+    sizes = settings.model
+    rest = {"mlp": sizes.mlp, "mlp_ratio": sizes.mlp_ratio, "dropout": sizes.dropout}
+    return Transformer(vocab_size, encoding, **rest, seed=settings.seed)
+
+
+def build_language_model(settings: Settings, vocab_size: int, separators: Separators) -> LanguageModel:
     """The transformer with its loss, optimizer and schedule."""
-    fields = Optimization.__dataclass_fields__
-    optimization = Optimization(**{key: value for key, value in config["training"].items() if key in fields})
-    module = LanguageModel(build_transformer(config, vocab_size, separators), optimization, training_steps(config))
-    if config["trainer"]["compile"]:
+    transformer = build_transformer(settings, vocab_size, separators)
+    module = LanguageModel(transformer, settings.training, settings.steps)
+    if settings.trainer.compile:
         # The model and its loss in one graph; scoring, which calls the transformer, stays eager: it runs at any length.
-        module.token_losses = compile_training(module.token_losses, uses_gpu(config["trainer"]["accelerator"]))
+        module.token_losses = compile_training(module.token_losses, uses_gpu(settings.trainer.accelerator))
     return module
-
-
-def training_steps(config: Mapping[str, Any]) -> int:
-    """Optimizer steps of a run: its tokens over the tokens of a step, rounded up. Raises ValueError for bad sizes."""
-    training = config["training"]
-    if config["context"] < 2:
-        raise ValueError(f"context={config['context']}: must be at least 2 tokens")
-    for name in ("tokens", "batch_size", "accumulate", "log_every"):
-        if training[name] < 1:
-            raise ValueError(f"training.{name}={training[name]}: must be at least 1")
-    if training["batch_size"] % training["accumulate"]:
-        raise ValueError(
-            f"training.batch_size={training['batch_size']} is not divisible by "
-            f"training.accumulate={training['accumulate']}: choose a multiple of it"
-        )
-    return math.ceil(training["tokens"] / (training["batch_size"] * config["context"]))

@@ -33,7 +33,8 @@ from eval.record.terminal import console
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import Shape, build_encoding
 from model.kernels import compile_training, cross_entropy
-from model.training.trainer import forget_peak_memory, peak_memory, prepare_process
+from model.training.meter import forget_peak_memory, peak_memory
+from model.training.trainer import prepare_process
 from model.transformer import Transformer
 from scripts.peers import PEERS, Sizes
 
@@ -262,17 +263,25 @@ def loop(options) -> list[dict[str, Any]]:
     import lightning as L
     from torch.utils.data import DataLoader
 
-    from model.training.language_model import LanguageModel, Optimization
-    from model.training.trainer import Meter
+    from eval.record.identity import settings_of
+    from model.training.language_model import LanguageModel
+    from model.training.meter import Meter
 
     sizes = SHAPES[options.shape]
     batch = torch.randint(sizes.vocab_size, (sizes.batch, sizes.context + 1))
     plain = Contestant(ours("rope", sizes), sizes, "bf16", options.device)
-    rule = Optimization(1e-4, 0.1, 0.05, "cosine", 0.1, (0.9, 0.95), 0.0, 1.0)
     steps = 30
+    settings = settings_of(
+        f"context={sizes.context}",
+        f"training.tokens={steps * sizes.batch * sizes.context}",
+        f"training.batch_size={sizes.batch}",
+        f"training.log_every={steps}",
+        "training.lr=1e-4",
+        "training.clip=0",
+    )
 
     def lightning_loop():
-        meter = Meter({"training": {"batch_size": sizes.batch, "log_every": steps}, "context": sizes.context}, steps)
+        meter = Meter(settings)
         trainer = L.Trainer(
             accelerator=options.device.type,
             precision="bf16-mixed",
@@ -283,7 +292,7 @@ def loop(options) -> list[dict[str, Any]]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        module = LanguageModel(ours("rope", sizes), rule, steps)
+        module = LanguageModel(ours("rope", sizes), settings.training, steps)
         trainer.fit(module, DataLoader([batch] * steps, batch_size=None))
         return meter.seconds / steps
 

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from conf.schema import CONF
 from eval.record.folder import write_json
 from eval.record.jobs import FAILED, MISTAKES, one_sentence
 from eval.record.tracking import CONTEXT_LENGTH, CURVE, POSITION, TOKENS, TRAIN, choose_mode, metric
-from model.catalogue import CONF
 
 NAME = "Train short, test long"
 EVAL_PROTOCOLS = {

@@ -227,7 +227,7 @@ def states(name: str, run: RunFolder | None, pack: Pack) -> Iterator[dict[str, A
     yield explored(encoding, "before training", LAYERS, pack)
     if draw_zeros(encoding):
         yield explored(encoding, "an example: its zeros drawn from N(0, 1)", LAYERS, pack)
-    if run is not None and run.config["encoding"]["name"] == name:
+    if run is not None and run.settings.encoding["name"] == name:
         encoding = trained_encoding(run)
         yield explored(encoding, f"trained: {run.name}", encoding.shape.num_layers, pack)
 
@@ -248,7 +248,7 @@ def trained_encoding(run: RunFolder) -> PositionEncoding:
     if path is None:
         raise ValueError(f"{run.path} has no checkpoint: give the folder of a run that has trained")
     weights = load_weights(path)
-    model = build_transformer(run.config, len(weights["embedding.weight"]), SHAPE.separators)
+    model = build_transformer(run.settings, len(weights["embedding.weight"]), SHAPE.separators)
     model.load_state_dict(weights)
     return model.encoding
 
@@ -297,7 +297,7 @@ def page(names: Sequence[str], run: RunFolder | None = None, report: Callable[[s
             for base in BASES
         ],
         "colours": COLOURS,
-        "start": (run.config["encoding"]["name"] if run else "rope"),
+        "start": (run.settings.encoding["name"] if run else "rope"),
         "encodings": encodings,
     }
     here = Path(__file__).parent
@@ -321,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run = RunFolder(options.run) if options.run else None
     names = encoding_names()
-    if run is not None and (own := run.config["encoding"]["name"]) not in names:
+    if run is not None and (own := run.settings.encoding["name"]) not in names:
         raise ValueError(f"--run {options.run}: conf/encoding has no {own}")
     report = (lambda name: print(f"\r{name:<30}", end="", flush=True)) if sys.stdout.isatty() else (lambda name: None)
     out = Path(options.out)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from conf.schema import LoggerSettings
 from eval.measure.rows import row_key
 from eval.record.folder import RunFolder
 from eval.record.jobs import FAILED, MISTAKES, one_sentence
@@ -35,15 +36,15 @@ def main(arguments: list[str]) -> int:
     old = RunFolder(folders[0])
     if not old.finished:
         raise ValueError(f"{old.path} is not finished ({old.status['state']}): there is nothing to compare with yet")
-    config = old.config
-    if config["trainer"]["devices"] != 1 or config["trainer"]["num_nodes"] != 1:
+    settings = old.settings
+    if settings.trainer.devices != 1 or settings.trainer.num_nodes != 1:
         raise ValueError(f"{old.path} was trained on several devices: give its own command again, with another runs=")
-    elsewhere = {"cache_dir": options.get("cache_dir", config["cache_dir"])}
-    elsewhere["num_workers"] = int(options.get("num_workers", config["num_workers"]))
+    elsewhere = {"cache_dir": options.get("cache_dir", settings.cache_dir)}
+    elsewhere["num_workers"] = int(options.get("num_workers", settings.num_workers))
     with tempfile.TemporaryDirectory() as runs:
-        elsewhere |= {"runs": runs, "sweep": None, "logger": {"name": "none"}}
-        train({**config, **elsewhere})
-        new = RunFolder(Path(runs) / config["run_id"])
+        again = replace(settings, **elsewhere, runs=runs, sweep=None, logger=LoggerSettings("none"))
+        train(again)
+        new = RunFolder.of(again)
         later = scored_later(old, new)
         found = list(differences(compared(old, later), compared(new, later)))
         made_in = [name for name in sorted(MADE_IN - {"sweep"}) if old.results[name] != new.results[name]]

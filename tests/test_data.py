@@ -219,7 +219,7 @@ def test_a_corpus_without_anything_to_predict_is_refused(tmp_path, content, prob
 
 
 def documents_for(tokenizer_settings):
-    recipe = build_recipe(tokenizer_settings["name"], {k: v for k, v in tokenizer_settings.items() if k != "name"})
+    recipe = build_recipe(tokenizer_settings)
     return recipe.build([Document(str(i), verse * 3) for i, verse in enumerate(VERSES)])
 
 
@@ -251,7 +251,7 @@ def test_bytes_sum_for_a_foreign_tokenizer_that_lowercases_and_drops(tmp_path):
     foreign.pre_tokenizer = pre_tokenizers.Whitespace()
     foreign.enable_truncation(2)
     foreign.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = build_recipe("pretrained", {"path": str(tmp_path / "tokenizer.json")}).build([])
+    tokenizer = build_recipe({"name": "pretrained", "path": str(tmp_path / "tokenizer.json")}).build([])
     text = "  The Crow, ŌŌ 🦜 the  \n\n"
     ((ids, sizes),) = tokenizer.encode([Document("d", text)])
     assert sizes.sum() == len(text.encode()) and len(ids) == 1 + 6 and ids[1] == words["the"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from conf.schema import plain
 from eval.measure.rows import row_key
 from eval.measure.statistics import Difference, difference, holm, perplexity_interval, verdict
 from eval.record.folder import RunFolder, write_table
@@ -177,7 +178,7 @@ def _read_run(folder: RunFolder) -> Run:
         known |= {"state": status["state"], "time": status.get("time")}
         problem = _unfinished(status)
         if known["state"] != "missing" or (folder.path / "config.json").exists():
-            known["config"] = folder.config
+            known["config"] = plain(folder.settings)
             known["results"] = folder.results
         if problem is None:
             known["windows"] = dict(_read_windows(folder))

@@ -7,7 +7,7 @@ token exactly where greedy decoding writes the same answer, so this is greedy ex
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from statistics import NormalDist
 from typing import Any
 
@@ -15,10 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from conf.schema import EvaluationSettings
 from data.module import WindowDataModule
-from eval.measure.perplexity import extended_encoding, extension_as_set, extension_list, streams_for
+from eval.measure.extended import extended_encoding, extension_configs
+from eval.measure.rows import Measured
 from eval.measure.scoring import Scorer
-from eval.record.folder import RunFolder
+from eval.measure.streams import Streams
 from model.encodings import PositionEncoding
 from model.extensions import build_extension
 from model.transformer import Transformer
@@ -27,52 +29,43 @@ LEVEL = 0.95
 
 
 def score_task(
-    model: Transformer,
-    data: WindowDataModule,
-    folder: RunFolder,
-    settings: Mapping[str, Any],
-    *,
-    report=lambda rows: None,
-) -> None:
-    """Adds the rows of a task's exact match to results.json, as `tasks` (one of the same extension and length is
-    replaced); of a corpus that is no task, nothing.
+    model: Transformer, data: WindowDataModule, evaluation: EvaluationSettings, streams: Streams
+) -> Iterator[Measured]:
+    """The rows of a task's exact match, an extension and length each; of a corpus that is no task, nothing.
 
-    A row each extension and length; lengths are eval.lengths times the longest trained length, at least 1. Tested are
-    the split's examples of that length, the same for every run.
-
-    report: called with each new row.
+    Lengths are eval.lengths times the longest trained length, at least 1. Tested are the split's examples of that
+    length, the same for every run.
     """
     if data.task is None:
         return
-    stream = data.streams[settings["split"]]
-    scorer = Scorer(model, stream, settings["batch_tokens"], settings["precision"])
-    lengths = sorted({max(1, round(multiple * data.longest)) for multiple in settings["lengths"]})
-    rows = {(row["extension"], row["length"]): row for row in folder.results.get("tasks", ())}
-    for name in extension_list(settings):
-        config = extension_as_set(name, settings)
+    scorer = Scorer(model, streams.scored, evaluation)
+    lengths = sorted({max(1, round(multiple * data.longest)) for multiple in evaluation.lengths})
+    for config in extension_configs(evaluation):
         for length in lengths:
-            row = {"protocol": "exact_match", "task": data.name, "extension": name, "length": length}
-            rows[name, length] = row | _row(scorer, data, config, length, settings)
-            report([rows[name, length]])
-    folder.update(tasks=[rows[key] for key in sorted(rows)])
+            row = {"protocol": "exact_match", "task": data.name, "extension": config["name"], "length": length}
+            yield Measured(tasks=[row | _row(scorer, data, config, length, evaluation, streams)])
 
 
 def _row(
-    scorer: Scorer, data: WindowDataModule, config: Mapping[str, Any], length: int, settings: Mapping[str, Any]
+    scorer: Scorer,
+    data: WindowDataModule,
+    config: Mapping[str, Any],
+    length: int,
+    evaluation: EvaluationSettings,
+    streams: Streams,
 ) -> dict[str, Any]:
     context = len(data.task.scored(length)) - 1
     place = {
         "length_ratio": length / data.longest,
         "context_length": context,
-        "split": settings["split"],
+        "split": evaluation.split,
         "precision": scorer.precision,
     }
     try:
         if length > data.longest and build_extension(config).needs_tuning:
             raise ValueError(f"{config['name']} can't be tuned on a task beyond its longest trained length")
-        examples = data.examples(settings["split"], length)
-        _, calibration, _ = streams_for(data.streams, settings["split"])
-        encoding, note = extended_encoding(scorer, calibration, config, context, settings)
+        examples = data.examples(evaluation.split, length)
+        encoding, note = extended_encoding(scorer, streams.calibration, config, context, evaluation)
     except ValueError as error:
         return place | {"status": "undefined", "reason": str(error)}
     right = answers_right(scorer, examples, data.task.scored(length), encoding)

@@ -1,13 +1,32 @@
-"""What identifies a row of results within a run."""
+"""What measuring finds, and what identifies a row of it within a run."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Row = Mapping[str, Any]
 PLACE = ("protocol", "extension", "context_length")
 PART = ("control", "position")  # of some rows alone: a floor in the model's place, a stretch of positions
 
 
-def row_key(row: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Measured:
+    """What one step of measuring has found, to be recorded: rows with the losses behind them (see Targets.stored), a
+    probe's rows and the settings it ran with by its name, or the rows of a task."""
+
+    rows: Sequence[Row] = ()
+    losses: Mapping[str, np.ndarray] = field(default_factory=dict)
+    probes: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    probe_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tasks: Sequence[Row] = ()
+
+
+def row_key(row: Row) -> str:
     """protocol/extension/context length, and where it has them the control and the position.
 
     >>> row_key({"protocol": "positions", "extension": "none", "context_length": 64, "position": 8})

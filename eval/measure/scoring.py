@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from conf.schema import EvaluationSettings
 from data.stream import TokenStream
 from data.windows import Windows, gather_windows
 from model.devices import out_of_memory
@@ -18,24 +19,17 @@ from model.transformer import Transformer
 HEAD_LOGITS = 1 << 24  # logits held at once: the head runs over so many tokens · vocabulary
 
 
-def check_pass(batch_tokens: int, precision: str | int) -> None:
-    """Raises ValueError for settings of a forward pass that don't exist."""
-    if str(precision) not in ("32", "bf16"):
-        raise ValueError(f"eval.precision={precision}: must be 32 or bf16")
-    if batch_tokens < 1:
-        raise ValueError(f"eval.batch_tokens={batch_tokens}: must be at least 1")
-
-
 class Scorer:
     """Scores windows of one stream with one model.
 
-    batch_tokens: tokens a forward pass; halved, with a warning, where memory runs out.
-    precision: "32", or "bf16" (autocast of all but the head); the losses are float64 log-probabilities either way.
+    Of the evaluation it takes batch_tokens, the tokens a forward pass, which are halved, with a warning, where memory
+    runs out; and precision: "32", or "bf16" (autocast of all but the head). The losses are float64 log-probabilities
+    either way.
     """
 
-    def __init__(self, model: Transformer, stream: TokenStream, batch_tokens: int, precision: str = "32"):
-        check_pass(batch_tokens, precision)
-        self.model, self.stream, self.batch_tokens, self.precision = model.eval(), stream, batch_tokens, str(precision)
+    def __init__(self, model: Transformer, stream: TokenStream, evaluation: EvaluationSettings):
+        self.model, self.stream = model.eval(), stream
+        self.batch_tokens, self.precision = evaluation.batch_tokens, evaluation.precision
 
     def score(self, plans: Sequence[Windows], encoding: PositionEncoding | None = None) -> list[np.ndarray]:
         """For each plan, the losses (nats, float64) of its scored targets, window after window, concatenated.

@@ -29,9 +29,9 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from conf.schema import Settings, typed
-from eval.measure.rows import PART, PLACE, row_key
-from eval.record.identity import check_names, config_hash
+from conf.schema import Settings, plain, typed
+from eval.measure.rows import PART, PLACE, Measured, row_key
+from eval.record.identity import config_hash
 from model.devices import rank
 
 SCHEMA = 1
@@ -96,21 +96,22 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @classmethod
+    def of(cls, settings: Settings) -> RunFolder:
+        """The folder of a run by its settings."""
+        return cls(Path(settings.runs, settings.sweep or "", settings.run_id))
+
     @property
     def settings(self) -> Settings:
         """The run's settings. Raises ValueError where the folder is no run, or its settings can't be read."""
-        try:
-            return typed(Settings, self.config)
-        except ValueError as error:
-            raise ValueError(f"{self.path / 'config.json'} can't be read: {error}") from None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration. Raises ValueError where the folder is no run."""
         path = self.path / "config.json"
         if not path.exists():
             raise ValueError(f"{self.path} is not a run's folder: it has no config.json")
-        return read_json(path)
+        values = read_json(path)
+        try:
+            return typed(Settings, values)
+        except ValueError as error:
+            raise ValueError(f"{path} can't be read: {error}") from None
 
     @property
     def status(self) -> dict[str, Any]:
@@ -167,9 +168,9 @@ class RunFolder:
         except ValueError:
             return pd.DataFrame()
 
-    def check_same(self, config: Mapping[str, Any]) -> None:
+    def check_same(self, settings: Settings) -> None:
         """Raises ValueError where the folder holds a run of other settings than these: a name that was given twice."""
-        if self.trained and config_hash(self.config) != config_hash(dict(config)):
+        if self.trained and config_hash(plain(self.settings)) != config_hash(plain(settings)):
             raise ValueError(f"{self.path} is a run with other settings: choose another run_id, or remove it")
 
     def require(self, **facts: Any) -> None:
@@ -228,12 +229,12 @@ class RunFolder:
             warnings.warn(f"{error}; it stands aside as *.damaged, and the run is scored again", stacklevel=3)
 
     @contextmanager
-    def recording(self, config: Mapping[str, Any]) -> Iterator[None]:
-        """Records the configuration, that the run goes on, and how it ends."""
+    def recording(self, settings: Settings) -> Iterator[None]:
+        """Records the settings, that the run goes on, and how it ends."""
         from model.training.checkpoint import Interrupted
 
         try:
-            write_json(self.path / "config.json", config)
+            write_json(self.path / "config.json", plain(settings))
             self.set_status("running")
             yield
             self.set_status("finished")
@@ -259,22 +260,33 @@ class RunFolder:
         """Sets fields of results.json beside its rows."""
         write_json(self.path / "results.json", {**self.results, **fields})
 
-    def add(self, rows: list[dict[str, Any]], losses: Mapping[str, np.ndarray]) -> None:
-        """Adds rows and their token losses; a row of the same key is replaced, and one of the same place that was
-        scored on other targets is dropped, since it can't stand beside the new. The losses are written first."""
+    def describe(self, facts: Mapping[str, Any], curve: list[dict[str, float]]) -> None:
+        """Keeps what is known of a run once it is trained: fields of results.json, and the training curve."""
+        write_table(self.path / "curve.csv", curve)
+        self.update(**facts)
+
+    def add(self, found: Measured) -> None:
+        """Adds what was measured, in the place of what was measured there before. A row that was scored on other
+        targets than the new ones at its place can't stand beside them, and is dropped. The losses are written first."""
 
         def place(row: Mapping[str, Any]) -> tuple:
             return row["protocol"], row["context_length"], row["split"], "control" in row
 
-        if losses:
+        if found.losses:
             buffer = io.BytesIO()
-            np.savez_compressed(buffer, **{**self.losses, **losses})
+            np.savez_compressed(buffer, **{**self.losses, **found.losses})
             write_atomic(self.path / "losses.npz", buffer.getvalue())
-        targets = {place(row): row["targets_id"] for row in rows}
-        old = [row for row in self.results["rows"] if targets.get(place(row), row["targets_id"]) == row["targets_id"]]
-        kept = {row_key(row): row for row in old}
-        kept.update((row_key(row), row) for row in rows)
-        self.update(rows=list(kept.values()))
+        results = self.results
+        targets = {place(row): row["targets_id"] for row in found.rows}
+        old = [row for row in results["rows"] if targets.get(place(row), row["targets_id"]) == row["targets_id"]]
+        changed: dict[str, Any] = {"rows": list({row_key(row): row for row in [*old, *found.rows]}.values())}
+        for name in ("probes", "probe_settings"):
+            if new := getattr(found, name):
+                changed[name] = {**results.get(name, {}), **new}
+        if found.tasks:
+            tasks = {(row["extension"], row["length"]): row for row in [*results.get("tasks", []), *found.tasks]}
+            changed["tasks"] = [tasks[key] for key in sorted(tasks)]
+        self.update(**changed)
 
     @property
     def losses(self) -> dict[str, np.ndarray]:
@@ -288,9 +300,3 @@ class RunFolder:
                 return dict(file)
         except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
             raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
-
-
-def run_folder(config: Mapping[str, Any]) -> RunFolder:
-    """The folder of a run by its configuration. Raises ValueError for a name that leads out of the runs' folder."""
-    check_names(config)
-    return RunFolder(Path(config["runs"], config["sweep"] or "", config["run_id"]))

@@ -5,27 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
+from conf.compose import composed
 
 # Settings that change where and how a run is carried out, and not what it computes.
 NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
 
 
-def config_hash(config: dict[str, Any]) -> str:
-    """SHA-256 of the settings that a run's numbers depend on, hexadecimal. A learning rate that `tuning` chooses is
-    none of them."""
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of those of a run's plain settings that its numbers depend on, hexadecimal. A learning rate that `tuning`
+    chooses is none of them."""
     settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     if settings.get("tuning"):
         settings["training"] = {key: value for key, value in settings["training"].items() if key != "lr"}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def run_id(config: dict[str, Any]) -> str:
+def run_id(config: Mapping[str, Any]) -> str:
     """Readable and unique, as in rope-s0-1f2e3d: the same settings find the same folder again."""
     return f"{config['encoding']['name']}-s{config['seed']}-{config_hash(config)[:6]}"
 
@@ -35,17 +35,15 @@ def _resolve_run_id(_root_: DictConfig) -> str:
     return run_id({name: OmegaConf.to_container(_root_, resolve=False)[name] for name in names})
 
 
-def check_names(config: Mapping[str, Any]) -> None:
-    """Raises ValueError where the name of a run or a sweep would lead out of the runs' folder."""
-    for key, name in (("run_id", config["run_id"]), ("sweep", config["sweep"] or "")):
-        parts = PurePath(name).parts
-        if ".." in parts or PurePath(name).is_absolute() or (key == "run_id" and len(parts) != 1):
-            raise ValueError(f"{key}={name!r}: must stay within the runs' folder; choose a plain name")
-
-
 def sweep_name(overrides: list[str]) -> str:
     """The default name of a multirun's folder: a hash of its command, so that the same command goes on in it."""
     return "sweep-" + hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:6]
+
+
+def settings_of(*overrides: str) -> schema.Settings:
+    """The settings that `python train.py` with these arguments has. Raises Hydra's errors, or ValueError."""
+    register_names()
+    return OmegaConf.to_object(composed("train", *overrides))
 
 
 def register_names() -> None:

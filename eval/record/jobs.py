@@ -9,49 +9,67 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+
+from conf.schema import Settings, check_names
 
 FAILED, SWEEP_FAILED = 1, 3
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
 
 
-def carry_out(job: Callable[[dict[str, Any]], None], cfg: DictConfig) -> None:
-    """Runs a job on its resolved configuration. In a multirun a failure is recorded and the other jobs go on."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
+def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
+    """Runs a job on its settings. In a multirun a failure is recorded and the other jobs go on."""
 
+    def checked_job():
+        settings = OmegaConf.to_object(cfg)
+        check_devices(settings, in_multirun())
+        job(settings)
+
+    if error := attempt(checked_job, cfg.run_id):
+        _record(cfg, error)
+
+
+def attempt(job: Callable[[], None], name: str) -> Exception | None:
+    """Runs a job. A failure is said in a sentence and ends the process; in a multirun it is returned, and the other
+    jobs go on. A signal ends the process, with its exit code."""
     from model.training.checkpoint import Interrupted
 
-    config = OmegaConf.to_container(cfg, resolve=True)
-    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
     try:
-        check_devices(config, multirun)
-        job(config)
+        job()
     except Interrupted as stop:
         print(f"{stop}: run the same command again to go on", file=sys.stderr)
         sys.exit(stop.exit_code)
     except Exception as error:
         if not isinstance(error, MISTAKES):
             traceback.print_exc()
-        print(f"{config['run_id'] if multirun else 'error'}: {one_sentence(error)}", file=sys.stderr)
-        if not multirun:
+        print(f"{name if in_multirun() else 'error'}: {one_sentence(error)}", file=sys.stderr)
+        if not in_multirun():
             sys.exit(FAILED)
-        _record(config, error)
+        return error
+    return None
 
 
-def check_devices(config: dict[str, Any], multirun: bool) -> None:
+def in_multirun() -> bool:
+    """Whether this job of Hydra's is one of several."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def check_devices(settings: Settings, multirun: bool) -> None:
     """Raises ValueError where a run on several devices, which starts its command again for each, can't do so."""
-    trainer = config["trainer"]
-    if trainer["devices"] == 1 and trainer["num_nodes"] == 1:
+    trainer = settings.trainer
+    if trainer.devices == 1 and trainer.num_nodes == 1:
         return
-    if multirun or config["tuning"]:
+    if multirun or settings.tuning:
         raise ValueError(
-            f"trainer={trainer['name']} with trainer.devices={trainer['devices']} and trainer.num_nodes="
-            f"{trainer['num_nodes']} can't run inside {'a multirun' if multirun else 'a choice of learning rates'}: "
+            f"trainer={trainer.name} with trainer.devices={trainer.devices} and trainer.num_nodes="
+            f"{trainer.num_nodes} can't run inside {'a multirun' if multirun else 'a choice of learning rates'}: "
             "give each job one device (trainer.devices=1), or start each run by itself, without "
             f"{'-m' if multirun else 'tuning'}"
         )
@@ -62,18 +80,20 @@ def one_sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _record(config: dict[str, Any], error: Exception) -> None:
-    """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it."""
-    from eval.record.folder import run_folder, write_json
+def _record(cfg: DictConfig, error: Exception) -> None:
+    """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it. The settings
+    may be what was wrong, so they are written as they came."""
+    from eval.record.folder import RunFolder, write_json
 
     try:
-        folder = run_folder(config)
+        check_names(cfg.run_id, cfg.sweep)
+        folder = RunFolder(Path(cfg.runs, cfg.sweep or "", cfg.run_id))
         if folder.status["state"] != "failed":
             folder.path.mkdir(parents=True, exist_ok=True)
-            write_json(folder.path / "config.json", config)
+            write_json(folder.path / "config.json", OmegaConf.to_container(cfg, resolve=True))
             folder.set_status("failed", error=one_sentence(error), traceback=traceback.format_exc())
     except MISTAKES as second:
-        print(f"{config['run_id']}: its failure could not be recorded: {second}", file=sys.stderr)
+        print(f"{cfg.run_id}: its failure could not be recorded: {second}", file=sys.stderr)
 
 
 def _stop(signum, frame):

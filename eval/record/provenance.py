@@ -5,37 +5,39 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from conf.schema import Settings, plain
+from data.module import WindowDataModule
 from eval.record.identity import config_hash
+from model.training.language_model import LanguageModel
+from model.training.meter import Meter
 from model.training.trainer import choose_precision
 
 PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "hydra-core", "numpy")
 
 
-def describe_run(config: Mapping[str, Any], data, module, meter) -> dict[str, Any]:
+def describe_run(settings: Settings, data: WindowDataModule, module: LanguageModel, meter: Meter) -> dict[str, Any]:
     """The fields of results.json beside its rows: identity, provenance, parameters, training."""
-    precision = {key: config["trainer"][key] for key in ("precision", "accelerator")}
     return {
-        "run_id": config["run_id"],
-        "sweep": config["sweep"],
-        "encoding": config["encoding"]["name"],
-        "seed": config["seed"],
-        "context": config["context"],
-        "config_hash": config_hash(dict(config)),
-        "corpus": config["data"]["name"],
+        "run_id": settings.run_id,
+        "sweep": settings.sweep,
+        "encoding": settings.encoding["name"],
+        "seed": settings.seed,
+        "context": settings.context,
+        "config_hash": config_hash(plain(settings)),
+        "corpus": settings.data["name"],
         "corpus_hash": data.corpus_hash,
         "tokenizer_hash": data.tokenizer_hash,
         "commit": commit(),
         "machine": machine(module.device),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "parameters": module.transformer.count_parameters(),
-        "training": {**meter.summary(), "precision": choose_precision(**precision)},
+        "training": {**meter.summary(), "precision": choose_precision(settings.trainer)},
     }
 
 

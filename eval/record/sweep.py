@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
-from eval.record.identity import check_names
+from conf.schema import check_names
 from eval.record.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
 
 LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
@@ -48,7 +48,7 @@ class SweepCallback(Callback):
 
     def _check_names(self, config) -> None:
         try:
-            check_names(config)
+            check_names(config.run_id, config.sweep)
         except ValueError as error:
             _give_up(error)
 
@@ -76,7 +76,7 @@ class SweepCallback(Callback):
         except Exception as error:
             _give_up(error)
         try:
-            track_sweep({"sweep": config.sweep, "logger": OmegaConf.to_container(config.logger)}, self.job_list.parent)
+            track_sweep(OmegaConf.to_object(config.logger), self.job_list.parent)
         finally:
             if failed:
                 sys.exit(SWEEP_FAILED)

@@ -9,23 +9,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conf.schema import Settings
 
-def announce(config: Mapping[str, Any], data, module, folder) -> None:
+
+def announce(settings: Settings, data, module, folder) -> None:
     """What is about to happen: encoding, parameters, tokens, device."""
     import torch
 
     from model.devices import uses_gpu
 
     counts = module.transformer.count_parameters()
-    training = config["training"]
-    gpu, threads = uses_gpu(config["trainer"]["accelerator"]), torch.get_num_threads()
+    gpu, threads = uses_gpu(settings.trainer.accelerator), torch.get_num_threads()
     device = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' * (threads > 1)}"
     print(
-        f"{folder.name}: {config['encoding']['name']}, {counts['total'] - counts['embedding']:,} parameters "
+        f"{folder.name}: {settings.encoding['name']}, {counts['total'] - counts['embedding']:,} parameters "
         f"({counts['total']:,} with embeddings, {counts['encoding']:,} of them the encoding's)\n"
         f"{data.describe()}\n"
-        f"training on {training['tokens']:,} tokens in {module.steps} steps, context {config['context']}, on {device}; "
-        f"then scored at {', '.join(f'{m:g}x' for m in config['eval']['lengths'])} the context",
+        f"training on {settings.training.tokens:,} tokens in {settings.steps} steps, context {settings.context}, on "
+        f"{device}; then scored at {', '.join(f'{m:g}x' for m in settings.eval.lengths)} the context",
         flush=True,
     )
 

@@ -10,11 +10,12 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from conf.schema import LoggerSettings, Settings, plain
 from model.devices import rank
 
 REACH_SECONDS = 3
@@ -92,15 +93,20 @@ class Tracker:
 
 @contextmanager
 def track(
-    config: Mapping[str, Any], name: str, folder: Path | str, group: str | None = None, *, job_type: str = TRAIN
+    logger: LoggerSettings,
+    name: str,
+    folder: Path | str,
+    group: str | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    job_type: str = TRAIN,
 ) -> Iterator[Tracker]:
-    """A tracker for one run; says in one line which mode was chosen, and why."""
-    settings = config["logger"]
-    if settings["name"] == "none" or rank():
+    """A tracker for one run; says in one line which mode was chosen, and why. config: what W&B shows as the run's."""
+    if logger.name == "none" or rank():
         yield Tracker()
         return
     try:
-        run = _start(config, settings, name, Path(folder), job_type, group)
+        run = _start(logger, config or {}, name, Path(folder), job_type, group)
     except Exception as error:
         warnings.warn(f"W&B could not start ({error}); the run goes on, its files are complete", stacklevel=3)
         yield Tracker()
@@ -117,6 +123,11 @@ def track(
             _let_go()
 
 
+def track_run(settings: Settings) -> AbstractContextManager[Tracker]:
+    """`track` for the run of these settings, in the folder of all runs."""
+    return track(settings.logger, settings.run_id, settings.runs, settings.sweep, config=plain(settings))
+
+
 def _let_go() -> None:
     """Forgets W&B's own process, which has died: the next run in this process starts another."""
     import wandb
@@ -125,7 +136,7 @@ def _let_go() -> None:
         wandb.teardown()
 
 
-def _start(config, settings, name: str, folder: Path, job_type: str, group: str | None):
+def _start(logger: LoggerSettings, config: Mapping, name: str, folder: Path, job_type: str, group: str | None):
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
     os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve() / "wandb"))  # what `wandb sync` uploads of artifacts
@@ -134,13 +145,13 @@ def _start(config, settings, name: str, folder: Path, job_type: str, group: str 
     mode, reason = choose_mode()
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
     run = wandb.init(
-        project=settings["project"],
+        project=logger.project,
         group=group,
         job_type=job_type,
         name=name,
         id=f"{name}-{group}" if group else name,  # the terminal shows how the id begins
         resume="allow" if mode == "online" else None,
-        tags=[*settings["tags"], config["encoding"]["name"]] if "encoding" in config else list(settings["tags"]),
+        tags=[*logger.tags, config["encoding"]["name"]] if "encoding" in config else logger.tags,
         config=dict(config),
         dir=folder,
         mode=mode,
@@ -181,7 +192,7 @@ def choose_mode() -> tuple[str, str]:
     return "online", "logged in"
 
 
-def track_sweep(config: Mapping[str, Any], folder: Path) -> None:
+def track_sweep(logger: LoggerSettings, folder: Path) -> None:
     """A run of W&B that sums up a sweep, from the files of its report: the curves with their intervals and, of each
     protocol's longest context, the comparison with its verdicts as tables, and report.html as an artifact."""
     rows = _read_rows(folder / "summary.csv")
@@ -190,7 +201,7 @@ def track_sweep(config: Mapping[str, Any], folder: Path) -> None:
         if row["extension"] == "none":
             longest[row["protocol"]] = max(longest.get(row["protocol"], 0), row["context_length"])
     last = [row for row in rows if row["extension"] == "none" and row["context_length"] == longest[row["protocol"]]]
-    with track(config, "summary", folder.parent, folder.name, job_type=SWEEP) as tracker:
+    with track(logger, "summary", folder.parent, folder.name, job_type=SWEEP) as tracker:
         tracker.log_table("sweep/curves", rows)
         tracker.log_table("sweep/comparison", last)
         tracker.keep_file(folder / "report.html", "report")

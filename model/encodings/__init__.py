@@ -12,13 +12,14 @@ Positions are (T,) when the batch shares them, (B, T) when it does not, (B, T, A
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from conf.signature import check_types, parameters
 
 # score_mod(score, b, h, i, j) -> score: pointwise; b, h, i, j are integer tensors that broadcast against score.
 # The dense executors pass index tensors of shape (B,1,1,1), (H,1,1), (Tq,1), (Tk,); FlexAttention passes scalars.
@@ -243,9 +244,10 @@ def configured_class(config: Mapping[str, Any], slot: str, base: type) -> tuple[
         raise ValueError(f"{slot}._target_={target!r}: no such class ({error})") from None
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ValueError(f"{slot}._target_={target!r}: not a {base.__name__}")
-    known = [name for name in inspect.signature(cls).parameters if name != "shape"]
+    known = [name for name in parameters(cls) if name != "shape"]
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(
             f"{slot} {class_name} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}"
         )
+    check_types(cls, settings, slot)
     return cls, settings

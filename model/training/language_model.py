@@ -3,55 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from conf.schema import TrainingSettings
 from model.kernels import cross_entropy
 from model.transformer import Transformer
 
 
-@dataclass(frozen=True)
-class Optimization:
-    """How a model is trained; every field stands, with its unit, in conf/train.yaml under `training`."""
-
-    lr: float
-    min_lr: float
-    warmup: float
-    schedule: str
-    weight_decay: float
-    betas: tuple[float, float]
-    clip: float
-    encoding_lr: float
-
-    SCHEDULES = ("cosine", "linear", "constant")
-
-    def __post_init__(self):
-        if self.schedule not in self.SCHEDULES:
-            raise ValueError(f"training.schedule={self.schedule!r}: must be one of {', '.join(self.SCHEDULES)}")
-        if not self.lr > 0:
-            raise ValueError(f"training.lr={self.lr}: must be positive")
-        if self.encoding_lr < 0:
-            raise ValueError(f"training.encoding_lr={self.encoding_lr}: must not be negative")
-        if self.clip < 0:
-            raise ValueError(f"training.clip={self.clip}: must not be negative; 0 does not clip")
-        for name in ("min_lr", "warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"training.{name}={getattr(self, name)}: a share, must lie in [0, 1]")
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate at `step` of `steps`, as a share of `lr`: linear warm-up, then decay to `min_lr`."""
-        warmup = max(1, round(self.warmup * steps))
-        if step < warmup:
-            return (step + 1) / warmup
-        if self.schedule == "constant":
-            return 1.0
-        done = min(1.0, (step - warmup) / max(1, steps - warmup))
-        decayed = (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1 - done
-        return self.min_lr + (1 - self.min_lr) * decayed
+def learning_rate(training: TrainingSettings, step: int, steps: int) -> float:
+    """The learning rate at `step` of `steps`, as a share of `lr`: linear warm-up, then decay to `min_lr`."""
+    warmup = max(1, round(training.warmup * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    if training.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    decayed = (1 + math.cos(math.pi * done)) / 2 if training.schedule == "cosine" else 1 - done
+    return training.min_lr + (1 - training.min_lr) * decayed
 
 
 class LossNotFiniteError(ValueError):
@@ -65,9 +37,9 @@ class LanguageModel(L.LightningModule):
     steps: optimizer steps of the whole run, which the schedule spans.
     """
 
-    def __init__(self, transformer: Transformer, optimization: Optimization, steps: int):
+    def __init__(self, transformer: Transformer, training: TrainingSettings, steps: int):
         super().__init__()
-        self.transformer, self.optimization, self.steps = transformer, optimization, steps
+        self.transformer, self.settings, self.steps = transformer, training, steps
         self.first_bad_step = torch.tensor(-1)  # of this device; no buffer, or DDP would send the first device's to all
 
     def on_fit_start(self) -> None:
@@ -110,14 +82,14 @@ class LanguageModel(L.LightningModule):
         """Raises LossNotFiniteError, naming the step. Looks at the device, so call it now and then, not every step."""
         if (step := int(self.all_gather(self.first_bad_step).max())) >= 0:  # all devices raise, or none
             raise LossNotFiniteError(
-                f"the loss was not finite at step {step}: lower training.lr={self.optimization.lr}, or lengthen "
-                f"training.warmup={self.optimization.warmup}"
+                f"the loss was not finite at step {step}: lower training.lr={self.settings.lr}, or lengthen "
+                f"training.warmup={self.settings.warmup}"
             )
 
     def on_before_optimizer_step(self, optimizer) -> None:
         """Clips here, and not through the trainer, which can't clip under mixed precision with a fused optimizer."""
-        if self.optimization.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), self.optimization.clip)
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.clip)
 
     def configure_model(self) -> None:
         """Shards the transformer over the devices where the strategy has a mesh of them (trainer=fsdp)."""
@@ -130,7 +102,7 @@ class LanguageModel(L.LightningModule):
     def configure_optimizers(self):
         """AdamW; weight decay on the backbone's matrices alone; the encoding's parameters at lr · encoding_lr · its own
         `lr_scale`, without decay."""
-        settings = self.optimization
+        settings = self.settings
         of_encoding = set(self.transformer.encoding.parameters())
         backbone = [p for p in self.parameters() if p.requires_grad and p not in of_encoding]
         groups = [
@@ -144,5 +116,5 @@ class LanguageModel(L.LightningModule):
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=settings.lr, betas=tuple(settings.betas), fused=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.rate(step, self.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(settings, step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,37 @@
+"""Composing the yaml files of this folder in Python, as Hydra does for a command; inside a running job too."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
+from hydra.version import VersionBase
+from omegaconf import DictConfig
+
+from conf.schema import CONF
+
+
+@functools.cache  # a fifth of a second each, and the tests ask for the same ones hundreds of times
+def composed(name: str | None, *overrides: str) -> DictConfig:
+    """The config of a file of this folder (None: of an empty one) under these overrides. Raises Hydra's errors."""
+    with _own_hydra():
+        return compose(name, overrides=list(overrides))
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra on CONF alone. It keeps what it is set to in singletons: those of a job that runs are put back after."""
+    outer = dict(Singleton._instances)
+    for state in (GlobalHydra, JobRuntime, VersionBase):
+        Singleton._instances.pop(state, None)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        Singleton._instances.clear()
+        Singleton._instances.update(outer)

@@ -1,0 +1,54 @@
+"""A run's trained model, with the data and the tokenizer that it was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conf.schema import Settings
+from data.module import TaskDataModule, TextDataModule, build_data
+from eval.record.folder import RunFolder
+from model.build import build_transformer
+from model.training.checkpoint import checkpoint_step, load_weights, newest
+from model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Trained:
+    """model: in evaluation mode, on the CPU; call it with tokens (B, T) for logits (B, T, V)."""
+
+    folder: RunFolder
+    settings: Settings
+    data: TextDataModule | TaskDataModule
+    model: Transformer
+
+    def encode(self, text: str) -> torch.Tensor:
+        """A text as the model was trained to read it, after the token that opens a document: int64 (1, T)."""
+        tokenizer = self.data.tokenizer
+        return torch.tensor([[tokenizer.separator, *tokenizer.tokenizer.encode(text).ids]])
+
+    def decode(self, tokens: torch.Tensor) -> str:
+        """The text of tokens (T,), without separators."""
+        return self.data.tokenizer.decode(tokens.tolist())
+
+
+def load(run: Path | str, **elsewhere: Any) -> Trained:
+    """The model of a finished run's folder. elsewhere: settings of where it reads from, such as cache_dir.
+
+    Raises ValueError where the run has not been trained to its end, or its data are others now.
+    """
+    folder = RunFolder(run)
+    settings = replace(folder.settings, **elsewhere)
+    checkpoint = newest(folder.checkpoints)
+    if checkpoint is None or checkpoint_step(checkpoint) != settings.steps or "training" not in folder.results:
+        raise ValueError(f"{folder.path} has not been trained to its end: finish the run first, by its own command")
+    data = build_data(settings)
+    for key in ("corpus_hash", "tokenizer_hash"):
+        if folder.results.get(key) != getattr(data, key):
+            raise ValueError(f"{folder.path} was trained on other data than data={data.name} is now ({key})")
+    model = build_transformer(settings, data.vocab_size, data.separators)
+    model.load_state_dict(load_weights(checkpoint))
+    return Trained(folder, settings, data, model.eval())
