@@ -3,7 +3,11 @@
 import numpy as np
 import torch
 
+from conf.schema import EvaluationSettings, ProbeSettings
 from data.stream import TokenStream
+from eval.measure.perplexity import Perplexity
+from eval.measure.streams import Streams
+from eval.record.folder import RunFolder
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
 from model.transformer import Transformer
@@ -12,23 +16,42 @@ VOCABULARY = 11
 SEPARATOR = 0
 CONTEXT = 8  # training context, tokens
 
-SETTINGS = {
-    "lengths": [0.5, 1, 2],
-    "protocols": ["fixed_targets", "non_overlapping", "sliding", "positions"],
-    "split": "test",
-    "targets": 3,
-    "windows": 1000,
-    "tokens": None,
-    "stride": 3,
-    "cross_documents": False,
-    "batch_tokens": 64,
-    "precision": "32",
-    "extensions": ["none"],
-    "extension_settings": {},
-    "controls": [],
-    "probes": [],
-    "probe": {"windows": 12, "longest": 4, "span": None},
-}
+SETTINGS = EvaluationSettings(
+    lengths=[0.5, 1, 2],
+    protocols=["fixed_targets", "non_overlapping", "sliding", "positions"],
+    split="test",
+    targets=3,
+    windows=1000,
+    tokens=None,
+    stride=3,
+    cross_documents=False,
+    batch_tokens=64,
+    precision="32",
+    extensions=["none"],
+    extension_settings={},
+    controls=[],
+    probes=[],
+    probe=ProbeSettings(windows=12, longest=4, span=None),
+)
+PROTOCOLS = SETTINGS.protocols
+
+
+def evaluate(
+    model: Transformer,
+    stream: TokenStream,
+    folder: RunFolder,
+    settings: EvaluationSettings,
+    *,
+    calibration: TokenStream | None = None,
+    floors: TokenStream | None = None,
+) -> list[dict]:
+    """Scores what is missing into the folder; the rows that the settings ask for. calibration, floors: the streams
+    for tuning and for n-grams, where the test has them."""
+    streams = Streams(stream, calibration or stream, floors or stream)
+    perplexity = Perplexity(settings, streams, CONTEXT)
+    for found in perplexity.rows(model, folder.results["rows"], folder.losses.keys()):
+        folder.add(found)
+    return perplexity.asked(folder.results["rows"])
 
 
 def small_stream(*sizes: int, seed: int = 0) -> TokenStream:

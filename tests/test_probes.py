@@ -4,13 +4,18 @@ python -m pytest tests/test_probes.py
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from eval.measure.probes import Probed, bias, last_row_bias, repeat, run_probes
-from eval.measure.probes import attention_spread as attention
+from conf.schema import ProbeSettings
+from eval.measure.probes import Probed, run_probes
+from eval.measure.probes.attention import probe as attention
+from eval.measure.probes.bias import last_row_bias
+from eval.measure.probes.bias import probe as bias
+from eval.measure.probes.repeat import probe as repeat
 from eval.record.folder import RunFolder
 from model.catalogue import encoding_names
 from model.encodings.alibi import alibi_slopes
@@ -18,11 +23,11 @@ from tests import laws
 from tests.small import CONTEXT, SETTINGS, small_model, small_stream, token_loss
 
 STREAM = small_stream(90, 70, 130)
-PROBE = {**SETTINGS, "lengths": [1, 2, 4], "probe": {"windows": 12, "longest": 2, "span": 3}}
+PROBE = replace(SETTINGS, lengths=[1, 2, 4], probe=ProbeSettings(windows=12, longest=2, span=3))
 
 
 def probed(model, **changes) -> Probed:
-    return Probed(model, STREAM, {**PROBE, **changes})
+    return Probed(model, STREAM, replace(PROBE, **changes))
 
 
 def test_the_repeat_probe_is_brute_force_on_text_that_comes_twice():
@@ -49,7 +54,7 @@ def test_the_repeat_probe_is_brute_force_on_text_that_comes_twice():
 def test_the_gain_has_an_interval_where_there_are_windows_enough():
     rows = repeat(Probed(small_model(), small_stream(*[40] * 12), PROBE))
     assert all(row["gain_low"] <= row["gain"] <= row["gain_high"] for row in rows)
-    few = repeat(probed(small_model(), probe={"windows": 3, "longest": 2, "span": 3}))
+    few = repeat(probed(small_model(), probe=ProbeSettings(windows=3, longest=2, span=3)))
     assert all(row["gain_low"] is None and "at least 10" in row["interval_reason"] for row in few)
 
 
@@ -95,7 +100,7 @@ def test_attention_of_every_encoding_can_be_watched_and_changes_nothing(name):
 @pytest.mark.parametrize("name", ["learned", "randomized"])
 def test_a_length_without_definition_says_so(name):
     rows = probed(
-        small_model(name), lengths=[1, 20], probe={"windows": 12, "longest": None, "span": 3}, cross_documents=True
+        small_model(name), lengths=[1, 20], probe=ProbeSettings(windows=12, longest=None, span=3), cross_documents=True
     )
     for probe in (repeat, attention):
         assert [row["status"] for row in probe(rows)][-1] == "undefined"
@@ -144,13 +149,18 @@ def test_what_a_window_hides_is_not_in_its_curve():
 
 
 def test_probes_are_run_once_and_again_with_other_settings(tmp_path, monkeypatch):
-    folder, model, settings = RunFolder(tmp_path), small_model(), {**PROBE, "probes": ["repeat", "attention", "bias"]}
-    run_probes(model, STREAM, folder, settings)
+    folder, model, settings = RunFolder(tmp_path), small_model(), replace(PROBE, probes=["repeat", "attention", "bias"])
+
+    def run(settings):
+        for found in run_probes(model, STREAM, settings, folder.results.get("probe_settings", {})):
+            folder.add(found)
+
+    run(settings)
     found = folder.results["probes"]
-    assert list(found) == settings["probes"] and all(found.values())
+    assert list(found) == settings.probes and all(found.values())
     monkeypatch.setattr("eval.measure.probes.Probed", None)
-    run_probes(model, STREAM, folder, settings)
+    run(settings)
     monkeypatch.undo()
-    run_probes(model, STREAM, folder, {**settings, "probes": ["bias"], "lengths": [1]})
+    run(replace(settings, probes=["bias"], lengths=[1]))
     again = folder.results["probes"]
     assert again["repeat"] == found["repeat"] and again["bias"] != found["bias"]

@@ -4,16 +4,17 @@ python -m pytest tests/test_protocols.py
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from data.windows import Windows, document_bounds
-from eval.measure.perplexity import evaluate
-from eval.measure.protocols import PROTOCOLS, blocks, context_lengths, plan, targets_of
+from eval.measure.protocols import plan
 from eval.measure.statistics import MIN_BLOCKS
+from eval.measure.targets import blocks, targets_of
 from eval.record.folder import RunFolder
-from tests.small import CONTEXT, SETTINGS, small_model, small_stream, token_loss
+from tests.small import PROTOCOLS, SETTINGS, evaluate, small_model, small_stream, token_loss
 
 STREAM = small_stream(41, 2, 26, 60)
 LENGTHS = [4, 8, 16]
@@ -26,8 +27,8 @@ def documents():
 def fixed_targets(length: int):
     """(start of the context, target), written from the definition: every S-th place that the longest context fits."""
     for first, last in documents():
-        for end in range(first + max(LENGTHS), last, SETTINGS["targets"]):
-            for target in range(end - SETTINGS["targets"] + 1, end + 1):
+        for end in range(first + max(LENGTHS), last, SETTINGS.targets):
+            for target in range(end - SETTINGS.targets + 1, end + 1):
                 yield end - length, target
 
 
@@ -38,7 +39,7 @@ def non_overlapping(length: int):
 
 
 def sliding(length: int):
-    stride = min(SETTINGS["stride"], length)
+    stride = min(SETTINGS.stride, length)
     for first, last in documents():
         for target in range(first + 1, last):
             steps = max(0, math.ceil((target - first - length) / stride))
@@ -122,7 +123,7 @@ def test_no_window_crosses_a_document(protocol):
 
 @pytest.mark.parametrize("protocol", ["non_overlapping", "sliding"])
 def test_a_cap_leaves_the_same_tokens_at_every_length(protocol):
-    lengths, settings = [3, 7, 8], {**SETTINGS, "tokens": 50}
+    lengths, settings = [3, 7, 8], replace(SETTINGS, tokens=50)
     kept = [sorted(targets_of(plan(protocol, STREAM, length, lengths, settings))) for length in lengths]
     assert kept[0] == kept[1] == kept[2]
     assert 20 < len(kept[0]) <= 50
@@ -130,7 +131,7 @@ def test_a_cap_leaves_the_same_tokens_at_every_length(protocol):
 
 def test_a_cap_holds_where_documents_are_many_and_short():
     stream = small_stream(*[9] * 400, 20)
-    capped = plan("non_overlapping", stream, 4, [4, 16], {**SETTINGS, "tokens": 320})
+    capped = plan("non_overlapping", stream, 4, [4, 16], replace(SETTINGS, tokens=320))
     assert 280 <= capped.scored.sum() <= 320
     assert capped.stops.max() > 0.9 * len(stream)  # from all over the stream, not from its start
 
@@ -139,21 +140,21 @@ def test_lengths_beyond_every_document_are_refused_and_the_possible_ones_named()
     for protocol in PROTOCOLS:
         with pytest.raises(ValueError, match=r"longer than 59 tokens.*\[16, 64\] only \[16\] are possible"):
             plan(protocol, STREAM, 64, [16, 64], SETTINGS)
-    across = plan("fixed_targets", STREAM, 64, [16, 64], {**SETTINGS, "cross_documents": True})
+    across = plan("fixed_targets", STREAM, 64, [16, 64], replace(SETTINGS, cross_documents=True))
     assert len(across.starts) > 0
 
 
 def test_lengths_are_multiples_of_the_training_context():
-    assert context_lengths({"lengths": [0.125, 512, 1, 1.0]}, 128) == [16, 128, 65536]
+    assert replace(SETTINGS, lengths=[0.125, 512, 1, 1.0]).context_lengths(128) == [16, 128, 65536]
     with pytest.raises(ValueError, match=r"eval.lengths=\[0.01\]"):
-        context_lengths({"lengths": [0.01]}, 128)
+        replace(SETTINGS, lengths=[0.01]).context_lengths(128)
 
 
 @pytest.mark.parametrize("wrong", [{"targets": 0}, {"windows": 0}, {"tokens": 0}, {"stride": 0}])
 def test_a_setting_that_scores_nothing_is_refused(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"eval.{name}=0"):
-        plan("non_overlapping", STREAM, CONTEXT, LENGTHS, {**SETTINGS, **wrong})
+        replace(SETTINGS, **wrong)
 
 
 # --------------------------------------------------------------------------------------------------------------- blocks

@@ -5,6 +5,7 @@ python -m pytest tests/test_scoring.py          # the slow ones: -m slow
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ import torch
 
 import eval.measure.scoring
 from data.windows import Windows
-from eval.measure.protocols import PROTOCOLS, plan
+from eval.measure.protocols import plan
 from eval.measure.scoring import Scorer
 from model.transformer import Transformer
-from tests.small import SETTINGS, small_model, small_stream, token_loss
+from tests.small import PROTOCOLS, SETTINGS, small_model, small_stream, token_loss
 
 STREAM = small_stream(41, 26, 60)
 LENGTHS = [4, 8, 16]
@@ -36,7 +37,7 @@ def passes(monkeypatch) -> list[tuple[int, int]]:
 
 def plans_at(length: int, **settings) -> list[Windows]:
     protocols = [p for p in PROTOCOLS if p != "positions" or length == max(LENGTHS)]
-    return [plan(p, STREAM, length, LENGTHS, {**SETTINGS, **settings}) for p in protocols]
+    return [plan(p, STREAM, length, LENGTHS, replace(SETTINGS, **settings)) for p in protocols]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -53,7 +54,7 @@ def test_protocols_that_ask_for_the_same_windows_cost_nothing_more(passes):
     scorer = Scorer(small_model(), STREAM, batch_tokens=10**6)
     scorer.score([plan("non_overlapping", STREAM, 16, LENGTHS, SETTINGS)])
     alone = len(passes)
-    scorer.score([plan(p, STREAM, 16, LENGTHS, {**SETTINGS, "stride": 16}) for p in ("positions", "non_overlapping")])
+    scorer.score([plan(p, STREAM, 16, LENGTHS, replace(SETTINGS, stride=16)) for p in ("positions", "non_overlapping")])
     assert len(passes) == 2 * alone
 
 
@@ -106,10 +107,12 @@ def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch, passes):
         Scorer(small_model(), STREAM, 64).score([Windows(np.array([0]), np.array([32]), np.array([1]))])
 
 
-@pytest.mark.parametrize(("settings", "named"), [((64, "16"), "eval.precision=16"), ((0, "32"), "batch_tokens=0")])
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"precision": "16"}, "eval.precision='16'"), ({"batch_tokens": 0}, "batch_tokens=0")]
+)
 def test_bad_settings_are_refused(settings, named):
     with pytest.raises(ValueError, match=named):
-        Scorer(small_model(), STREAM, *settings)
+        replace(SETTINGS, **settings)
 
 
 LONG = """

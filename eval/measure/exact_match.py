@@ -38,7 +38,7 @@ def score_task(
     """
     if data.task is None:
         return
-    scorer = Scorer(model, streams.scored, evaluation)
+    scorer = Scorer(model, streams.scored, evaluation.batch_tokens, evaluation.precision)
     lengths = sorted({max(1, round(multiple * data.longest)) for multiple in evaluation.lengths})
     for config in extension_configs(evaluation):
         for length in lengths:

@@ -54,7 +54,7 @@ def extended_encoding(
     if reason := extension.fits(encoding):
         raise ValueError(reason)
     if extension.needs_tuning:
-        calibrator = Scorer(scorer.model, calibration, evaluation)
+        calibrator = Scorer(scorer.model, calibration, scorer.batch_tokens, scorer.precision)
         few = replace(evaluation, windows=min(CALIBRATION_WINDOWS, evaluation.windows))
         windows = plan("fixed_targets", calibration, length, [length], few)
         loss = lambda tried: float(calibrator.score([windows], tried)[0].mean())  # noqa: E731

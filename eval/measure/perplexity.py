@@ -60,7 +60,7 @@ class Perplexity:
                 )
             }
 
-        scorer = Scorer(model, self.streams.scored, self.evaluation)
+        scorer = Scorer(model, self.streams.scored, self.evaluation.batch_tokens, self.evaluation.precision)
         for config in self.extensions:
             for base in self._bases(config):
                 if targets := missing(base):

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from conf.schema import EvaluationSettings
 from data.stream import TokenStream
 from data.windows import Windows, gather_windows
 from model.devices import out_of_memory
@@ -22,14 +21,12 @@ HEAD_LOGITS = 1 << 24  # logits held at once: the head runs over so many tokens 
 class Scorer:
     """Scores windows of one stream with one model.
 
-    Of the evaluation it takes batch_tokens, the tokens a forward pass, which are halved, with a warning, where memory
-    runs out; and precision: "32", or "bf16" (autocast of all but the head). The losses are float64 log-probabilities
-    either way.
+    batch_tokens: tokens a forward pass; halved, with a warning, where memory runs out.
+    precision: "32", or "bf16" (autocast of all but the head); the losses are float64 log-probabilities either way.
     """
 
-    def __init__(self, model: Transformer, stream: TokenStream, evaluation: EvaluationSettings):
-        self.model, self.stream = model.eval(), stream
-        self.batch_tokens, self.precision = evaluation.batch_tokens, evaluation.precision
+    def __init__(self, model: Transformer, stream: TokenStream, batch_tokens: int, precision: str = "32"):
+        self.model, self.stream, self.batch_tokens, self.precision = model.eval(), stream, batch_tokens, precision
 
     def score(self, plans: Sequence[Windows], encoding: PositionEncoding | None = None) -> list[np.ndarray]:
         """For each plan, the losses (nats, float64) of its scored targets, window after window, concatenated.

@@ -74,6 +74,6 @@ def _span_losses(probed: Probed, tokens_WN: np.ndarray, span: int) -> np.ndarray
     rows = TokenStream(
         tokens_WN.ravel(), np.zeros(tokens_WN.size, np.uint16), starts, ("",) * count, probed.stream.separator
     )
-    scorer = Scorer(probed.model, rows, probed.evaluation)
+    scorer = Scorer(probed.model, rows, probed.evaluation.batch_tokens, probed.evaluation.precision)
     (losses,) = scorer.score([Windows(starts[:-1], starts[1:] - 1, np.full(count, span - 1))])
     return losses.reshape(count, -1).sum(axis=1)

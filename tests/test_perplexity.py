@@ -1,21 +1,27 @@
 """Rows: what each carries, when it is scored again, the floors beside the model, and what can't be scored.
 
-python -m pytest tests/test_evaluate.py
+python -m pytest tests/test_perplexity.py
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from conf.schema import CONTROLS, ProbeSettings
+from eval.measure.extended import extension_configs
 from eval.measure.ngram import NGram
-from eval.measure.perplexity import FLOORS, check_settings, evaluate, settings_of_each
-from eval.measure.protocols import plan, targets_of
+from eval.measure.perplexity import Perplexity
+from eval.measure.protocols import plan
 from eval.measure.rows import row_key
+from eval.measure.streams import Streams
+from eval.measure.targets import targets_of
 from eval.record.folder import RunFolder
+from model.catalogue import extension_config
 from model.transformer import Transformer
-from tests.small import CONTEXT, SEPARATOR, SETTINGS, VOCABULARY, small_model, small_stream, token_loss
+from tests.small import CONTEXT, SEPARATOR, SETTINGS, VOCABULARY, evaluate, small_model, small_stream, token_loss
 
 STREAM = small_stream(41, 26, 60)
 TRAINING = small_stream(300, 200, seed=1)
@@ -35,9 +41,9 @@ def passes(monkeypatch) -> list:
 
 
 def test_every_row_carries_what_it_needs_to_be_believed(folder):
-    settings = {**SETTINGS, "controls": ["unigram", "bigram"]}
+    settings = replace(SETTINGS, controls=["unigram", "bigram"])
     rows = evaluate(small_model(), STREAM, folder, settings, floors=TRAINING)
-    assert {row["protocol"] for row in rows} == set(SETTINGS["protocols"])
+    assert {row["protocol"] for row in rows} == set(SETTINGS.protocols)
     assert {row.get("control") for row in rows} == {None, "unigram", "bigram"}
     for row in rows:
         assert row["status"] == "ok"
@@ -56,20 +62,24 @@ def test_stored_losses_and_windows_give_the_row_again(folder):
 
 
 def test_what_is_scored_is_not_scored_again(folder, passes):
-    model, settings = small_model(), {**SETTINGS, "controls": ["bigram"]}
+    model, settings = small_model(), replace(SETTINGS, controls=["bigram"])
     rows = evaluate(model, STREAM, folder, settings, floors=TRAINING)
-    done, reported = len(passes), []
-    assert evaluate(model, STREAM, folder, settings, floors=TRAINING, report=reported.append) == rows
-    assert len(passes) == done and not reported
-    more = evaluate(model, STREAM, folder, {**settings, "extensions": ["none", "alibi_interpolation"]}, floors=TRAINING)
+    done = len(passes)
+    perplexity = Perplexity(settings, Streams(STREAM, STREAM, TRAINING), CONTEXT)
+    assert not list(perplexity.rows(model, folder.results["rows"], folder.losses.keys()))
+    assert perplexity.asked(folder.results["rows"]) == rows
+    assert len(passes) == done
+    more = evaluate(
+        model, STREAM, folder, replace(settings, extensions=["none", "alibi_interpolation"]), floors=TRAINING
+    )
     assert len(more) > len(rows) and len(passes) > done
 
 
 @pytest.mark.parametrize("change", [{"precision": "bf16"}, {"split": "validation"}, {"targets": 2}])
 def test_another_setting_replaces_the_rows_it_touches(folder, change):
-    model, settings = small_model(), {**SETTINGS, "protocols": ["fixed_targets"]}
+    model, settings = small_model(), replace(SETTINGS, protocols=["fixed_targets"])
     before = evaluate(model, STREAM, folder, settings)
-    after = evaluate(model, STREAM, folder, {**settings, **change})
+    after = evaluate(model, STREAM, folder, replace(settings, **change))
     assert len(folder.results["rows"]) == len(after) == len(before)
     name, value = next(iter(change.items()))
     assert all(row.get(name, value) == value for row in after)
@@ -77,10 +87,10 @@ def test_another_setting_replaces_the_rows_it_touches(folder, change):
 
 
 def test_an_extension_with_other_settings_is_scored_again(folder, passes):
-    model, settings = small_model("rope"), {**SETTINGS, "protocols": ["fixed_targets"], "extensions": ["rerope"]}
+    model, settings = small_model("rope"), replace(SETTINGS, protocols=["fixed_targets"], extensions=["rerope"])
     evaluate(model, STREAM, folder, settings)
     done = len(passes)
-    changed = {**settings, "extension_settings": {"rerope": {"window": 3}}}
+    changed = replace(settings, extension_settings={"rerope": {"window": 3}})
     rows = evaluate(model, STREAM, folder, changed)
     assert len(passes) > done and all(row["extension_settings"] == "window=3" for row in rows)
     done = len(passes)
@@ -91,18 +101,18 @@ def test_an_extension_with_other_settings_is_scored_again(folder, passes):
 
 
 def test_rows_that_would_lose_their_targets_are_not_dropped_unasked(folder):
-    model, settings = small_model("rope"), {**SETTINGS, "protocols": ["fixed_targets"]}
-    before = evaluate(model, STREAM, folder, {**settings, "extensions": ["none", "pi"]})
-    longer = {**settings, "lengths": [*SETTINGS["lengths"], 4], "extensions": ["ntk"]}
-    with pytest.raises(ValueError, match="extension=none,pi,ntk"):
+    model, settings = small_model("rope"), replace(SETTINGS, protocols=["fixed_targets"])
+    before = evaluate(model, STREAM, folder, replace(settings, extensions=["none", "pi"]))
+    longer = replace(settings, lengths=[*SETTINGS.lengths, 4], extensions=["ntk"])
+    with pytest.raises(ValueError, match=r"eval.extensions=\[none,pi,ntk\]"):
         evaluate(model, STREAM, folder, longer)
     assert folder.results["rows"] == before
-    after = evaluate(model, STREAM, folder, {**longer, "extensions": ["none", "pi", "ntk"]})
+    after = evaluate(model, STREAM, folder, replace(longer, extensions=["none", "pi", "ntk"]))
     assert len({row["targets_id"] for row in after}) == 1
 
 
 def test_rows_whose_losses_are_gone_are_scored_again(folder, passes):
-    model, settings = small_model(), {**SETTINGS, "protocols": ["fixed_targets"]}
+    model, settings = small_model(), replace(SETTINGS, protocols=["fixed_targets"])
     evaluate(model, STREAM, folder, settings)
     (folder.path / "losses.npz").unlink()
     done = len(passes)
@@ -111,18 +121,18 @@ def test_rows_whose_losses_are_gone_are_scored_again(folder, passes):
 
 
 def test_a_longer_length_moves_the_fixed_targets_of_all(folder):
-    model, settings = small_model(), {**SETTINGS, "protocols": ["fixed_targets"]}
+    model, settings = small_model(), replace(SETTINGS, protocols=["fixed_targets"])
     evaluate(model, STREAM, folder, settings)
-    rows = evaluate(model, STREAM, folder, {**settings, "lengths": [*SETTINGS["lengths"], 4]})
+    rows = evaluate(model, STREAM, folder, replace(settings, lengths=[*SETTINGS.lengths, 4]))
     assert len({row["targets_id"] for row in rows}) == 1 and len(rows) == len(folder.results["rows"]) == 4
 
 
 @pytest.mark.parametrize("protocol", ["fixed_targets", "non_overlapping", "sliding"])
-@pytest.mark.parametrize("control", FLOORS)
+@pytest.mark.parametrize("control", CONTROLS)
 def test_a_floor_is_the_ngram_on_the_same_targets(folder, protocol, control):
-    settings = {**SETTINGS, "protocols": [protocol], "controls": [control]}
+    settings = replace(SETTINGS, protocols=[protocol], controls=[control])
     rows = evaluate(small_model(), STREAM, folder, settings, floors=TRAINING)
-    ngram = NGram.fit(TRAINING.tokens, VOCABULARY, FLOORS[control], document_starts=TRAINING.offsets[:-1])
+    ngram = NGram.fit(TRAINING.tokens, VOCABULARY, 1 + CONTROLS.index(control), document_starts=TRAINING.offsets[:-1])
     for length in (4, 8, 16):
         targets = targets_of(plan(protocol, STREAM, length, [4, 8, 16], settings))
         losses = [ngram.token_losses(STREAM.tokens[target - 1 : target + 1])[1] for target in targets]
@@ -135,10 +145,10 @@ def test_a_floor_is_the_ngram_on_the_same_targets(folder, protocol, control):
             assert floor[0][name] == own[0][name]
 
 
-@pytest.mark.parametrize("protocol", SETTINGS["protocols"])
+@pytest.mark.parametrize("protocol", SETTINGS.protocols)
 def test_across_documents_separators_are_context_and_never_targets(folder, protocol):
     model, stream = small_model(), small_stream(*[5] * 30)
-    settings = {**SETTINGS, "protocols": [protocol], "cross_documents": True, "lengths": [2], "targets": 1}
+    settings = replace(SETTINGS, protocols=[protocol], cross_documents=True, lengths=[2], targets=1)
     rows = evaluate(model, stream, folder, settings)
     windows = plan(protocol, stream, 16, [16], settings)
     losses, sizes = [], []
@@ -156,7 +166,7 @@ def test_across_documents_separators_are_context_and_never_targets(folder, proto
 
 
 def test_a_length_on_which_an_encoding_is_not_defined_has_a_row_that_says_so(folder):
-    rows = evaluate(small_model("learned"), STREAM, folder, {**SETTINGS, "protocols": ["fixed_targets"]})
+    rows = evaluate(small_model("learned"), STREAM, folder, replace(SETTINGS, protocols=["fixed_targets"]))
     assert [row["status"] for row in rows] == ["ok", "ok", "undefined"]
     assert "not defined beyond 8 tokens" in rows[-1]["reason"] and rows[-1]["targets_id"] == rows[0]["targets_id"]
 
@@ -171,7 +181,7 @@ def test_losses_that_are_not_finite_give_a_row_that_says_so(folder):
 
 
 def test_too_few_windows_give_no_interval_and_say_how_many_are_needed(folder):
-    few = {**SETTINGS, "protocols": ["fixed_targets"], "windows": 4}
+    few = replace(SETTINGS, protocols=["fixed_targets"], windows=4)
     for row in evaluate(small_model(), STREAM, folder, few):
         assert row["perplexity_low"] is row["perplexity_high"] is None
         assert "at least 10 blocks" in row["interval_reason"] and "there are 4" in row["interval_reason"]
@@ -180,7 +190,7 @@ def test_too_few_windows_give_no_interval_and_say_how_many_are_needed(folder):
 
 def test_an_interval_of_one_run_lies_around_its_perplexity(folder):
     stream = small_stream(*[70] * 12)
-    for row in evaluate(small_model(), stream, folder, {**SETTINGS, "protocols": ["fixed_targets"]}):
+    for row in evaluate(small_model(), stream, folder, replace(SETTINGS, protocols=["fixed_targets"])):
         assert row["perplexity_low"] < row["perplexity"] < row["perplexity_high"]
         assert row["interval_covers"] == "windows" and row["blocks"] >= 10
 
@@ -191,20 +201,25 @@ def test_an_interval_of_one_run_lies_around_its_perplexity(folder):
         ({"protocols": ["fixed"]}, "fixed_targets, non_overlapping"),
         ({"extensions": ["yarm"]}, "yarn"),
         ({"controls": ["trigram"]}, "unigram, bigram"),
-        ({"probes": ["repeet"]}, "repeat, attention"),
+        ({"probes": ["repeet"]}, "attention, bias, repeat"),
         ({"lengths": [1, 8]}, r"only \[8\] are possible"),
         ({"lengths": []}, "multiples of the training context"),
-        ({"probes": ["repeat"], "probe": {"windows": 0, "longest": 4, "span": None}}, "eval.probe.windows=0"),
-        ({"probes": ["repeat"], "probe": {"windows": 2, "longest": 4, "span": 3}}, "eval.probe.span=3"),
-        ({"probes": ["bias"], "probe": {"windows": 2, "longest": 0.1, "span": None}}, "eval.probe.longest=0.1"),
+        ({"probes": ["repeat"], "probe": ProbeSettings(windows=0, longest=4, span=None)}, "eval.probe.windows=0"),
+        ({"probes": ["repeat"], "probe": ProbeSettings(windows=2, longest=4, span=3)}, "eval.probe.span=3"),
+        ({"probes": ["bias"], "probe": ProbeSettings(windows=2, longest=0.1, span=None)}, "eval.probe.longest=0.1"),
     ],
 )
 def test_bad_settings_are_refused_before_training(wrong, named):
     with pytest.raises(ValueError, match=named):
-        check_settings({**SETTINGS, **wrong}, STREAM, CONTEXT)
+        settings = replace(SETTINGS, **wrong)
+        Perplexity(settings, Streams(STREAM, STREAM, STREAM), CONTEXT)
+        settings.span(CONTEXT)
 
 
-def test_a_setting_goes_to_the_extensions_that_have_it_and_none_is_ignored():
-    assert settings_of_each(["pi", "yarn"], {"tune": True}) == {"yarn": {"tune": True}}
-    with pytest.raises(ValueError, match=r"extension\.wide=8: no such setting of pi, yarn"):
-        settings_of_each(["pi", "yarn"], {"wide": 8})
+def test_an_extensions_setting_is_its_own_and_none_is_ignored():
+    both = replace(SETTINGS, extensions=["pi", "yarn"], extension_settings={"yarn": {"tune": True}})
+    pi, yarn = extension_configs(both)
+    assert yarn == {**extension_config("yarn"), "tune": True} and pi == extension_config("pi")
+    for name in ("pi", "yarn"):
+        with pytest.raises(ValueError, match=rf"extension_settings\.{name}\.wide=8: no such setting of {name}"):
+            extension_configs(replace(both, extension_settings={name: {"wide": 8}}))
