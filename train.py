@@ -27,7 +27,8 @@ def train(settings: Settings) -> None:
     from eval.record.terminal import announce, print_results
     from eval.record.tracking import track_run
     from eval.record.tuning import tuned
-    from model.build import build_language_model, check_model
+    from model.build import check_model
+    from model.training.language_model import build_language_model
     from model.training.meter import Meter
     from model.training.trainer import fit, prepare_process
 

@@ -1,4 +1,4 @@
-"""From a run's settings to a model: encoding, transformer and Lightning module, for training and for scoring."""
+"""From a run's settings to its transformer, encoding and all: for training and for scoring."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from conf.schema import Settings
-from model.devices import uses_gpu
 from model.encodings import PositionEncoding, Shape, build_encoding
-from model.kernels import compile_training
-from model.training.language_model import LanguageModel
 from model.transformer import Transformer
 
 Separators = Mapping[str, tuple[int, ...]]
@@ -38,13 +35,3 @@ def _around(encoding: PositionEncoding, settings: Settings, vocab_size: int) -> 
     sizes = settings.model
     rest = {"mlp": sizes.mlp, "mlp_ratio": sizes.mlp_ratio, "dropout": sizes.dropout}
     return Transformer(vocab_size, encoding, **rest, seed=settings.seed)
-
-
-def build_language_model(settings: Settings, vocab_size: int, separators: Separators) -> LanguageModel:
-    """The transformer with its loss, optimizer and schedule."""
-    transformer = build_transformer(settings, vocab_size, separators)
-    module = LanguageModel(transformer, settings.training, settings.steps)
-    if settings.trainer.compile:
-        # The model and its loss in one graph; scoring, which calls the transformer, stays eager: it runs at any length.
-        module.token_losses = compile_training(module.token_losses, uses_gpu(settings.trainer.accelerator))
-    return module

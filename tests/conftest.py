@@ -29,12 +29,12 @@ def start(tmp_path_factory):
     """Starts `python train.py` (or a module) with arguments: a process, with one cache for all."""
     cache = tmp_path_factory.mktemp("cache")
 
-    def popen(*arguments, runs, command=("train.py",), **variables):
+    def popen(*arguments, runs, command=("train.py",), cwd=ROOT, **variables):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRAINSHORT_CACHE": str(cache), **variables}
         extra = [f"runs={runs}"] if command == ("train.py",) else []
         return subprocess.Popen(
             [sys.executable, *command, *arguments, *extra],
-            cwd=ROOT,
+            cwd=cwd,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

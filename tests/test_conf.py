@@ -7,11 +7,11 @@ import json
 
 import pytest
 from hydra import compose, initialize_config_dir
+from model.settings import check_types
 
 from eval.record.identity import register_names
 from model.build import build_transformer
 from model.catalogue import extension_config, extension_names
-from model.settings import check_types
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from model.settings import check_types
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,7 +26,6 @@ from eval.record.folder import RunFolder, write_json
 from eval.record.jobs import MISTAKES, one_sentence
 from eval.record.tracking import Tracker, track
 from model.build import build_language_model, training_steps
-from model.settings import check_types
 from model.training.checkpoint import AtomicCheckpointIO, newest
 from model.training.language_model import LanguageModel, LossNotFiniteError
 from model.training.trainer import Meter, build_trainer

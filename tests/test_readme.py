@@ -1,10 +1,13 @@
-"""What the README shows works: its example of an encoding keeps the laws, and it names every encoding and extension.
+"""What the README shows works: its examples of adding things run, that of an encoding keeps the laws, its Python session
+prints what it says, and every encoding and extension is named.
 
 python -m pytest tests/test_readme.py
 """
 
 import inspect
+import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -25,14 +28,16 @@ def section(title: str) -> str:
     return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def block(language: str) -> str:
-    return re.search(rf"```{language}\n(.*?)```", section("Adding an encoding"), re.DOTALL).group(1)
+FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", section("Adding things"), re.DOTALL))
+
+
+# -------------------------------------------------------------------------------------------------------- adding things
 
 
 @pytest.fixture(scope="module")
 def example() -> type:
     names = {"__name__": "model.encodings.mine"}
-    exec(block("python"), names)
+    exec(FILES["model/encodings/mine.py"], names)
     return names["Mine"]
 
 
@@ -42,9 +47,57 @@ def test_the_example_of_an_encoding_keeps_the_laws(example, law):
 
 
 def test_the_examples_settings_are_those_of_its_yaml(example):
-    config = yaml.safe_load(block("yaml"))
+    config = yaml.safe_load(FILES["conf/encoding/mine.yaml"])
     assert config["_target_"] == f"model.encodings.{config['name']}.{example.__name__}"
     assert list(inspect.signature(example).parameters) == ["shape", *(config.keys() - {"name", "_target_"})]
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A checkout with the six examples in it."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ("conf", "data", "eval", "model"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "train.py", tree)
+    for name, text in FILES.items():
+        assert not (tree / name).exists(), name
+        (tree / name).write_text(text)
+    return tree
+
+
+SMALL = ("model=nano", "context=16", "training.tokens=2048", "logger=none", "tokenizer=byte", "trainer=cpu")
+
+
+def test_the_six_examples_run(program, extended, tmp_path):
+    """An encoding, an extension, a corpus, a probe and a protocol together."""
+    assert len(FILES) == 12
+    protocols = ("eval=last_token", "eval.protocols=[fixed_targets,last_token]", "eval.probes=[repeat,confidence]")
+    scored = ("eval.windows=12", "eval.targets=4", "eval.extensions=[none,slower]", "eval.lengths=[1,2]")
+    done = program(*SMALL, "data=topics", *protocols, *scored, "run_id=rope", runs=tmp_path, cwd=extended)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "rope" / "results.json").read_text())
+    places = {(row["protocol"], row["extension"]) for row in results["rows"] if row["status"] == "ok"}
+    assert places >= {(p, e) for p in ("fixed_targets", "last_token") for e in ("none", "slower")}
+    assert {row["tokens"] for row in results["rows"] if row["protocol"] == "last_token"} == {12}
+    assert [row["entropy"] > 0 for row in results["probes"]["confidence"]] == [True, True]
+    assert results["corpus"] == "topics"
+    assert "confidence" in (tmp_path / "rope" / "report.html").read_text()
+    own = program(*SMALL, "encoding=mine", "data=topics", *scored, "run_id=mine", runs=tmp_path, cwd=extended)
+    assert own.returncode == 0, own.stderr
+
+
+def test_the_example_of_a_task_runs(program, extended, tmp_path):
+    task = ("experiment=tasks", "data=first", "run_id=first", "eval.lengths=[1,2]", "data.examples=8")
+    done = program(*task, *SMALL[:4], "trainer=cpu", runs=tmp_path, cwd=extended)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "first" / "results.json").read_text())["tasks"]
+    assert [(row["task"], row["status"], row["length_ratio"]) for row in rows] == [
+        ("first", "ok", 1),
+        ("first", "ok", 2),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------- names
 
 
 @pytest.mark.parametrize("name", [*encoding_names(), *extension_names()])

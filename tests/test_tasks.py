@@ -24,8 +24,8 @@ from eval.measure.exact_match import answers_right, score_task, wilson
 from eval.measure.scoring import Scorer
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
-from model.build import build_language_model
 from model.catalogue import encoding_config
+from model.training.language_model import build_language_model
 
 ROOT = Path(__file__).parent.parent
 TASKS = {"copy": copy, "reverse": reverse, "associative_recall": associative_recall, "addition": addition}

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from conf.schema import TrainingSettings
-from model.kernels import cross_entropy
+from conf.schema import Settings, TrainingSettings
+from model.build import Separators, build_transformer
+from model.devices import uses_gpu
+from model.kernels import compile_training, cross_entropy
 from model.transformer import Transformer
 
 
@@ -118,3 +120,13 @@ class LanguageModel(L.LightningModule):
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(settings, step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def build_language_model(settings: Settings, vocab_size: int, separators: Separators) -> LanguageModel:
+    """The transformer of a run with its loss, optimizer and schedule, compiled where the settings say so."""
+    transformer = build_transformer(settings, vocab_size, separators)
+    module = LanguageModel(transformer, settings.training, settings.steps)
+    if settings.trainer.compile:
+        # The model and its loss in one graph; scoring, which calls the transformer, stays eager: it runs at any length.
+        module.token_losses = compile_training(module.token_losses, uses_gpu(settings.trainer.accelerator))
+    return module
