@@ -1,5 +1,5 @@
-"""What the README shows works: its examples of adding things run, that of an encoding keeps the laws, its Python session
-prints what it says, and every encoding and extension is named.
+"""What the README shows works: its examples of adding things run, that of an encoding keeps the laws, what its Python
+session prints is so, and every encoding and extension is named.
 
 python -m pytest tests/test_readme.py
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from conf.schema import Settings
 
@@ -55,9 +56,10 @@ class Meter(L.Callback):
         loss_sum, self._losses = self._pending
         self._loss_sum = torch.tensor(loss_sum, device=module.device)
         if trainer.is_global_zero and sys.stdout.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=self.steps, initial=trainer.global_step, unit="step", dynamic_ncols=True)
+            columns = ("{task.percentage:>3.0f} %", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, "{task.description}", auto_refresh=False, speed_estimate_period=600)
+            self.bar.add_task("", total=self.steps, completed=trainer.global_step)
+            self.bar.start()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
         self._loss_sum += outputs["loss"].detach().float() * trainer.accumulate_grad_batches
@@ -81,8 +83,8 @@ class Meter(L.Callback):
         self._loss_sum.zero_()
         self._losses, self._marked_step = 0, step
         if self.bar is not None:
-            self.bar.update(step - self.bar.n)
-            self.bar.set_postfix_str(f"loss {loss:.3f}, {point['tokens_per_second']:,.0f} tokens/s")
+            shown = f"loss {loss:.3f}, {point['tokens_per_second']:,.0f} tokens/s"
+            self.bar.update(self.bar.task_ids[0], completed=step, description=shown, refresh=True)
         elif trainer.is_global_zero and (len(self.curve) == 1 or step % (5 * self.every) == 0 or step == self.steps):
             rate = f"{point['tokens_per_second']:,.0f} tokens/s"
             whole = self.seconds + (self.steps - step) * self.tokens_a_step / point["tokens_per_second"]
@@ -103,7 +105,10 @@ class Meter(L.Callback):
 
     def on_train_end(self, trainer, module):
         if self.bar is not None:
-            self.bar.close()
+            self.bar.stop()
+
+    def on_exception(self, trainer, module, exception):
+        self.on_train_end(trainer, module)
 
     def _add(self, trainer, point):
         self.curve.append(point)
