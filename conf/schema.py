@@ -5,7 +5,7 @@ object is made, by a ValueError that names the setting. Light to import: nothing
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -33,6 +33,34 @@ def modules(folder: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / folder).glob("[!_]*.py"))
 
 
+class Checked:
+    """What can't be is refused by its full name: that of the group, a class attribute, and of the field."""
+
+    group = ""
+
+    def check(self, name: str, holds: bool, problem: str, shown: Any = None) -> None:
+        """Raises ValueError, naming the field and its value (or what is shown for it), unless it holds."""
+        if not holds:
+            full = f"{self.group}.{name}" if self.group else name
+            raise ValueError(f"{full}={getattr(self, name) if shown is None else shown}: {problem}")
+
+    def check_each(self, names: str, holds: Callable[[Any], bool], problem: str) -> None:
+        """`check` of several fields, named in one string; None, where a field may be it, has a meaning of its own."""
+        for name in names.split():
+            value = getattr(self, name)
+            self.check(name, value is None or holds(value), problem)
+
+    def check_among(self, name: str, known: Collection[str]) -> None:
+        """Raises ValueError unless the field is one of these words; or, of a list, unless all of it are."""
+        values = getattr(self, name)
+        *others, last = known
+        for value in [values] if isinstance(values, str) else values:
+            problem = (
+                f"must be among {', '.join(known)}" if value is not values else f"must be {', '.join(others)} or {last}"
+            )
+            self.check(name, value in known, problem, repr(value))
+
+
 @dataclass
 class ModelSettings:
     """conf/model: the sizes of the transformer, which checks them itself."""
@@ -47,7 +75,7 @@ class ModelSettings:
 
 
 @dataclass
-class TrainingSettings:
+class TrainingSettings(Checked):
     """`training` in conf/train.yaml: what a model is trained on, and how."""
 
     tokens: int
@@ -65,35 +93,23 @@ class TrainingSettings:
     validate_every: float
     checkpoint_every: float
 
+    group = "training"
+
     def __post_init__(self):
-        for name in ("tokens", "batch_size", "accumulate", "log_every"):
-            _check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be at least 1")
-        for name in ("lr", "min_lr", "warmup", "weight_decay", "clip", "encoding_lr"):
-            _check(math.isfinite(getattr(self, name)), f"training.{name}", getattr(self, name), "must be finite")
-        _check(self.lr > 0, "training.lr", self.lr, "must be positive")
-        _check(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "must not be negative")
-        _check(self.encoding_lr >= 0, "training.encoding_lr", self.encoding_lr, "must not be negative")
-        _check(self.clip >= 0, "training.clip", self.clip, "must not be negative; 0 does not clip")
-        for name in ("min_lr", "warmup"):
-            _check(
-                0 <= getattr(self, name) <= 1, f"training.{name}", getattr(self, name), "a share, must lie in [0, 1]"
-            )
-        for name in ("validate_every", "checkpoint_every"):
-            share = getattr(self, name)
-            _check(0 < share <= 1, f"training.{name}", share, "a share of the run, must lie in (0, 1]")
-        _check(
-            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
-            "training.betas",
-            self.betas,
-            "must be two numbers in [0, 1)",
-        )
-        _check_among("training.schedule", self.schedule, SCHEDULES)
-        _check(
-            self.batch_size % self.accumulate == 0,
-            "training.batch_size",
-            self.batch_size,
-            f"is not divisible by training.accumulate={self.accumulate}: choose a multiple of it",
-        )
+        self.check_each("tokens batch_size accumulate log_every", lambda value: value >= 1, "must be at least 1")
+        self.check_each("lr min_lr warmup weight_decay clip encoding_lr", math.isfinite, "must be finite")
+        self.check("lr", self.lr > 0, "must be positive")
+        self.check_each("weight_decay encoding_lr", lambda value: value >= 0, "must not be negative")
+        self.check("clip", self.clip >= 0, "must not be negative; 0 does not clip")
+        self.check_each("min_lr warmup", lambda share: 0 <= share <= 1, "a share, must lie in [0, 1]")
+        shares = "validate_every checkpoint_every"
+        self.check_each(shares, lambda share: 0 < share <= 1, "a share of the run, must lie in (0, 1]")
+        two = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        self.check("betas", two, "must be two numbers in [0, 1)")
+        self.check_among("schedule", SCHEDULES)
+        divides = self.batch_size % self.accumulate == 0
+        problem = f"is not divisible by training.accumulate={self.accumulate}: choose a multiple of it"
+        self.check("batch_size", divides, problem)
 
     def steps(self, context: int) -> int:
         """Optimizer steps: the tokens over those of a step, rounded up. context: tokens a window."""
@@ -101,16 +117,21 @@ class TrainingSettings:
 
 
 @dataclass
-class ProbeSettings:
+class ProbeSettings(Checked):
     """`eval.probe`: windows of every probe, and the repeat probe's span (tokens)."""
 
     windows: int
     longest: Any  # a number or None: floats would name whole multiples anew
     span: int | None
 
+    group = "eval.probe"
+
+    def __post_init__(self):
+        self.check_each("longest", _is_number, "must be a number, or null")
+
 
 @dataclass
-class EvaluationSettings:
+class EvaluationSettings(Checked):
     """conf/eval: how a trained model is scored. Context lengths are multiples of the training context."""
 
     lengths: list[Any]  # numbers, whole ones as such: they are part of what names a run
@@ -129,52 +150,38 @@ class EvaluationSettings:
     probes: list[str]
     probe: ProbeSettings
 
+    group = "eval"
+
     def __post_init__(self):
-        _check_among("eval.split", self.split, SPLITS)
-        _check_among("eval.precision", self.precision, ("32", "bf16"))
-        for name in ("targets", "windows", "tokens", "stride", "batch_tokens"):
-            value = getattr(self, name)
-            _check(value is None or value >= 1, f"eval.{name}", value, "must be at least 1")
-        for name, known in {
-            "protocols": modules("eval/measure/protocols"),
-            "probes": modules("eval/measure/probes"),
-            "controls": CONTROLS,
-            "extensions": [*options("extension"), "all"],
-        }.items():
-            for value in getattr(self, name):
-                _check(value in known, f"eval.{name}", repr(value), f"must be among {', '.join(known)}")
+        self.check_among("split", SPLITS)
+        self.check_among("precision", ("32", "bf16"))
+        counts = "targets windows tokens stride batch_tokens"
+        self.check_each(counts, lambda value: value >= 1, "must be at least 1")
+        self.check("lengths", all(map(_is_number, self.lengths)), "must be finite numbers, such as [1, 2.5]")
+        self.check_among("protocols", modules("eval/measure/protocols"))
+        self.check_among("probes", modules("eval/measure/probes"))
+        self.check_among("controls", CONTROLS)
+        self.check_among("extensions", [*options("extension"), "all"])
         for name in self.extension_settings:
-            _check_among("eval.extension_settings", name, options("extension"))
-        for multiple in self.lengths:
-            _check(_is_number(multiple), "eval.lengths", self.lengths, "must be finite numbers, such as [1, 2.5]")
-        longest = self.probe.longest
-        _check(
-            longest is None or _is_number(longest), "eval.probe.longest", longest, "must be a finite number, or null"
-        )
+            self.check("extension_settings", name in options("extension"), "conf/extension has no such file", name)
         if self.probes:
-            _check(self.probe.windows >= 2, "eval.probe.windows", self.probe.windows, "must be at least 2")
+            self.probe.check("windows", self.probe.windows >= 2, "must be at least 2")
 
     def context_lengths(self, context: int) -> list[int]:
         """The lengths to score, in tokens, ascending, for a training context of so many."""
         lengths = sorted({round(multiple * context) for multiple in self.lengths})
-        _check(
-            bool(lengths) and lengths[0] >= 2,
-            "eval.lengths",
-            list(self.lengths),
-            f"give multiples of the training context {context} that come to at least 2 tokens",
-        )
+        problem = f"give multiples of the training context {context} that come to at least 2 tokens"
+        self.check("lengths", bool(lengths) and lengths[0] >= 2, problem)
         return lengths
 
     def probe_lengths(self, context: int) -> list[int]:
         """Those of `context_lengths` at which probes run."""
         longest, lengths = self.probe.longest, self.context_lengths(context)
         chosen = [length for length in lengths if longest is None or length <= longest * context]
-        _check(
-            bool(chosen),
-            "eval.probe.longest",
-            longest,
-            f"the context lengths of eval.lengths, {lengths} tokens, are all longer; raise it, or set eval.probes=[]",
+        problem = (
+            f"the context lengths of eval.lengths, {lengths} tokens, are all longer; raise it, or set eval.probes=[]"
         )
+        self.probe.check("longest", bool(chosen), problem)
         return chosen
 
     def span(self, context: int) -> int:
@@ -183,18 +190,13 @@ class EvaluationSettings:
         span = self.probe.span
         if span is None:
             span = max(2, min(context // 8, shortest // 2))
-        _check(
-            2 <= span <= shortest // 2,
-            "eval.probe.span",
-            span,
-            "needs at least 2 tokens (the first isn't scored), and to fit twice into the shortest context of "
-            f"{shortest} tokens",
-        )
+        problem = "needs at least 2 tokens (the first isn't scored), and to fit twice into the shortest context of "
+        self.probe.check("span", 2 <= span <= shortest // 2, f"{problem}{shortest} tokens", span)
         return span
 
 
 @dataclass
-class CorpusSettings:
+class CorpusSettings(Checked):
     """The keys of conf/data that all corpora of text have; the others are the source's own."""
 
     source: str
@@ -204,17 +206,16 @@ class CorpusSettings:
     max_documents: int | None = None
     max_tokens: int | None = None
 
+    group = "data"
+
     def __post_init__(self):
-        windows = self.validation_windows
-        _check(windows is None or windows >= 1, "data.validation_windows", windows, "must be at least 1, or null")
-        for name in ("max_documents", "max_tokens"):
-            cap = getattr(self, name)
-            problem = "leaves nothing to learn from: give 2 or more, or null for no cap"
-            _check(cap is None or cap >= 2, f"data.{name}", cap, problem)
+        self.check_each("validation_windows", lambda value: value >= 1, "must be at least 1, or null")
+        problem = "leaves nothing to learn from: give 2 or more, or null for no cap"
+        self.check_each("max_documents max_tokens", lambda cap: cap >= 2, problem)
 
 
 @dataclass
-class TaskSettings:
+class TaskSettings(Checked):
     """The keys of conf/data that all tasks have; the others are the source's own."""
 
     source: str
@@ -222,24 +223,27 @@ class TaskSettings:
     examples: int
     validation_windows: int
 
+    group = "data"
+
     def __post_init__(self):
-        for name in ("examples", "validation_windows"):
-            _check(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+        self.check_each("examples validation_windows", lambda value: value >= 1, "must be at least 1")
 
 
 @dataclass
-class CompareSettings:
+class CompareSettings(Checked):
     """conf/compare: how the encodings of a sweep are compared."""
 
     reference: str | None
     level: float
 
+    group = "compare"
+
     def __post_init__(self):
-        _check(0 < self.level < 1, "compare.level", self.level, "must lie in (0, 1), such as 0.95")
+        self.check("level", 0 < self.level < 1, "must lie in (0, 1), such as 0.95")
 
 
 @dataclass
-class TrainerSettings:
+class TrainerSettings(Checked):
     """conf/trainer: devices, precision, compilation."""
 
     name: str
@@ -251,17 +255,13 @@ class TrainerSettings:
     compile: bool
     threads: int | None
 
+    group = "trainer"
+
     def __post_init__(self):
-        for name in ("devices", "num_nodes", "threads"):
-            value = getattr(self, name)
-            _check(value is None or value >= 1, f"trainer.{name}", value, "must be at least 1")
-        _check(
-            not self.precision.startswith("16"),  # its gradients are scaled, and clipped before they are scaled back
-            "trainer.precision",
-            self.precision,
-            "float16 is not supported; use bf16-mixed or 32-true",
-        )
-        _check_among("trainer.precision", self.precision, PRECISIONS)
+        self.check_each("devices num_nodes threads", lambda value: value >= 1, "must be at least 1")
+        half = self.precision.startswith("16")  # its gradients are scaled, and clipped before they are scaled back
+        self.check("precision", not half, "float16 is not supported; use bf16-mixed or 32-true")
+        self.check_among("precision", PRECISIONS)
 
 
 @dataclass
@@ -274,23 +274,22 @@ class LoggerSettings:
 
 
 @dataclass
-class TuningSettings:
+class TuningSettings(Checked):
     """`tuning` in conf/experiment/fair.yaml: the grid of learning rates, and the seed of their trials."""
 
     lr: list[float]
     seed: int
 
+    group = "tuning"
+
     def __post_init__(self):
-        _check(
-            bool(self.lr) and all(0 < rate < math.inf for rate in self.lr),
-            "tuning.lr",
-            self.lr,
-            "must be a list of learning rates, such as [1e-3, 3e-3]",
-        )
+        rates = bool(self.lr) and all(0 < rate < math.inf for rate in self.lr)
+        self.check("lr", rates, "must be a list of learning rates, such as [1e-3, 3e-3]")
+        self.check("seed", self.seed >= 0, "must not be negative")
 
 
 @dataclass
-class Settings:
+class Settings(Checked):
     """conf/train.yaml: the whole of a run. encoding, data and tokenizer have settings of their own, which the classes
     that they name hold against their signatures."""
 
@@ -313,19 +312,13 @@ class Settings:
     num_workers: int
 
     def __post_init__(self):
-        _check(self.seed >= 0, "seed", self.seed, "must not be negative")
-        _check(self.num_workers >= 0, "num_workers", self.num_workers, "must not be negative")
-        _check(self.context >= 2, "context", self.context, "must be at least 2 tokens")
+        self.check_each("seed num_workers", lambda value: value >= 0, "must not be negative")
+        self.check("context", self.context >= 2, "must be at least 2 tokens")
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
         check_names(self.run_id, self.sweep)
-        shares = self.shares
-        _check(
-            self.training.batch_size % shares == 0,
-            "training.batch_size",
-            self.training.batch_size,
-            f"can't be shared by {shares} (accumulate x devices x nodes): choose a multiple of it",
-        )
+        problem = f"can't be shared by {self.shares} (accumulate x devices x nodes): choose a multiple of it"
+        self.training.check("batch_size", self.training.batch_size % self.shares == 0, problem)
         self.eval.context_lengths(self.context)
         if self.eval.probes:
             self.eval.span(self.context)
@@ -356,8 +349,8 @@ def check_names(run_id: str, sweep: str | None) -> None:
     """Raises ValueError where the name of a run or a sweep would lead out of the runs' folder."""
     for key, name in (("run_id", run_id), ("sweep", sweep or "")):
         parts = PurePath(name).parts
-        within = ".." not in parts and not PurePath(name).is_absolute() and (key == "sweep" or len(parts) == 1)
-        _check(within, key, repr(name), "must stay within the runs' folder; choose a plain name")
+        if ".." in parts or PurePath(name).is_absolute() or (key == "run_id" and len(parts) != 1):
+            raise ValueError(f"{key}={name!r}: must stay within the runs' folder; choose a plain name")
 
 
 def typed(cls: type, values: Any, name: str = "") -> Any:
@@ -394,13 +387,3 @@ def register() -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check(holds: bool, name: str, value: Any, problem: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={value}: {problem}")
-
-
-def _check_among(name: str, value: str, known: Any) -> None:
-    *others, last = known
-    _check(value in known, name, repr(value), f"must be {', '.join(others)} or {last}")
