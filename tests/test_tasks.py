@@ -231,6 +231,7 @@ def test_a_row_stands_for_every_extension_and_length_and_says_what_it_is_of(tmp_
     ]
     for row in rows:
         assert row["low"] <= row["exact_match"] <= row["high"]
+        assert (row["low"], row["high"]) == wilson(round(12 * row["exact_match"]), 12) and row["level"] == 0.95
         assert row["examples"] == 12 and row["tokens"] == 12 * (row["length"] + 1)
 
 
@@ -248,11 +249,13 @@ def test_lengths_beyond_what_an_encoding_or_a_task_is_defined_on_say_so(tmp_path
         data.examples("test", 129)
 
 
-def test_wilsons_interval_is_that_of_scipy():
-    stats = pytest.importorskip("scipy.stats")
-    for successes, trials in ((0, 10), (3, 10), (256, 256), (17, 300)):
-        expected = stats.binomtest(successes, trials).proportion_ci(0.95, "wilson")
-        assert wilson(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (256, 256), (17, 300)])
+def test_at_the_bounds_of_wilsons_interval_the_share_lies_1_96_standard_errors_off(successes, trials):
+    low, high = wilson(successes, trials)
+    assert 0 <= low <= successes / trials <= high <= 1
+    for bound in {low, high} - {0, 1}:
+        off = abs(successes / trials - bound) / np.sqrt(bound * (1 - bound) / trials)
+        assert off == pytest.approx(1.959963984540054)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,13 @@ token exactly where greedy decoding writes the same answer, so this is greedy ex
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest
 
 from conf.schema import EvaluationSettings
 from data.module import WindowDataModule
@@ -107,8 +106,5 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, fl
     >>> [round(bound, 3) for bound in wilson(0, 10)]
     [0.0, 0.278]
     """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    return float(low), float(high)

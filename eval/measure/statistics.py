@@ -36,6 +36,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import optimize, stats
 
 MIN_BLOCKS = 10  # below this a spread between blocks says little, and a t interval leans on normality alone
 POWER = 0.8  # of `smallest_detectable`: the chance to find a difference of that size
@@ -64,17 +65,9 @@ class Estimate:
 class Interval(Estimate):
     """The loss of one encoding in nats a token, and as perplexity: exp of the mean and of its bounds."""
 
-    @property
-    def perplexity(self) -> float:
-        return _exp(self.nats)
-
-    @property
-    def perplexity_low(self) -> float | None:
-        return None if self.low is None else _exp(self.low)
-
-    @property
-    def perplexity_high(self) -> float | None:
-        return None if self.high is None else _exp(self.high)
+    perplexity = property(lambda self: _exp(self.nats))
+    perplexity_low = property(lambda self: _exp(self.low))
+    perplexity_high = property(lambda self: _exp(self.high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +85,9 @@ class Difference(Estimate):
     adjusted_p: float | None = None
     verdict: str | None = None
 
-    @property
-    def percent(self) -> float:
-        return 100 * (_exp(self.nats) - 1)
-
-    @property
-    def percent_low(self) -> float | None:
-        return None if self.low is None else 100 * (_exp(self.low) - 1)
-
-    @property
-    def percent_high(self) -> float | None:
-        return None if self.high is None else 100 * (_exp(self.high) - 1)
+    percent = property(lambda self: _percent(self.nats))
+    percent_low = property(lambda self: _percent(self.low))
+    percent_high = property(lambda self: _percent(self.high))
 
 
 def perplexity_interval(
@@ -120,9 +105,7 @@ def perplexity_interval(
     Raises:
         ValueError: losses that are not finite, windows that do not match, token counts below one, level outside (0, 1).
     """
-    _check_level(level)
-    loss_SW, tokens_W = _checked_losses("loss_SW", loss_SW, tokens_W)
-    return Interval(**_estimate(loss_SW, tokens_W, blocks_W, level))
+    return Interval(**_estimate(*_checked("loss_SW", loss_SW, tokens_W), blocks_W, level))
 
 
 def difference(
@@ -133,6 +116,7 @@ def difference(
     *,
     level: float = 0.95,
     comparisons: int = 1,
+    names: tuple[str, str] = ("loss_SW_a", "loss_SW_b"),
 ) -> Difference:
     """Loss of a minus loss of b, paired: row s of both is the same seed, column w the same window.
 
@@ -142,11 +126,29 @@ def difference(
         loss_SW_a, loss_SW_b, tokens_W, blocks_W, level: as in `perplexity_interval`.
         comparisons: in how many comparisons this is one; `smallest_detectable` must then hold at the strictest
             level that Holm's correction can ask for, (1 - level) / comparisons. Nothing else depends on it.
+        names: what error messages call a and b.
 
     Raises:
         ValueError: as `perplexity_interval`, or a and b differ in seeds or windows, or comparisons is below one.
     """
-    return _difference({"loss_SW_a": loss_SW_a, "loss_SW_b": loss_SW_b}, tokens_W, blocks_W, level, comparisons)
+    if comparisons < 1:
+        raise ValueError(f"comparisons is {comparisons}; it counts this comparison too, so give at least 1")
+    a_SW, tokens_W = _checked(names[0], loss_SW_a, tokens_W)
+    b_SW, _ = _checked(names[1], loss_SW_b, tokens_W)
+    if len(a_SW) != len(b_SW):
+        raise ValueError(
+            f"{names[0]} has {len(a_SW)} seeds and {names[1]} has {len(b_SW)}, but they are compared seed by seed: "
+            "keep the seeds that both have"
+        )
+    estimate = _estimate(a_SW - b_SW, tokens_W, blocks_W, level)
+    if "reason" in estimate:
+        return Difference(**estimate)
+    nats, error, df = (estimate[name] for name in ("nats", "standard_error", "degrees_of_freedom"))
+    if error > 0:
+        p = 2 * float(stats.t.sf(abs(nats) / error, df))
+    else:  # the same difference in every window of every seed: no doubt at all
+        p = 0.0 if nats else 1.0
+    return Difference(**estimate, p=p, smallest_detectable=error * _detectable((1 - level) / comparisons, df))
 
 
 def compare(
@@ -170,8 +172,9 @@ def compare(
     others = [name for name in losses if name != reference]
     if not others:
         raise ValueError(f"{reference!r} is the only encoding: nothing to compare it with; add the losses of another")
+    settings = {"level": level, "comparisons": len(others)}
     found = {
-        name: _difference({name: losses[name], reference: losses[reference]}, tokens_W, blocks_W, level, len(others))
+        name: difference(losses[name], losses[reference], tokens_W, blocks_W, names=(name, reference), **settings)
         for name in others
     }
     adjusted = holm({name: each.p for name, each in found.items() if each.p is not None})
@@ -209,89 +212,13 @@ def verdict(difference: Difference, adjusted_p: float | None, level: float = 0.9
     return "better" if difference.nats < 0 else "worse"
 
 
-def t_tail(t: float, df: float) -> float:
-    """P(|T| > t) for Student's t with df degrees of freedom (any real df > 0).
-
-    It is the regularised incomplete beta function I_x(df/2, 1/2) at x = df / (df + t²), by the continued fraction of
-    https://dlmf.nist.gov/8.17.E22, mirrored where that converges faster.
-    """
-    if t == 0:
-        return 1.0
-    a, b = df / 2, 0.5
-    x, y = df / (df + t * t), t * t / (df + t * t)  # y = 1 - x without cancellation
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _incomplete_beta(b, a, y, x)
-    return _incomplete_beta(a, b, x, y)
-
-
-def t_critical(p: float, df: float) -> float:
-    """The t that |T| exceeds with probability p, 0 < p < 1.
-
-    Newton on log p as a function of log t. It is concave and falling, so one step may overshoot (hence the bound,
-    lest the tail underflow), after which every step closes in from above.
-    """
-    log_density = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
-    t = 1.0
-    for _ in range(100):
-        tail = t_tail(t, df)
-        slope = -2 * t * math.exp(log_density - (df + 1) / 2 * math.log1p(t * t / df)) / tail  # d log p / d log t
-        step = max(-1.0, min(1.0, (math.log(p) - math.log(tail)) / slope))
-        t *= math.exp(step)
-        if abs(step) < 1e-12:
-            break
-    return t
-
-
-def _incomplete_beta(a: float, b: float, x: float, y: float) -> float:
-    """I_x(a, b) with y = 1 - x, by Lentz's evaluation of the continued fraction; good for x ≤ (a + 1) / (a + b + 2)."""
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y) - math.log(a)
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    fraction = d
-    for m in range(1, 10_000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        before = fraction
-        for term in (even, odd):
-            d = 1 / (1 + term * d)
-            c = 1 + term / c
-            fraction *= c * d
-        if abs(fraction - before) < 1e-15 * abs(fraction):
-            break
-    return math.exp(log_front) * fraction
-
-
-def _difference(
-    pair: dict[str, np.ndarray], tokens_W: np.ndarray, blocks_W: np.ndarray | None, level: float, comparisons: int
-) -> Difference:
-    """The first of the named pair minus the second."""
-    _check_level(level)
-    if comparisons < 1:
-        raise ValueError(f"comparisons is {comparisons}; it counts this comparison too, so give at least 1")
-    (name_a, a_SW), (name_b, b_SW) = ((name, _checked_losses(name, loss, tokens_W)[0]) for name, loss in pair.items())
-    if len(a_SW) != len(b_SW):
-        raise ValueError(
-            f"{name_a} has {len(a_SW)} seeds and {name_b} has {len(b_SW)}, but they are compared seed by seed: "
-            "keep the seeds that both have"
-        )
-    estimate = _estimate(a_SW - b_SW, np.asarray(tokens_W, dtype=np.float64), blocks_W, level)
-    if estimate.get("low") is None:
-        return Difference(**estimate)
-    error, df = estimate["standard_error"], estimate["degrees_of_freedom"]
-    if error > 0:
-        p = t_tail(abs(estimate["nats"]) / error, df)
-    else:  # the same difference in every window of every seed: no doubt at all
-        p = 0.0 if estimate["nats"] else 1.0
-    return Difference(**estimate, p=p, smallest_detectable=error * _detectable((1 - level) / comparisons, df))
-
-
 def _estimate(loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None, level: float) -> dict:
     """The fields of an `Estimate`."""
-    loss_SB, tokens_B = _sum_by_block(loss_SW, tokens_W, blocks_W)
-    estimate = {
-        "nats": float(loss_SB.sum() / (len(loss_SB) * tokens_B.sum())),
-        "level": level,
-        "covers": "seeds and windows" if len(loss_SB) > 1 else "windows",
-    }
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; give the share of intervals that hold the truth, e.g. 0.95")
+    loss_SB, tokens_B = _by_block(loss_SW, tokens_W, blocks_W)
+    nats = float(loss_SB.sum() / (len(loss_SB) * tokens_B.sum()))
+    estimate = {"nats": nats, "level": level, "covers": "seeds and windows" if len(loss_SB) > 1 else "windows"}
     if len(tokens_B) < MIN_BLOCKS:
         reason = (
             f"an interval needs at least {MIN_BLOCKS} blocks of held-out windows, there are {len(tokens_B)}: "
@@ -299,13 +226,8 @@ def _estimate(loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | 
         )
         return estimate | {"reason": reason}
     error, df = _standard_error(loss_SB, tokens_B)
-    margin = t_critical(1 - level, df) * error
-    return estimate | {
-        "low": estimate["nats"] - margin,
-        "high": estimate["nats"] + margin,
-        "standard_error": error,
-        "degrees_of_freedom": df,
-    }
+    margin = error * float(stats.t.isf((1 - level) / 2, df))
+    return estimate | {"low": nats - margin, "high": nats + margin, "standard_error": error, "degrees_of_freedom": df}
 
 
 def _standard_error(loss_SB: np.ndarray, tokens_B: np.ndarray) -> tuple[float, float]:
@@ -334,37 +256,25 @@ def _detectable(alpha: float, df: float) -> float:
 
     Solves E[Φ(δ - t s)] = POWER, t the critical value, s = sqrt(χ²/df) the estimated over the true standard error:
     with few seeds a chance-large s hides a difference, and the textbook sum of two t quantiles is up to a fifth short.
+    The left side is the upper tail of the noncentral t.
     """
-    critical = t_critical(alpha, df)
-    spread = 8 / math.sqrt(2 * df)
-    low, high = max(0, 1 - spread), 1 + spread
-    s = low + (np.arange(128) + 0.5) / 128 * (high - low)
-    log_weight = (df - 1) * np.log(s) - df * s**2 / 2
-    weight = np.exp(log_weight - log_weight.max())
-    weight /= weight.sum()
-    low, high = 0.0, critical * high + 10
-    while high - low > 1e-6 * high:  # the power rises with δ, by steps where few degrees of freedom make t large
-        delta = (low + high) / 2
-        power = weight @ [0.5 * math.erfc((critical * each - delta) / math.sqrt(2)) for each in s]
-        low, high = (delta, high) if power < POWER else (low, delta)
-    return high
+    critical = float(stats.t.isf(alpha / 2, df))
+    bound = 2 * critical + 2  # s exceeds 2 in less than 5 %, so that the power is above 0.9 there
+    return optimize.brentq(lambda delta: stats.nct.sf(critical, df, delta) - POWER, 0, bound)
 
 
-def _sum_by_block(
-    loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _by_block(loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both summed over the windows of each block."""
     if blocks_W is None:
         return loss_SW, tokens_W
     blocks_W = np.asarray(blocks_W)
     if blocks_W.shape != tokens_W.shape:
         raise ValueError(f"blocks_W has shape {blocks_W.shape} for {len(tokens_W)} windows; give one block id a window")
     _, block_W = np.unique(blocks_W, return_inverse=True)
-    order = np.argsort(block_W, kind="stable")
-    starts = np.flatnonzero(np.diff(block_W[order], prepend=-1))
-    return np.add.reduceat(loss_SW[:, order], starts, axis=1), np.add.reduceat(tokens_W[order], starts)
+    return np.array([np.bincount(block_W, loss_W) for loss_W in loss_SW]), np.bincount(block_W, tokens_W)
 
 
-def _checked_losses(name: str, loss_SW: np.ndarray, tokens_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(name: str, loss_SW: np.ndarray, tokens_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64, or a ValueError that names the losses, the value and what to do."""
     loss_SW, tokens_W = np.asarray(loss_SW, dtype=np.float64), np.asarray(tokens_W, dtype=np.float64)
     if tokens_W.ndim != 1 or not (np.isfinite(tokens_W) & (tokens_W >= 1)).all():
@@ -379,19 +289,19 @@ def _checked_losses(name: str, loss_SW: np.ndarray, tokens_W: np.ndarray) -> tup
             "score every run on the same held-out windows"
         )
     if not np.isfinite(loss_SW).all():
-        broken = np.argwhere(~np.isfinite(loss_SW))
-        seed, window = broken[0]
+        (seed, window), *others = np.argwhere(~np.isfinite(loss_SW))
         raise ValueError(
-            f"{name} has {len(broken)} losses that are not finite, the first {loss_SW[seed, window]} "
+            f"{name} has {1 + len(others)} losses that are not finite, the first {loss_SW[seed, window]} "
             f"at seed row {seed}, window {window}: report the run as diverged and compare without it"
         )
     return loss_SW, tokens_W
 
 
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; give the share of intervals that hold the truth, e.g. 0.95")
-
-
-def _exp(nats: float) -> float:
+def _exp(nats: float | None) -> float | None:
+    if nats is None:
+        return None
     return math.exp(nats) if nats < 709 else math.inf  # e^709 is the largest float64; a broken model may lie beyond
+
+
+def _percent(nats: float | None) -> float | None:
+    return None if nats is None else 100 * (_exp(nats) - 1)
