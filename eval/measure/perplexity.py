@@ -14,13 +14,14 @@ from data.windows import document_bounds
 from eval.measure.extended import extended_encoding, extension_configs, extension_settings
 from eval.measure.ngram import NGram
 from eval.measure.protocols import plan, protocol
-from eval.measure.rows import Measured, Row, row_key
+from eval.measure.rows import PLACE, Measured, Row, row_key
 from eval.measure.scoring import Scorer
 from eval.measure.streams import Streams
 from eval.measure.targets import Targets
 from model.attention import record_executors
 from model.transformer import Transformer
 
+IDENTITY = (*PLACE, "control", "split", "precision", "extension_settings", "targets_id")
 FLOOR_TOKENS = 1 << 24  # an n-gram is fitted on at most so many tokens from the start of the training split
 
 
@@ -48,17 +49,12 @@ class Perplexity:
         Raises ValueError where known rows that are not scored now could not stay beside those that are.
         """
         self._check_targets(known)
+        there = {_identity(row) for row in known if row["status"] != "ok" or row_key(row) in stored}
 
         def missing(base: Row) -> dict[str, Targets]:
             """The protocols of one length whose rows are not there yet, or were scored otherwise."""
-            return {
-                name: targets
-                for name, targets in self.targets[base["context_length"]].items()
-                if not any(
-                    _is(row, self._identity(name, base)) and (row["status"] != "ok" or row_key(row) in stored)
-                    for row in known
-                )
-            }
+            asked = {_identity(row): row["protocol"] for row in self._places(base)}
+            return {name: self.targets[base["context_length"]][name] for key, name in asked.items() if key not in there}
 
         scorer = Scorer(model, self.streams.scored, self.evaluation.batch_tokens, self.evaluation.precision)
         for config in self.extensions:
@@ -78,16 +74,15 @@ class Perplexity:
     def asked(self, rows: Iterable[Row]) -> list[Row]:
         """Those of the rows that this evaluation asks for."""
         bases = [base for config in self.extensions for base in self._bases(config)] + list(self._floor_bases())
-        identities = [self._identity(name, base) for base in bases for name in self.targets[base["context_length"]]]
-        return [row for row in rows if any(_is(row, identity) for identity in identities)]
+        identities = {_identity(row) for base in bases for row in self._places(base)}
+        return [row for row in rows if _identity(row) in identities]
 
     def _bases(self, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The fields by which the rows of an extension say what they are of, by length."""
         own = extension_settings(config)
         for length in self.lengths:
-            yield self._base(config["name"], length, self.evaluation.precision) | (
-                {"extension_settings": own} if own else {}
-            )
+            base = self._base(config["name"], length, self.evaluation.precision)
+            yield base | ({"extension_settings": own} if own else {})
 
     def _floor_bases(self) -> Iterator[dict[str, Any]]:
         for control in self.evaluation.controls:
@@ -103,8 +98,10 @@ class Perplexity:
             "precision": precision,
         }
 
-    def _identity(self, name: str, base: Row) -> dict[str, Any]:
-        return {"protocol": name, **base, "targets_id": self.targets[base["context_length"]][name].id}
+    def _places(self, base: Row) -> Iterator[dict[str, Any]]:
+        """The fields by which the rows of each protocol say what they are of."""
+        for name, targets in self.targets[base["context_length"]].items():
+            yield {"protocol": name, **base, "targets_id": targets.id}
 
     def _check_targets(self, known: Iterable[Row]) -> None:
         """Raises ValueError where rows that are not scored now stand on other targets than those that are."""
@@ -128,8 +125,7 @@ class Perplexity:
             extended, note = extended_encoding(scorer, self.streams.calibration, config, length, self.evaluation)
         except ValueError as error:
             undefined = {"status": "undefined", "reason": str(error)}
-            rows = [{"protocol": name, **base, **undefined, "targets_id": each.id} for name, each in targets.items()]
-            return Measured(rows=rows)
+            return Measured(rows=[row | undefined for row in self._places(base) if row["protocol"] in targets])
         with record_executors() as executors:
             losses = scorer.score([each.windows for each in targets.values()], extended)
         seconds = round(time.perf_counter() - begin, 3)  # of all protocols at this length, which share passes
@@ -154,9 +150,9 @@ class Perplexity:
         return Measured(rows=rows, losses=arrays)
 
 
-def _is(row: Row, identity: Row) -> bool:
-    optional = dict.fromkeys(("control", "extension_settings"))
-    return all(row.get(key) == value for key, value in {**optional, **identity}.items())
+def _identity(row: Row) -> tuple:
+    """What must be the same for a row to answer the same question."""
+    return tuple(row.get(name) for name in IDENTITY)
 
 
 class _Floors:
