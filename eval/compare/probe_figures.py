@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import pandas as pd
 
 from eval.compare.comparison import Comparison
-from eval.compare.figures import Figure, Section, Style, record_figure
-from eval.compare.tables import Table, records_table, words
-
-Row = Mapping[str, Any]
+from eval.compare.figures import MANY, Figure, Section, Style, axis, curves, layout
+from eval.compare.tables import Table, columns, records_table
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,6 @@ class Probe:
     y: str
     by: Sequence[str]
     axes: tuple[str, str]
-    interval: tuple[str, str] = ("", "")
 
 
 # By the name in results["probes"]; one that is not listed here is shown as a table.
@@ -39,7 +36,6 @@ PROBES = {
             y="gain",
             by=["context_length"],
             axes=("distance of the repetition, tokens (log)", "gain, nats a token"),
-            interval=("gain_low", "gain_high"),
         )
     ],
     "attention": [
@@ -75,51 +71,49 @@ PROBES = {
 
 def probe_sections(comparison: Comparison, style: Mapping[str, Style]) -> list[Section]:
     """A section of the page for each probe that any run has."""
-    records: dict[str, dict[str, list[Row]]] = {}
-    for run in comparison.compared:
-        for name, rows in run.results.get("probes", {}).items():
-            records.setdefault(name, {}).setdefault(run.label, []).extend(rows)
+    found = [(run.label, run.results.get("probes", {})) for run in comparison.compared]
     sections = []
-    for name, by_label in records.items():
-        sections += [_section(probe, by_label, style) for probe in PROBES.get(name, [])]
+    for name in dict.fromkeys(name for _, probes in found for name in probes):
+        records = [{"label": label, **row} for label, probes in found for row in probes.get(name, [])]
+        rows = pd.DataFrame(records, dtype=object)
+        sections += [_section(probe, rows, style) for probe in PROBES.get(name, []) if records]
         if name not in PROBES:
-            rows = [{"label": label, **row} for label, own in by_label.items() for row in own]
             sections.append(Section(name, f"Probe: {name}", [records_table(name, rows)]))
     return sections
 
 
-def _section(probe: Probe, by_label: Mapping[str, Sequence[Row]], style: Mapping[str, Style]) -> Section:
+def _section(probe: Probe, rows: pd.DataFrame, style: Mapping[str, Style]) -> Section:
     """A figure for each value of probe.by, and a table of the labels that have none."""
-    places: dict[tuple, list[Row]] = {}
-    for row in _over_seeds(probe, by_label):
-        places.setdefault(tuple(row[key] for key in probe.by), []).append(row)
-    names = [key.replace("_", " ") for key in probe.by]
+    ok = rows["status"] == "ok"
     panels: list[Figure | Table] = []
-    for place in sorted(places, reverse="context_length" in probe.by):  # the longest context first
-        values = dict(zip(names, map(str, place), strict=True))
-        where = ", ".join(f"{name} {value}" for name, value in values.items())
-        panels.append(record_figure(f"{probe.title}: {where}", places[place], style, probe.axes, values))
-    reasons = [
-        {"label": label, "reason": next(row["reason"] for row in rows)}
-        for label, rows in by_label.items()
-        if rows and all(row["status"] != "ok" for row in rows)
-    ]
-    if reasons:
-        panels.append(Table("Without a curve", [words("label", "encoding"), words("reason")], reasons))
+    if ok.any():
+        seeds = _over_seeds(probe, rows[ok].infer_objects())
+        # The longest context first.
+        for place, own in sorted(
+            seeds.groupby(probe.by), key=lambda group: group[0], reverse="context_length" in probe.by
+        ):
+            values = {key.replace("_", " "): str(value) for key, value in zip(probe.by, place, strict=True)}
+            title = f"{probe.title}: {', '.join(f'{name} {value}' for name, value in values.items())}"
+            x, y = probe.axes
+            log = x.endswith("(log)")
+            own = own[own[probe.x] > 0] if log else own
+            data = curves(own, style, probe.x, "mean", ("low", "high"), markers=own[probe.x].nunique() <= MANY)
+            panels.append(Figure(title, data, layout(axis(x, log=log), axis(y)), values))
+    lacking = rows[~ok.groupby(rows["label"]).transform("any")].drop_duplicates("label")
+    if len(lacking):
+        shown = columns(lacking, "label", "reason", label="encoding")
+        panels.append(Table("Without a curve", shown, labels=lacking["label"].tolist()))
     return Section(probe.title.lower().replace(" ", "-"), f"Probe: {probe.title.lower()}", panels, probe.note)
 
 
-def _over_seeds(probe: Probe, by_label: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """The mean over seeds at each place, with the lowest and highest seed, or with one seed its interval."""
-    seen: dict[tuple, list[Row]] = {}
-    for label, rows in by_label.items():
-        for row in rows:
-            if row["status"] == "ok":
-                seen.setdefault((label, *(row[key] for key in (*probe.by, probe.x))), []).append(row)
-    found = []
-    for (label, *place, x), rows in seen.items():
-        values = [row[probe.y] for row in rows]
-        low, high = (min(values), max(values)) if len(rows) > 1 else (rows[0].get(key) for key in probe.interval)
-        place = dict(zip(probe.by, place, strict=True))
-        found.append({**place, "label": label, "x": x, "y": statistics.fmean(values), "low": low, "high": high})
-    return found
+def _over_seeds(probe: Probe, rows: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds at each place, with the lowest and highest seed, or with one seed the interval of its row."""
+    interval = {f"{probe.y}_low": "low", f"{probe.y}_high": "high"}
+    rows = rows.reindex(columns=["label", *probe.by, probe.x, probe.y, *interval])
+    seeds = rows.groupby(["label", *probe.by, probe.x], sort=False)
+    found = (
+        seeds[probe.y].agg(["mean", "min", "max", "size"]).join(seeds[list(interval)].first().rename(columns=interval))
+    )
+    several = found["size"] > 1
+    found = found.assign(low=found["low"].mask(several, found["min"]), high=found["high"].mask(several, found["max"]))
+    return found.astype({"low": float, "high": float}).reset_index()
