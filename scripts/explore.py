@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
-from eval.compare.figures import COLOURS
+from eval.compare.plots import COLOURS
 from eval.record.folder import RunFolder, write_atomic
 from eval.record.jobs import FAILED, MISTAKES, one_sentence
 from model.attention import attention

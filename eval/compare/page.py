@@ -1,4 +1,4 @@
-"""report.html: one file that opens offline. The folder page has its template, style and script; plotly draws figures."""
+"""report.html: one file that opens offline. The folder page has its template, style and script; plotly draws in it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from plotly.offline import get_plotlyjs
 from eval.compare import figures, tables
 from eval.compare.comparison import Comparison
 from eval.compare.conclusion import conclude, last_place
-from eval.compare.figures import MANY, Figure, Section, Style, styles
+from eval.compare.figures import MANY
 from eval.compare.literature import check
+from eval.compare.plots import Figure, Section, Style, styles
 from eval.compare.probe_figures import probe_sections
 from eval.compare.runs import differing, flatten
 from eval.compare.tables import Table

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from eval.compare.comparison import Comparison
-from eval.compare.figures import MANY, Figure, Section, Style, axis, curves, layout
+from eval.compare.figures import MANY
+from eval.compare.plots import Figure, Section, Style, axis, curves, layout
 from eval.compare.tables import Table, columns, records_table
 
 
