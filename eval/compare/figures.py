@@ -178,14 +178,16 @@ def cost_figure(comparison: Comparison, style: Mapping[str, Style]) -> Figure | 
     """What the perplexity at the longest context costs in training speed; None where there is nothing to place."""
     rows = comparison.summary.query("extension == 'none'")
     longest = rows["context_length"].max()
-    rows = rows[rows["context_length"] == longest].drop_duplicates("label")
+    rows = rows[rows["context_length"] == longest]
+    last = rows["label"][::-1].unique()  # the worst first, of the last protocol
+    rows = rows.drop_duplicates("label").set_index("label").loc[last].reset_index()
     rows = _described(rows, comparison).merge(costs(comparison)[["label", "tokens_per_second"]])
     rows = rows[np.isfinite(rows["perplexity"])]
     if rows.empty:
         return None
     rows["hover"] += "<br>" + rows["tokens_per_second"].map(show_count) + " tokens/s in training"
     data = []
-    for label, own in rows.iloc[::-1].groupby("label", sort=False):
+    for label, own in rows.groupby("label", sort=False):
         marker = {"color": style[label].colour, "symbol": style[label].marker, "size": 12}
         data.append({**points(own, "tokens_per_second", "perplexity"), "marker": marker})
     y = axis(f"perplexity at {show_length(longest, comparison.context)} (log)", log=True)

@@ -26,17 +26,6 @@ from eval.record.identity import NOT_IDENTITY
 PAGE = Path(__file__).with_name("page")
 FAR = 2  # times the worst encoding's perplexity: beyond, a control is switched off when the page opens
 BEST = 8  # of many encodings, so many are switched on when the page opens, beside the reference
-# How the page draws plotly's dashes and markers in its legend: an SVG dash array, and a path around (14, 6).
-DASHES = {"solid": "", "dash": "6 3", "dot": "2 3", "dashdot": "6 3 2 3", "longdash": "10 3", "longdashdot": "10 3 2 3"}
-MARKERS = {
-    "circle": "M10 6a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
-    "square": "M10.5 2.5h7v7h-7z",
-    "diamond": "M14 1.5l4.5 4.5l-4.5 4.5l-4.5-4.5z",
-    "triangle-up": "M14 2l4.5 8h-9z",
-    "triangle-down": "M14 10l4.5-8h-9z",
-    "cross": "M12.7 2h2.6v2.7h2.7v2.6h-2.7v2.7h-2.6v-2.7h-2.7v-2.6h2.7z",
-    "x": "M10.5 3.5l1-1l2.5 2.5l2.5-2.5l1 1l-2.5 2.5l2.5 2.5l-1 1l-2.5-2.5l-2.5 2.5l-1-1l2.5-2.5z",
-}
 
 
 def page(comparison: Comparison) -> str:
@@ -55,8 +44,6 @@ def page(comparison: Comparison) -> str:
         best=best,
         many=len(style) > MANY,
         styles=style,
-        dashes=DASHES,
-        markers=MARKERS,
         sections=_sections(comparison, style),
         start={"off": _off(comparison, style, best), "best": best},
         css=Markup((PAGE / "report.css").read_text()),
@@ -123,63 +110,23 @@ def _sections(comparison: Comparison, style: Mapping[str, Style]) -> list[Sectio
     for place in tables.tasks(comparison.tasks):
         tasks.append(figures.task_figure(comparison, style, *place))
         tasks.append(tables.task_table(comparison, *place))
+    positions = [
+        figures.position_figure(comparison, style, each) for each in comparison.positions["extension"].unique()
+    ]
     sections = [
-        Section(
-            "perplexity",
-            "Perplexity against context length",
-            perplexity,
-            "The same weights, read with more and more context. fixed_targets scores the same tokens at every length, "
-            "so that a line that rises means that more context hurts. Bands hold how hard the windows are, which is "
-            "the same for all: whether two encodings differ is said below.",
-        ),
-        Section("runs", "The runs, each by itself", [tables.run_table(comparison)] if objection else []),
-        Section(
-            "differences",
-            f"Differences to {comparison.reference}",
-            differences,
-            "Paired: the same seeds, the same held-out windows. Left of the line is better than the reference.",
-        ),
-        Section(
-            "positions",
-            "Loss by position",
-            [figures.position_figure(comparison, style, each) for each in comparison.positions["extension"].unique()],
-            "Where in one long window predictions break: the mean loss of each stretch of positions.",
-        ),
-        Section(
-            "extensions",
-            "Test-time length extensions",
-            extensions,
-            "Methods that stretch a trained model without training it: the lower the perplexity, the brighter the "
-            "cell.",
-        ),
-        Section(
-            "tasks",
-            "Tasks",
-            tasks,
-            "Exact match: an answer counts where every token of it is right. Lengths are the task's own.",
-        ),
+        Section("perplexity", perplexity),
+        Section("runs", [tables.run_table(comparison)] if objection else []),
+        Section("differences", differences, f"Differences to {comparison.reference}"),
+        Section("positions", positions),
+        Section("extensions", extensions),
+        Section("tasks", tasks),
         *probe_sections(comparison, style),
-        Section(
-            "training",
-            "Training",
-            figures.training_figures(comparison, style),
-            "The mean over seeds; a band from the lowest seed to the highest.",
-        ),
-        Section("cost", "Cost", _filled(figures.cost_figure(comparison, style), tables.cost_table(comparison))),
-        Section(
-            "literature",
-            "Against the literature",
-            [] if objection else _filled(tables.literature_table(check(comparison))),
-            "Orderings that published perplexities support, and whether this sweep agrees; never absolute "
-            "perplexities.",
-        ),
-        Section("controls", "Controls", _filled(tables.control_table(comparison))),
-        Section(
-            "missing",
-            "Failed, skipped and not defined",
-            _filled(tables.left_out_table(comparison), tables.undefined_table(comparison)),
-        ),
-        Section("provenance", "Provenance", [tables.provenance_table(comparison)], texts=_settings(comparison)),
+        Section("training", figures.training_figures(comparison, style)),
+        Section("cost", _filled(figures.cost_figure(comparison, style), tables.cost_table(comparison))),
+        Section("literature", [] if objection else _filled(tables.literature_table(check(comparison)))),
+        Section("controls", _filled(tables.control_table(comparison))),
+        Section("missing", _filled(tables.left_out_table(comparison), tables.undefined_table(comparison))),
+        Section("provenance", [tables.provenance_table(comparison)], texts=_settings(comparison)),
     ]
     return [section for section in sections if section.panels or section.texts]
 

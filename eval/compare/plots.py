@@ -44,12 +44,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. texts: longer texts, folded, by their titles."""
+    """A part of the page. title, note: instead of those that the page's template has for its id; texts: longer texts,
+    folded, by their titles."""
 
     id: str
-    title: str
     panels: Sequence[Figure | Table] = ()
-    note: str = ""
+    title: str = ""
+    note: str | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -16,55 +16,44 @@ from eval.compare.tables import Table, columns, records_table
 @dataclass(frozen=True)
 class Probe:
     """How a probe's rows are shown: column y over column x, one figure for each value of the columns `by`; where there
-    is one seed, with the columns low and high as its interval."""
+    is one seed, with the columns {y}_low and {y}_high as its interval where the rows have them."""
 
     title: str
-    note: str
     x: str
     y: str
     by: Sequence[str]
     axes: tuple[str, str]
+    note: str
 
 
+LENGTHS = "context length, tokens (log)"
 # By the name in results["probes"]; one that is not listed here is shown as a table.
 PROBES = {
     "repeat": [
         Probe(
-            "Repeated text",
+            *("Repeated text", "distance", "gain", ["context_length"]),
+            ("distance of the repetition, tokens (log)", "gain, nats a token"),
             "A span of held-out text comes a second time, so many tokens later: how much lower is its loss than with "
             "other text in the first one's place? Zero is no use of the first one.",
-            x="distance",
-            y="gain",
-            by=["context_length"],
-            axes=("distance of the repetition, tokens (log)", "gain, nats a token"),
         )
     ],
     "attention": [
         Probe(
-            "Attention distance",
+            *("Attention distance", "context_length", "attention_distance", ["layer"]),
+            (LENGTHS, "mean distance, tokens"),
             "How far back attention looks on average, by layer.",
-            x="context_length",
-            y="attention_distance",
-            by=["layer"],
-            axes=("context length, tokens (log)", "mean distance, tokens"),
         ),
         Probe(
-            "Attention entropy",
+            *("Attention entropy", "context_length", "attention_entropy", ["layer"]),
+            (LENGTHS, "entropy, nats"),
             "How evenly attention is spread; the logarithm of the context length where it is even.",
-            x="context_length",
-            y="attention_entropy",
-            by=["layer"],
-            axes=("context length, tokens (log)", "entropy, nats"),
         ),
     ],
     "bias": [
         Probe(
-            "Bias by distance",
+            *("Bias by distance", "distance", "bias", ["context_length", "layer", "head"]),
+            ("distance, tokens", "added to the score"),
             "What the encoding adds to a score by the distance alone.",
-            x="distance",
-            y="bias",
-            by=["context_length", "layer", "head"],
-            axes=("distance, tokens", "added to the score"),
         )
     ],
 }
@@ -79,7 +68,7 @@ def probe_sections(comparison: Comparison, style: Mapping[str, Style]) -> list[S
         rows = pd.DataFrame(records, dtype=object)
         sections += [_section(probe, rows, style) for probe in PROBES.get(name, []) if records]
         if name not in PROBES:
-            sections.append(Section(name, f"Probe: {name}", [records_table(name, rows)]))
+            sections.append(Section(name, [records_table(name, rows)], f"Probe: {name}", ""))
     return sections
 
 
@@ -104,7 +93,7 @@ def _section(probe: Probe, rows: pd.DataFrame, style: Mapping[str, Style]) -> Se
     if len(lacking):
         shown = columns(lacking, "label", "reason", label="encoding")
         panels.append(Table("Without a curve", shown, labels=lacking["label"].tolist()))
-    return Section(probe.title.lower().replace(" ", "-"), f"Probe: {probe.title.lower()}", panels, probe.note)
+    return Section(probe.title.lower().replace(" ", "-"), panels, f"Probe: {probe.title.lower()}", probe.note)
 
 
 def _over_seeds(probe: Probe, rows: pd.DataFrame) -> pd.DataFrame:
