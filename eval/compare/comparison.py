@@ -22,20 +22,19 @@ from eval.record.folder import write_table
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
 PLACE = ["protocol", "extension", "context_length", "position"]  # position: 0 where a row is about whole windows
-# What `rows` may lack: fields that some rows alone have.
-PARTS = ["control", "position", "position_from", "settings", "executor", "reason", "task", "length", "examples"]
-FIELDS = ["run_id", "label", "encoding", "seed", "protocol", "extension", "context_length", "length_ratio", "status"]
-FIELDS += ["targets_id", "split", "precision", "seconds", "perplexity", "perplexity_low", "perplexity_high", "nats"]
-FIELDS += ["bits_per_byte", "tokens", "windows", "blocks", *PARTS]
-# The columns of `summary` and `positions`, the latter with the stretch's; of differences and of gains, and of `tasks`.
-FIGURES = ["protocol", "extension", "context_length", "length_ratio", "position_from", "position", "label", "encoding"]
-FIGURES += ["control", "seeds", "perplexity", "perplexity_low", "perplexity_high", "nats", "bits_per_byte", "tokens"]
-FIGURES += ["windows", "blocks", "interval_level", "interval_covers", "interval_reason", "precision", "executor"]
-FIGURES += ["settings"]
-GAIN = {name: f"gain_{name.removeprefix('percent_')}" for name in ("percent", "percent_low", "percent_high", "verdict")}
-DIFFERENCE = {"nats": "difference_nats", "percent": "difference_percent", "percent_low": "difference_low"}
-DIFFERENCE |= {"percent_high": "difference_high", "p": "p", "p_holm": "p_holm"}
-DIFFERENCE |= {"smallest_detectable": "smallest_detectable", "verdict": "verdict", "reason": "verdict_reason"}
+KEYS = [*PLACE, "label"]
+# The columns of `scored` that are there in any case; of `summary` and, with the stretch's, `positions`; of `tasks`.
+FIELDS = ["run_id", "label", "encoding", "seed", "control", "protocol", "extension", "context_length", "length_ratio"]
+FIELDS += ["position_from", "position", "status", "reason", "targets_id", "split", "precision", "executor"]
+FIELDS += ["settings", "seconds", "perplexity", "perplexity_low", "perplexity_high", "nats", "bits_per_byte"]
+FIELDS += ["tokens", "windows", "blocks", "task", "length", "examples"]
+FIGURES = ["protocol", "extension", "context_length", "length_ratio", "position_from", "position", "label"]
+FIGURES += ["encoding", "control", "seeds", "perplexity", "perplexity_low", "perplexity_high", "nats"]
+FIGURES += ["bits_per_byte", "tokens", "windows", "blocks", "interval_level", "interval_covers", "interval_reason"]
+FIGURES += ["precision", "executor", "settings"]
+GAIN = ["gain_percent", "gain_low", "gain_high", "gain_verdict"]
+DIFFERENCE = ["difference_nats", "difference_percent", "difference_low", "difference_high", "p", "p_holm"]
+DIFFERENCE += ["smallest_detectable", "verdict", "verdict_reason"]
 TASK = ["protocol", "task", "extension", "length", "length_ratio", "context_length", "label", "seeds", "exact_match"]
 TASK += ["low", "high", "range", "token_accuracy", "examples"]
 
@@ -167,8 +166,8 @@ def _standing(scored: pd.DataFrame, runs: Sequence[Run]) -> tuple[pd.DataFrame, 
     A label that is undefined at a place, or has diverged there with any of its seeds, has no row: the mean of those
     that survived would flatter it. A floor has the same figures in every run, so one stands for all.
     """
-    whole = scored["status"].eq("ok").groupby([scored[key] for key in (*PLACE, "label")]).transform("all")
-    rows = scored[whole.astype(bool)].drop_duplicates([*PLACE, "label", "seed"], keep="last")
+    whole = scored["status"].eq("ok").groupby([scored[key] for key in KEYS]).transform("all")
+    rows = scored[whole.astype(bool)].drop_duplicates([*KEYS, "seed"], keep="last")
     if rows.empty:
         return rows, pd.DataFrame()
     windows = pd.concat([run.windows.assign(run_id=run.name, label=run.label) for run in runs], ignore_index=True)
@@ -177,61 +176,51 @@ def _standing(scored: pd.DataFrame, runs: Sequence[Run]) -> tuple[pd.DataFrame, 
         label=windows["control"].where(windows["control"].notna(), windows["label"]),
         position=windows["position"].fillna(0).astype("Int64"),
     )
-    windows = windows[["run_id", *PLACE, "label", "window", "tokens", "block", "nats"]]
-    return rows, windows.merge(rows[["run_id", *PLACE, "label", "seed", "control"]])
+    windows = windows[["run_id", *KEYS, "window", "tokens", "block", "nats"]]
+    return rows, windows.merge(rows[["run_id", *KEYS, "seed", "control"]])
 
 
 def summarise(
     rows: pd.DataFrame, windows: pd.DataFrame, reference: str | None, level: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`summary` and `positions` of a comparison, from the rows that count and the windows behind them."""
-    columns = [*FIGURES, "reference", *GAIN.values(), *DIFFERENCE.values()]
+    columns = [name for name in FIGURES if "position" not in name] + ["reference", *GAIN, *DIFFERENCE]
     if rows.empty:
         return pd.DataFrame(columns=columns, dtype=float), pd.DataFrame(columns=FIGURES, dtype=float)
-    keys = [*PLACE, "label"]
-    seeds = rows.groupby(keys)
-    figures = rows.drop_duplicates(keys).set_index(keys)  # of the first seed, what is the same for all
+    seeds, intervals = rows.groupby(KEYS), _intervals(windows, level)
+    figures = rows.drop_duplicates(KEYS).set_index(KEYS)  # of the first seed, what is the same for all
     figures["seeds"] = seeds.size().astype("Int64")
     figures["bits_per_byte"] = seeds["bits_per_byte"].mean(skipna=False)
-    intervals = _intervals(windows, level).set_index(keys)
-    figures = figures.drop(columns=intervals.columns, errors="ignore").join(intervals).reset_index()
-    figures = figures.sort_values([*PLACE, "nats"], kind="stable")
+    figures = figures.drop(columns=intervals.columns, errors="ignore").join(intervals)
+    figures = figures.reset_index().sort_values([*PLACE, "nats"], kind="stable")
     whole = windows[windows["position"] == 0]
     rivals = whole[whole["control"].isna()]
     differences = _differences(rivals, ["protocol", "extension", "context_length"], "label", reference, level)
     gains = _differences(whole, ["protocol", "context_length", "label"], "extension", "none", level)
-    summary = (
-        figures[figures["position"] == 0]
-        .drop(columns=["position", "position_from"])
-        .assign(reference=reference)
-        .merge(gains.rename(columns=GAIN)[["protocol", "extension", "context_length", "label", *GAIN.values()]], "left")
-        .merge(differences.rename(columns=DIFFERENCE).drop(columns="covers"), "left")
-    )
-    positions = figures[figures["position"] > 0][FIGURES].reset_index(drop=True)
-    return summary[[name for name in columns if name in summary]], positions
+    gains = gains.rename(columns={name.replace("gain", "difference"): name for name in GAIN} | {"verdict": GAIN[-1]})
+    summary = figures[figures["position"] == 0].assign(reference=reference)
+    summary = summary.join(differences[DIFFERENCE], differences.index.names).join(gains[GAIN], gains.index.names)
+    return summary[columns].reset_index(drop=True), figures[figures["position"] > 0][FIGURES].reset_index(drop=True)
 
 
 def _intervals(windows: pd.DataFrame, level: float) -> pd.DataFrame:
-    """Each label's perplexity at each place, over its seeds."""
-    keys, records = [*PLACE, "label"], []
-    for place, here in windows.groupby(keys):
+    """Each label's perplexity at each place, over its seeds; by KEYS."""
+    records = []
+    for place, here in windows.groupby(KEYS):
         losses = here.pivot(index="seed", columns="window", values="nats")
         first = here[here["seed"] == losses.index[0]]
         found = perplexity_interval(losses.to_numpy(), first["tokens"], first["block"], level=level)
-        names = ("perplexity", "perplexity_low", "perplexity_high", "nats")
-        records.append(
-            dict(zip(keys, place, strict=True))
-            | {name: getattr(found, name) for name in names}
-            | {"interval_level": level, "interval_covers": found.covers, "interval_reason": found.reason}
-        )
-    return frame_of(records)
+        figures = {name: getattr(found, name) for name in ("perplexity", "perplexity_low", "perplexity_high", "nats")}
+        figures |= {f"interval_{name}": getattr(found, name) for name in ("level", "covers", "reason")}
+        records.append(dict(zip(KEYS, place, strict=True)) | figures)
+    return frame_of(records).set_index(KEYS)
 
 
 def _differences(
     windows: pd.DataFrame, by: Sequence[str], side: str, reference: str | None, level: float
 ) -> pd.DataFrame:
     """Within each group `by`, each side minus the reference, paired over the seeds that both have; a side without a
-    common seed has none. Holm's correction is over all sides of a group. Columns: by, side and those of `judge`."""
+    common seed has none. Holm's correction is over all sides of a group. Columns: those of `judge`; index: by, side."""
     records = []
     for place, here in windows.groupby(by):
         losses = here.pivot(index=[side, "seed"], columns="window", values="nats")
@@ -240,34 +229,26 @@ def _differences(
         seeds = {name: own.index.intersection(theirs.index) for name, own in sides.items()}
         seeds = {name: common for name, common in seeds.items() if len(common)}
         first = here[here[side] == reference].drop_duplicates("window").sort_values("window")
+        targets = {"tokens_W": first["tokens"], "blocks_W": first["block"], "level": level, "comparisons": len(seeds)}
         found = [
-            difference(
-                sides[name].loc[common].to_numpy(),
-                theirs.loc[common].to_numpy(),
-                first["tokens"],
-                first["block"],
-                level=level,
-                comparisons=len(seeds),
-            )
+            difference(sides[name].loc[common].to_numpy(), theirs.loc[common].to_numpy(), **targets)
             for name, common in seeds.items()
         ]
         shared = dict(zip(by, place, strict=True))
         records += [shared | {side: name} | each for name, each in zip(seeds, judge(found, level), strict=True)]
-    columns = [*by, side, *JUDGED]
-    return frame_of(records, columns).astype({name: windows[name].dtype for name in (*by, side)})
-
-
-JUDGED = ("nats", "percent", "percent_low", "percent_high", "covers", "p", "p_holm", "smallest_detectable")
-JUDGED += ("verdict", "reason")
+    keys = [*by, side]
+    return frame_of(records, [*keys, "covers", *DIFFERENCE]).astype(windows[keys].dtypes).set_index(keys)
 
 
 def judge(found: Sequence[Difference], level: float) -> list[dict[str, Any]]:
-    """Differences that were made together, as records of JUDGED: p corrected for their number (Holm), and verdicts."""
+    """Differences that were made together, as records of DIFFERENCE and `covers`: p is corrected for their number
+    (Holm), and verdicts are by that."""
     adjusted = holm({i: each.p for i, each in enumerate(found) if each.p is not None})
-    own = [name for name in JUDGED if name not in ("p_holm", "verdict")]
     return [
-        {name: getattr(each, name) for name in own}
-        | {"p_holm": adjusted.get(i), "verdict": verdict(each, adjusted.get(i), level)}
+        {"covers": each.covers, "difference_nats": each.nats, "difference_percent": each.percent, "p": each.p}
+        | {"difference_low": each.percent_low, "difference_high": each.percent_high, "p_holm": adjusted.get(i)}
+        | {"smallest_detectable": each.smallest_detectable, "verdict_reason": each.reason}
+        | {"verdict": verdict(each, adjusted.get(i), level)}
         for i, each in enumerate(found)
     ]
 
@@ -302,7 +283,7 @@ def summary_table(comparison: Comparison) -> pd.DataFrame:
     """What summary.csv holds: every label at every place; without the columns of differences where there are none."""
     frames = [comparison.summary, comparison.positions, comparison.tasks]
     table = pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame()], ignore_index=True)
-    for fields in (DIFFERENCE.values(), GAIN.values()):
+    for fields in (DIFFERENCE, GAIN):
         if table.reindex(columns=fields).isna().all(axis=None):
             table = table.drop(columns=fields, errors="ignore")
     return table

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from eval.compare.comparison import HEADLINE, Comparison
-from eval.compare.tables import SPACE, show_interval, show_level, show_p, show_percent, show_perplexity
+from eval.compare.show import SPACE, show_interval, show_level, show_p, show_percent, show_perplexity
 
 
 def conclude(comparison: Comparison) -> list[str]:

@@ -10,16 +10,8 @@ import pandas as pd
 
 from eval.compare.comparison import Comparison
 from eval.compare.plots import GREY, HOVER, MARKERS, Figure, Style, axis, curves, escape, layout, line_at, points
-from eval.compare.tables import (
-    costs,
-    name_of,
-    show_count,
-    show_interval,
-    show_length,
-    show_p,
-    show_percent,
-    show_perplexity,
-)
+from eval.compare.show import show_count, show_interval, show_length, show_p, show_percent, show_perplexity
+from eval.compare.tables import costs, name_of
 
 VERDICT_COLOURS = {"better": "#0072B2", "worse": "#D55E00", "not separable": GREY}
 FOREST_LINE = 26  # pixels

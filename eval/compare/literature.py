@@ -86,15 +86,17 @@ def _answers(comparison: Comparison, asked: pd.DataFrame) -> pd.DataFrame:
         losses, tokens = ([side.loc[seeds, name].to_numpy(float) for side in sides] for name in ("nats", "tokens"))
         answer |= {"seeds": len(seeds), "verdict": "not separable"}
         if seeds.empty:
-            answer["reason"] = "no seed in common"
+            answer["verdict_reason"] = "no seed in common"
         elif tokens[0].shape != tokens[1].shape or (np.stack(tokens) != tokens[0][0]).any():
-            answer["reason"] = "the two were not scored on the same tokens"
+            answer["verdict_reason"] = "the two were not scored on the same tokens"
         else:
             found = difference(*losses, tokens[0][0], level=comparison.level, comparisons=len(asked))
             compared.append((answer, found))
     for (answer, _), judged in zip(compared, judge([found for _, found in compared], comparison.level), strict=True):
         answer |= judged | {"verdict": VERDICTS[judged["verdict"]]}
-    return frame_of(answers).reindex(columns=[*QUESTION, *ANSWER])
+    names = {"difference_percent": "percent", "difference_low": "percent_low", "difference_high": "percent_high"}
+    names["verdict_reason"] = "reason"
+    return frame_of(answers).rename(columns=names).reindex(columns=[*QUESTION, *ANSWER])
 
 
 def find_statements(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:

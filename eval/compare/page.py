@@ -20,7 +20,7 @@ from eval.compare.literature import check
 from eval.compare.plots import Figure, Section, Style, styles
 from eval.compare.probe_figures import probe_sections
 from eval.compare.runs import differing, flatten
-from eval.compare.tables import Table
+from eval.compare.show import Table
 from eval.record.identity import NOT_IDENTITY
 
 PAGE = Path(__file__).with_name("page")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval.compare.tables import Table
+from eval.compare.show import Table
 
 # Okabe & Ito's colours (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers; without their yellow,
 # which is faint on white. A second encoding of a colour has another dash and marker.

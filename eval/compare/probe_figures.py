@@ -10,7 +10,8 @@ import pandas as pd
 from eval.compare.comparison import Comparison
 from eval.compare.figures import MANY
 from eval.compare.plots import Figure, Section, Style, axis, curves, layout
-from eval.compare.tables import Table, columns, records_table
+from eval.compare.show import Table, columns
+from eval.compare.tables import records_table
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _section(probe: Probe, rows: pd.DataFrame, style: Mapping[str, Style]) -> Se
     lacking = rows[~ok.groupby(rows["label"]).transform("any")].drop_duplicates("label")
     if len(lacking):
         shown = columns(lacking, "label", "reason", label="encoding")
-        panels.append(Table("Without a curve", shown, labels=lacking["label"].tolist()))
+        panels.append(Table("Without a curve", shown, labels=lacking["label"]))
     return Section(probe.title.lower().replace(" ", "-"), panels, f"Probe: {probe.title.lower()}", probe.note)
 
 

@@ -13,7 +13,7 @@ from eval.compare.comparison import Comparison, read_comparison, write_compariso
 from eval.compare.conclusion import conclude
 from eval.compare.literature import check
 from eval.compare.page import page
-from eval.compare.tables import Table
+from eval.compare.show import Table
 from eval.record.folder import write_atomic
 from eval.record.sweep import last_started
 from eval.record.terminal import console
