@@ -75,7 +75,8 @@ def _answers(comparison: Comparison, asked: pd.DataFrame) -> pd.DataFrame:
 
     It is paired by blocks, since the windows of two lengths are not the same.
     """
-    blocks = comparison.windows.groupby([*PLACE, "seed", "block"])[["nats", "tokens"]].sum()
+    windows = comparison.windows.query("position == 0")
+    blocks = windows.groupby([*PLACE, "seed", "block"])[["nats", "tokens"]].sum()
     answers, compared = asked.to_dict("records"), []
     for answer in answers:
         places = [
