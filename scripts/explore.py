@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
-from eval.compare.figures import COLOURS
+from eval.compare.plots import COLOURS
 from eval.record.folder import RunFolder, write_atomic
 from eval.record.jobs import FAILED, MISTAKES, one_sentence
 from model.attention import attention
@@ -302,7 +302,7 @@ def page(names: Sequence[str], run: RunFolder | None = None, report: Callable[[s
     }
     here = Path(__file__).parent
     parts = {
-        "/*css*/": (here.parent / "eval" / "page" / "report.css").read_text(),
+        "/*css*/": (here.parent / "eval" / "compare" / "page" / "report.css").read_text(),
         "/*plotly*/": get_plotlyjs(),
         "/*explorer*/": (here / "explorer.js").read_text(),
         "/*index*/": json.dumps(index, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),

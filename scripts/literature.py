@@ -5,10 +5,17 @@
 Prints a table and writes SWEEP/literature.csv; eval.compare.literature says what a statement is, and when it counts.
 """
 
+from __future__ import annotations
+
+import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eval.record.jobs import FAILED, MISTAKES, one_sentence
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 USAGE = "usage: python -m scripts.literature SWEEP"
 
@@ -24,8 +31,8 @@ def main(arguments: list[str]) -> None:
     comparison = read_comparison(folder)
     if comparison.objection:
         raise ValueError(comparison.objection)
-    rows = check(comparison.compared, comparison.summary, comparison.level)
-    if not rows:
+    rows = check(comparison)
+    if rows.empty:
         raise ValueError(
             f"{folder}: no published study has an ordering that this sweep has both sides of; score two of "
             "its encodings, or lengths beyond the training context, by the same protocol"
@@ -35,40 +42,29 @@ def main(arguments: list[str]) -> None:
     print(folder / "literature.csv")
 
 
-def print_statements(rows: list[dict]) -> None:
+def print_statements(rows: pd.DataFrame) -> None:
     """A table for each study and protocol, and the count of verdicts."""
-    from collections import Counter
-    from itertools import groupby
-
     from rich.table import Table
 
     from eval.record.terminal import console
 
-    for (study, published, protocol), group in groupby(
-        rows, key=lambda row: (row["study"], row["published_protocol"], row["protocol"])
-    ):
-        table = Table(title=f"{study}: {published} there, {protocol} here")
+    for (study, published, here), group in rows.groupby(["study", "published_protocol", "protocol"], sort=False):
+        table = Table(title=f"{study}: {published} there, {here} here")
         table.add_column("published statement")
         for name in ("there", "here", "interval", "p after Holm", "seeds"):
             table.add_column(name, justify="right")
         table.add_column("verdict")
-        for row in group:
-            there = f"{row['published_percent']:+.1f} %"
-            p = "-" if row.get("p_holm") is None else f"{row['p_holm']:.2g}"
-            table.add_row(row["statement"], there, *_here(row), p, str(row["seeds"]), row["verdict"])
+        for row in group.itertuples():
+            change = "-" if math.isnan(row.percent) else f"{row.percent:+.1f} %"
+            bounded = not math.isnan(row.percent_low)
+            interval = f"{row.percent_low:+.1f} to {row.percent_high:+.1f} %" if bounded else row.reason
+            p = "-" if math.isnan(row.p_holm) else f"{row.p_holm:.2g}"
+            there = f"{row.published_percent:+.1f} %"
+            table.add_row(row.statement, there, change, interval, p, str(row.seeds), row.verdict)
         console().print(table)
-    counts = Counter(row["verdict"] for row in rows)
-    verdicts = ", ".join(f"{counts[name]} {name}" for name in ("agree", "disagree", "not separable"))
+    counts = rows["verdict"].value_counts()
+    verdicts = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("agree", "disagree", "not separable"))
     print(f"{verdicts}; verdicts go by p, corrected over all questions, each interval is that of a single one")
-
-
-def _here(row: dict) -> tuple[str, str]:
-    """The sweep's change and its interval, or why there is none."""
-    if row.get("percent") is None:
-        return "-", row["reason"]
-    if row["percent_low"] is None:
-        return f"{row['percent']:+.1f} %", row["reason"]
-    return f"{row['percent']:+.1f} %", f"{row['percent_low']:+.1f} to {row['percent_high']:+.1f} %"
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import warnings
 
+import pandas as pd
 import pytest
 
-from eval.record.folder import write_table
-from eval.record.tracking import choose_mode, track, track_sweep
+from eval.compare.comparison import Comparison
+from eval.compare.sweep import track_sweep
+from eval.record.tracking import choose_mode, track
 from scripts.dashboard import as_json, build_workspace, main
 
 CONFIG = {"logger": {"name": "auto", "project": "trainshort", "tags": []}, "encoding": {"name": "rope"}}
@@ -90,11 +92,11 @@ def test_the_dashboard_is_written_where_it_cannot_be_saved(tmp_path, capsys):
 def test_a_sweep_is_summed_up_in_a_run_of_its_own(tmp_path):
     sweep = tmp_path / "compare"
     sweep.mkdir()
-    row = {"protocol": "fixed_targets", "extension": "none", "label": "rope", "verdict": None}
-    rows = [{**row, "context_length": length, "perplexity": 9.5, "perplexity_low": 9.0} for length in (32, 64)]
-    write_table(sweep / "summary.csv", rows)
+    row = {"protocol": "fixed_targets", "extension": "none", "label": "rope", "perplexity": 9.5, "perplexity_low": 9.0}
+    rows = [{**row, "context_length": 32, "verdict": "better"}, {**row, "context_length": 64, "verdict": None}]
     (sweep / "report.html").write_text("<!doctype html>")
-    track_sweep({"logger": CONFIG["logger"], "sweep": "compare"}, sweep)
+    comparison = Comparison(sweep, [], "rope", 0.95, summary=pd.DataFrame(rows))
+    track_sweep({"logger": CONFIG["logger"], "sweep": "compare"}, comparison)
     folder = offline_run(tmp_path, "summary-compare")
     found = records(folder)
     assert found["run"][0]["job_type"] == "sweep"

@@ -9,26 +9,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from eval.compare.comparison import read_comparison
-from eval.compare.literature import PROTOCOLS, Figure, apart, check, find_statements, match_ratios, read_published
+from eval.compare.literature import PROTOCOLS, apart, check, find_statements, match_ratios, read_published
 from tests.synthetic import CONTEXT, make_run
 
 ROOT = Path(__file__).parent.parent
 
 
-def figure(encoding, ratio, perplexity, sd=None, protocol="non-overlapping", study="a study"):
-    return Figure(study, "a corpus", protocol, encoding, ratio, perplexity, sd, "paper")
+def figure(encoding, ratio, perplexity, sd=math.nan, protocol="non-overlapping", study="a study"):
+    """A row of what `read_published` returns."""
+    published = {"published_protocol": protocol, "published_ratio": ratio, "published": perplexity, "sd": sd}
+    ours = {"protocol": PROTOCOLS[protocol.split()[0]], "encoding": encoding}
+    return {"study": study, "corpus": "a corpus", "evidence": "paper", **published, **ours}
 
 
 ALIBI_WINS = [figure("alibi", 4.0, 20.0), figure("rope", 4.0, 30.0)]
 
 
-def checked(sweep, published, **changes):
+def checked(sweep, published):
     comparison = read_comparison(sweep)
     assert comparison.objection is None
-    return check(comparison.compared, comparison.summary, published=published, **changes)
+    return check(comparison, pd.DataFrame(published)).to_dict("records")
 
 
 def two_encodings(sweep, alibi, rope, seeds=3, **more):
@@ -110,8 +114,10 @@ def test_figures_of_different_studies_are_never_compared(tmp_path):
 def test_controls_take_no_part(tmp_path):
     two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.5)
     comparison = read_comparison(tmp_path)
-    summary = [row | {"control": "a ceiling"} if row["label"] == "alibi" else row for row in comparison.summary]
-    assert find_statements(comparison.summary, ALIBI_WINS) and not find_statements(summary, ALIBI_WINS)
+    control = comparison.summary["control"].mask(comparison.summary["label"] == "alibi", "a ceiling")
+    published = pd.DataFrame(ALIBI_WINS)
+    assert len(find_statements(comparison.summary, published))
+    assert find_statements(comparison.summary.assign(control=control), published).empty
 
 
 def test_seeds_that_only_one_side_has_are_left_out_and_none_in_common_is_said(tmp_path):
@@ -124,18 +130,22 @@ def test_seeds_that_only_one_side_has_are_left_out_and_none_in_common_is_said(tm
 def test_holms_correction_is_over_every_question_once(tmp_path):
     two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.03)
     (alone,) = checked(tmp_path, ALIBI_WINS)
-    twice = checked(tmp_path, ALIBI_WINS + [figure(f.encoding, 4.0, f.perplexity, study="again") for f in ALIBI_WINS])
+    twice = checked(
+        tmp_path, ALIBI_WINS + [figure(f["encoding"], 4.0, f["published"], study="again") for f in ALIBI_WINS]
+    )
     assert [row["p_holm"] for row in twice] == [alone["p_holm"]] * 2  # the same question, asked by two studies
     more = checked(tmp_path, [*ALIBI_WINS, figure("alibi", 2.0, 20.0), figure("rope", 2.0, 30.0)])
     assert any(row["p_holm"] > alone["p_holm"] for row in more if row["ratio_lower"] == 4.0)
 
 
 def test_a_study_supports_only_what_it_can_tell_apart():
-    assert not apart(figure("a", 1, 20.0), figure("b", 1, 20.3))  # within 2 %
-    assert apart(figure("a", 1, 20.0), figure("b", 1, 20.5))
-    assert not apart(figure("a", 1, 22.2, sd=0.4), figure("b", 1, 22.5, sd=0.5))
-    assert not apart(figure("a", 1, 23.9, sd=0.6), figure("b", 1, 24.6, sd=0.6))  # 3 %, but its seeds differ as much
-    assert apart(figure("a", 1, 22.5, sd=0.2), figure("b", 1, 62.4, sd=6.1))
+    nothing = math.nan
+    lower = pd.Series([20.0, 20.0, 22.2, 23.9, 22.5])
+    higher = pd.Series([20.3, 20.5, 22.5, 24.6, 62.4])
+    sds = pd.Series([nothing, nothing, 0.4, 0.6, 0.2]), pd.Series([nothing, nothing, 0.5, 0.6, 6.1])
+    within_margin, beyond_it, within_sds, three_percent_within_sds, beyond_sds = apart(lower, higher, *sds)
+    assert not within_margin and beyond_it  # of 2 %
+    assert not within_sds and not three_percent_within_sds and beyond_sds
 
 
 def test_multiples_of_the_context_match_their_nearest_within_a_quarter():
@@ -149,15 +159,15 @@ def test_the_published_figures_are_read_whole_and_every_protocol_is_known():
     figures = read_published()
     with (ROOT / "eval" / "compare" / "published.csv").open() as file:
         assert len(figures) == sum(1 for _ in csv.reader(file)) - 1
-    assert {each.protocol for each in figures} == set(PROTOCOLS.values())
-    assert all(each.perplexity > 1 and each.ratio > 0 for each in figures)
+    assert set(figures["protocol"]) == set(PROTOCOLS.values())
+    assert (figures["published"] > 1).all() and (figures["published_ratio"] > 0).all()
 
 
 def test_what_the_papers_are_known_for_is_among_their_statements(tmp_path):
     two_encodings(tmp_path, lambda length: 5.0, lambda length: 5.5)
     comparison = read_comparison(tmp_path)
-    rows = check(comparison.compared, comparison.summary)
-    found = {(row["study"].split(",")[0], row["statement"]) for row in rows}
+    rows = check(comparison)
+    found = set(zip(rows["study"].str.split(",").str[0], rows["statement"], strict=True))
     assert ("KERPLE", "alibi at 4x below rope at 4x") in found
     assert ("KERPLE", "rope at 1x below rope at 2x") in found
     assert ("ALiBi", "alibi at 2x below alibi at 1x") in found

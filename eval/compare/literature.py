@@ -14,19 +14,15 @@ Protocols are compared with their like alone, and multiples of the training cont
 
 from __future__ import annotations
 
-import csv
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from eval.compare.comparison import Run
-from eval.measure.rows import row_key
-from eval.measure.statistics import Difference, difference, holm, verdict
+from eval.compare.comparison import Comparison, frame_of, judge
+from eval.measure.statistics import difference
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 SDS = 2.0
@@ -34,120 +30,112 @@ MARGIN = 0.02  # of the perplexity
 FACTOR = 1.25
 PROTOCOLS = {"non-overlapping": "non_overlapping", "last": "fixed_targets", "sliding": "sliding"}  # by the first word
 VERDICTS = {"worse": "agree", "better": "disagree", "not separable": "not separable"}  # of the higher minus the lower
+PLACE = ["protocol", "extension", "context_length", "label"]  # what tells the summary's rows apart
+QUESTION = ["protocol", *(f"{name}_{side}" for side in ("lower", "higher") for name in PLACE[1:])]
+ANSWER = ["seeds", "percent", "percent_low", "percent_high", "covers", "p_holm", "verdict", "reason"]
+COLUMNS = ["kind", "statement", "study", "corpus", "evidence", "published_protocol", "published_lower"]
+COLUMNS += ["published_higher", "published_ratio_lower", "published_ratio_higher", "published_percent", "protocol"]
+COLUMNS += ["lower", "higher", "ratio_lower", "ratio_higher", "perplexity_lower", "perplexity_higher", *ANSWER]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A published perplexity. ratio: context length over training length; sd: over seeds, None where not given."""
-
-    study: str
-    corpus: str
-    published_protocol: str
-    encoding: str
-    ratio: float
-    perplexity: float
-    sd: float | None
-    evidence: str
-
-    @property
-    def protocol(self) -> str:
-        """The protocol of ours that asks the same question."""
-        return PROTOCOLS[self.published_protocol.split()[0]]
+def read_published(path: Path = PUBLISHED) -> pd.DataFrame:
+    """The figures of a file like published.csv, in its order: study, corpus, evidence, published_protocol and protocol
+    (ours that asks the same question), encoding, published_ratio (context length over training length), published (the
+    perplexity), sd (over seeds, missing where not given)."""
+    found = pd.read_csv(path).rename(columns={"protocol": "published_protocol", "ppl": "published"})
+    return found.assign(
+        protocol=found["published_protocol"].str.split().str[0].map(PROTOCOLS),
+        published_ratio=found["context_length"] / found["train_length"],
+    ).drop(columns=["context_length", "train_length"])
 
 
-def read_published(path: Path = PUBLISHED) -> list[Figure]:
-    """The figures of a file like published.csv, in its order."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Figure(
-                study=row["study"],
-                corpus=row["corpus"],
-                published_protocol=row["protocol"],
-                encoding=row["encoding"],
-                ratio=int(row["context_length"]) / int(row["train_length"]),
-                perplexity=float(row["ppl"]),
-                sd=float(row["sd"]) if row["sd"] else None,
-                evidence=row["evidence"],
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A study's "lower is below higher", and the sweep's rows (of its summary) that stand for the two."""
-
-    kind: str
-    lower: Figure
-    higher: Figure
-    lower_row: Mapping[str, Any]
-    higher_row: Mapping[str, Any]
-
-    @property
-    def question(self) -> tuple[tuple, tuple]:
-        """What the sweep is asked; several studies may ask the same."""
-        return place(self.lower_row), place(self.higher_row)
-
-
-def check(
-    runs: Iterable[Run],
-    summary: Iterable[Mapping[str, Any]],
-    level: float = 0.95,
-    published: Sequence[Figure] | None = None,
-) -> list[dict[str, Any]]:
+def check(comparison: Comparison, published: pd.DataFrame | None = None) -> pd.DataFrame:
     """A row for each published statement that the sweep can be asked about, with both sides' numbers and a verdict.
 
     verdict: agree or disagree where the sweep's paired difference is significant after Holm's correction over all
     questions, else not separable. percent (with its interval) is by how much the sweep's perplexity of `higher`
-    exceeds that of `lower`, published_percent the same in the study.
+    exceeds that of `lower`, published_percent the same in the study. Several studies may ask the same question.
 
-    runs, summary: of eval.compare.comparison. published: figures instead of those of published.csv.
+    published: figures instead of those of published.csv.
     """
-    statements = find_statements(summary, read_published() if published is None else published)
-    asked = dict.fromkeys(statement.question for statement in statements)
-    scored = _by_place(runs)
-    found = {(lower, higher): _paired(scored[lower], scored[higher], level, len(asked)) for lower, higher in asked}
-    differences = {question: each for question, (each, _) in found.items() if isinstance(each, Difference)}
-    adjusted = holm({question: each.p for question, each in differences.items() if each.p is not None})
-    return [_row(each, *found[each.question], adjusted.get(each.question), level) for each in statements]
+    found = find_statements(comparison.summary, read_published() if published is None else published)
+    if found.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    found = found.merge(_answers(comparison, found[QUESTION].drop_duplicates()), "left", on=QUESTION)
+    for side in ("lower", "higher"):
+        found[side] = _extended(found[f"label_{side}"], found[f"extension_{side}"])
+    at = {side: found[side] + " at " + found[f"ratio_{side}"].map("{:g}x".format) for side in ("lower", "higher")}
+    found["statement"] = at["lower"] + " below " + at["higher"]
+    found["published_percent"] = 100 * (found["published_higher"] / found["published_lower"] - 1)
+    return found[COLUMNS]
 
 
-def find_statements(summary: Iterable[Mapping[str, Any]], published: Iterable[Figure]) -> list[Statement]:
-    """The statements that studies support, and that the sweep has both sides of; controls take no part."""
-    rows = [row for row in summary if row["control"] is None]
-    studies: dict[tuple[str, str], list[Figure]] = {}
-    for figure in published:
-        studies.setdefault((figure.study, figure.protocol), []).append(figure)
-    statements = []
-    for (_, protocol), figures in studies.items():
-        ours = [row for row in rows if row["protocol"] == protocol]
-        ratios = match_ratios({figure.ratio for figure in figures}, {row["length_ratio"] for row in ours})
-        sides = [
-            (figure, row)
-            for figure in figures
-            for row in ours
-            if figure.encoding == published_name(row) and ratios.get(figure.ratio) == row["length_ratio"]
+def _answers(comparison: Comparison, asked: pd.DataFrame) -> pd.DataFrame:
+    """To each question the sweep's higher minus lower, over the seeds that both have, or why there is none.
+
+    It is paired by blocks, since the windows of two lengths are not the same.
+    """
+    windows = comparison.windows.query("position == 0")
+    blocks = windows.groupby([*PLACE, "seed", "block"])[["nats", "tokens"]].sum()
+    answers, compared = asked.to_dict("records"), []
+    for answer in answers:
+        places = [
+            (answer["protocol"], *(answer[f"{name}_{side}"] for name in PLACE[1:])) for side in ("higher", "lower")
         ]
-        for pair in itertools.combinations(sides, 2):
-            (lower, lower_row), (higher, higher_row) = sorted(pair, key=lambda side: side[0].perplexity)
-            if (kind := _kind(lower, lower_row, higher, higher_row)) and apart(lower, higher):
-                statements.append(Statement(kind, lower, higher, lower_row, higher_row))
-    return statements
+        sides = [blocks.loc[place].unstack("block") for place in places]
+        seeds = sides[0].index.intersection(sides[1].index)
+        losses, tokens = ([side.loc[seeds, name].to_numpy(float) for side in sides] for name in ("nats", "tokens"))
+        answer |= {"seeds": len(seeds), "verdict": "not separable"}
+        if seeds.empty:
+            answer["verdict_reason"] = "no seed in common"
+        elif tokens[0].shape != tokens[1].shape or (np.stack(tokens) != tokens[0][0]).any():
+            answer["verdict_reason"] = "the two were not scored on the same tokens"
+        else:
+            found = difference(*losses, tokens[0][0], level=comparison.level, comparisons=len(asked))
+            compared.append((answer, found))
+    for (answer, _), judged in zip(compared, judge([found for _, found in compared], comparison.level), strict=True):
+        answer |= judged | {"verdict": VERDICTS[judged["verdict"]]}
+    names = {"difference_percent": "percent", "difference_low": "percent_low", "difference_high": "percent_high"}
+    names["verdict_reason"] = "reason"
+    return frame_of(answers).rename(columns=names).reindex(columns=[*QUESTION, *ANSWER])
 
 
-def _kind(lower: Figure, lower_row: Mapping, higher: Figure, higher_row: Mapping) -> str | None:
-    if lower.encoding != higher.encoding:
-        return "encodings" if lower.ratio == higher.ratio else None
-    same_runs = (lower_row["label"], lower_row["extension"]) == (higher_row["label"], higher_row["extension"])
-    return "lengths" if same_runs and min(lower.ratio, higher.ratio) == 1 else None
+def find_statements(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """The statements "lower is below higher" that studies support, and that the sweep has both sides of: `kind`, what
+    `published` has and the columns of the summary's rows, ..._lower and ..._higher. Controls take no part."""
+    ours = summary[summary["control"].isna()]
+    if ours.empty:
+        return pd.DataFrame()
+    ours = ours.assign(encoding=_extended(ours["encoding"], ours["extension"]), ratio=ours["length_ratio"])
+    studies = []
+    for (_, protocol), figures in published.groupby(["study", "protocol"], sort=False):
+        ratios = match_ratios(figures["published_ratio"].unique(), ours["ratio"][ours["protocol"] == protocol].unique())
+        studies.append(figures.assign(ratio=figures["published_ratio"].map(ratios)))
+    sides = pd.concat(studies).merge(ours[["encoding", *PLACE, "ratio", "perplexity"]])
+    sides["number"] = range(len(sides))
+    pairs = sides.merge(sides, on=["study", "protocol"], suffixes=("_lower", "_higher"))
+    same = {name: pairs[f"{name}_lower"] == pairs[f"{name}_higher"] for name in ("encoding", "label", "extension")}
+    ratios = pairs[["published_ratio_lower", "published_ratio_higher"]]
+    lengths = same["encoding"] & same["label"] & same["extension"] & (ratios.min(axis="columns") == 1)
+    encodings = ~same["encoding"] & (ratios.nunique(axis="columns") == 1)
+    pairs["kind"] = lengths.map({True: "lengths", False: "encodings"})
+    # Each pair stands there in both orders; of one that is apart, the lower comes first in one of them.
+    order = pairs[["number_lower", "number_higher"]]
+    pairs = pairs.assign(first=order.min(axis="columns"), second=order.max(axis="columns"))
+    supported = apart(*(pairs[f"{name}_{side}"] for name in ("published", "sd") for side in ("lower", "higher")))
+    pairs = pairs[(lengths | encodings) & supported].sort_values(["first", "second"])
+    return pairs.rename(columns={f"{name}_lower": name for name in ("corpus", "evidence", "published_protocol")})
 
 
-def apart(lower: Figure, higher: Figure) -> bool:
-    """Whether a study can tell its two figures from each other; see the module's docstring."""
-    gap = math.log(higher.perplexity / lower.perplexity)
-    if lower.sd is None or higher.sd is None:
-        return gap > math.log(1 + MARGIN)
-    return gap > SDS * math.hypot(lower.sd / lower.perplexity, higher.sd / higher.perplexity)
+def _extended(name: pd.Series, extension: pd.Series) -> pd.Series:
+    """How published.csv names an encoding, as in "rope", or "rope+yarn" under an extension."""
+    return name.where(extension == "none", name + "+" + extension)
+
+
+def apart(lower: pd.Series, higher: pd.Series, sd_lower: pd.Series, sd_higher: pd.Series) -> pd.Series:
+    """Whether a study can tell its figures from each other; see the module's docstring."""
+    noise = SDS * np.hypot(sd_lower / lower, sd_higher / higher)
+    return np.log(higher / lower) > noise.fillna(math.log(1 + MARGIN))
 
 
 def match_ratios(published: Iterable[float], ours: Iterable[float]) -> dict[float, float]:
@@ -171,90 +159,3 @@ def match_ratios(published: Iterable[float], ours: Iterable[float]) -> dict[floa
         for theirs, mine in nearest.items()
         if back[mine] == theirs and gap(theirs, mine) <= math.log(FACTOR)
     }
-
-
-def published_name(row: Mapping[str, Any]) -> str:
-    """How published.csv names an encoding, as in "rope", or "rope+yarn" under an extension."""
-    return row["encoding"] if row["extension"] == "none" else f"{row['encoding']}+{row['extension']}"
-
-
-def place(row: Mapping[str, Any]) -> tuple:
-    """What tells the summary's rows apart."""
-    return row["protocol"], row["extension"], row["context_length"], row["label"]
-
-
-Blocks = tuple[np.ndarray, np.ndarray]  # summed losses (nats) and tokens of each block of windows, (B,) both
-
-
-def _by_place(runs: Iterable[Run]) -> dict[tuple, dict[int, Blocks]]:
-    """The losses of each seed by block, by the place of the summary's row."""
-    scored: dict[tuple, dict[int, Blocks]] = {}
-    for run in runs:
-        for row in run.rows:
-            if row["status"] == "ok" and not {"control", "position"} & set(row):
-                windows = run.windows[row_key(row)]
-                blocks = np.unique(windows.blocks, return_inverse=True)[1]
-                sums = np.bincount(blocks, windows.losses), np.bincount(blocks, windows.tokens)
-                scored.setdefault(place({**row, "label": run.label}), {})[run.seed] = sums
-    return scored
-
-
-def _paired(
-    lower: Mapping[int, Blocks], higher: Mapping[int, Blocks], level: float, comparisons: int
-) -> tuple[Difference | str, int]:
-    """The sweep's higher minus lower over the seeds that both have, or why there is none; and how many seeds."""
-    seeds = sorted(set(lower) & set(higher))
-    if not seeds:
-        return "no seed in common", 0
-    tokens = lower[seeds[0]][1]
-    if not all(np.array_equal(side[seed][1], tokens) for side in (lower, higher) for seed in seeds):
-        return "the two were not scored on the same tokens", len(seeds)
-    losses = [np.stack([side[seed][0] for seed in seeds]) for side in (higher, lower)]
-    return difference(*losses, tokens, level=level, comparisons=comparisons), len(seeds)
-
-
-def _row(
-    statement: Statement, found: Difference | str, seeds: int, p_holm: float | None, level: float
-) -> dict[str, Any]:
-    lower, higher = statement.lower, statement.higher
-    lower_row, higher_row = statement.lower_row, statement.higher_row
-    row = {
-        "kind": statement.kind,
-        "statement": f"{_side(lower_row)} below {_side(higher_row)}",
-        "study": lower.study,
-        "corpus": lower.corpus,
-        "evidence": lower.evidence,
-        "published_protocol": lower.published_protocol,
-        "published_lower": lower.perplexity,
-        "published_higher": higher.perplexity,
-        "published_ratio_lower": lower.ratio,
-        "published_ratio_higher": higher.ratio,
-        "published_percent": 100 * (higher.perplexity / lower.perplexity - 1),
-        "protocol": lower_row["protocol"],
-        "lower": _name(lower_row),
-        "higher": _name(higher_row),
-        "ratio_lower": lower_row["length_ratio"],
-        "ratio_higher": higher_row["length_ratio"],
-        "perplexity_lower": lower_row["perplexity"],
-        "perplexity_higher": higher_row["perplexity"],
-        "seeds": seeds,
-    }
-    if isinstance(found, str):
-        return row | {"verdict": "not separable", "reason": found}
-    return row | {
-        "percent": found.percent,
-        "percent_low": found.percent_low,
-        "percent_high": found.percent_high,
-        "covers": found.covers,
-        "p_holm": p_holm,
-        "verdict": VERDICTS[verdict(found, p_holm, level)],
-        "reason": found.reason,
-    }
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return row["label"] if row["extension"] == "none" else f"{row['label']}+{row['extension']}"
-
-
-def _side(row: Mapping[str, Any]) -> str:
-    return f"{_name(row)} at {row['length_ratio']:g}x"

@@ -2,72 +2,59 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import pandas as pd
 
 from eval.compare.comparison import Comparison
-from eval.compare.figures import Figure, Section, Style, record_figure
-from eval.compare.tables import Table, records_table, words
-
-Row = Mapping[str, Any]
+from eval.compare.figures import MANY
+from eval.compare.plots import Figure, Section, Style, axis, curves, layout
+from eval.compare.show import Table, columns
+from eval.compare.tables import records_table
 
 
 @dataclass(frozen=True)
 class Probe:
     """How a probe's rows are shown: column y over column x, one figure for each value of the columns `by`; where there
-    is one seed, with the columns low and high as its interval."""
+    is one seed, with the columns {y}_low and {y}_high as its interval where the rows have them."""
 
     title: str
-    note: str
     x: str
     y: str
     by: Sequence[str]
     axes: tuple[str, str]
-    interval: tuple[str, str] = ("", "")
+    note: str
 
 
+LENGTHS = "context length, tokens (log)"
 # By the name in results["probes"]; one that is not listed here is shown as a table.
 PROBES = {
     "repeat": [
         Probe(
-            "Repeated text",
+            *("Repeated text", "distance", "gain", ["context_length"]),
+            ("distance of the repetition, tokens (log)", "gain, nats a token"),
             "A span of held-out text comes a second time, so many tokens later: how much lower is its loss than with "
             "other text in the first one's place? Zero is no use of the first one.",
-            x="distance",
-            y="gain",
-            by=["context_length"],
-            axes=("distance of the repetition, tokens (log)", "gain, nats a token"),
-            interval=("gain_low", "gain_high"),
         )
     ],
     "attention": [
         Probe(
-            "Attention distance",
+            *("Attention distance", "context_length", "attention_distance", ["layer"]),
+            (LENGTHS, "mean distance, tokens"),
             "How far back attention looks on average, by layer.",
-            x="context_length",
-            y="attention_distance",
-            by=["layer"],
-            axes=("context length, tokens (log)", "mean distance, tokens"),
         ),
         Probe(
-            "Attention entropy",
+            *("Attention entropy", "context_length", "attention_entropy", ["layer"]),
+            (LENGTHS, "entropy, nats"),
             "How evenly attention is spread; the logarithm of the context length where it is even.",
-            x="context_length",
-            y="attention_entropy",
-            by=["layer"],
-            axes=("context length, tokens (log)", "entropy, nats"),
         ),
     ],
     "bias": [
         Probe(
-            "Bias by distance",
+            *("Bias by distance", "distance", "bias", ["context_length", "layer", "head"]),
+            ("distance, tokens", "added to the score"),
             "What the encoding adds to a score by the distance alone.",
-            x="distance",
-            y="bias",
-            by=["context_length", "layer", "head"],
-            axes=("distance, tokens", "added to the score"),
         )
     ],
 }
@@ -75,51 +62,49 @@ PROBES = {
 
 def probe_sections(comparison: Comparison, style: Mapping[str, Style]) -> list[Section]:
     """A section of the page for each probe that any run has."""
-    records: dict[str, dict[str, list[Row]]] = {}
-    for run in comparison.compared:
-        for name, rows in run.results.get("probes", {}).items():
-            records.setdefault(name, {}).setdefault(run.label, []).extend(rows)
+    found = [(run.label, run.results.get("probes", {})) for run in comparison.compared]
     sections = []
-    for name, by_label in records.items():
-        sections += [_section(probe, by_label, style) for probe in PROBES.get(name, [])]
+    for name in dict.fromkeys(name for _, probes in found for name in probes):
+        records = [{"label": label, **row} for label, probes in found for row in probes.get(name, [])]
+        rows = pd.DataFrame(records, dtype=object)
+        sections += [_section(probe, rows, style) for probe in PROBES.get(name, []) if records]
         if name not in PROBES:
-            rows = [{"label": label, **row} for label, own in by_label.items() for row in own]
-            sections.append(Section(name, f"Probe: {name}", [records_table(name, rows)]))
+            sections.append(Section(name, [records_table(name, rows)], f"Probe: {name}", ""))
     return sections
 
 
-def _section(probe: Probe, by_label: Mapping[str, Sequence[Row]], style: Mapping[str, Style]) -> Section:
+def _section(probe: Probe, rows: pd.DataFrame, style: Mapping[str, Style]) -> Section:
     """A figure for each value of probe.by, and a table of the labels that have none."""
-    places: dict[tuple, list[Row]] = {}
-    for row in _over_seeds(probe, by_label):
-        places.setdefault(tuple(row[key] for key in probe.by), []).append(row)
-    names = [key.replace("_", " ") for key in probe.by]
+    ok = rows["status"] == "ok"
     panels: list[Figure | Table] = []
-    for place in sorted(places, reverse="context_length" in probe.by):  # the longest context first
-        values = dict(zip(names, map(str, place), strict=True))
-        where = ", ".join(f"{name} {value}" for name, value in values.items())
-        panels.append(record_figure(f"{probe.title}: {where}", places[place], style, probe.axes, values))
-    reasons = [
-        {"label": label, "reason": next(row["reason"] for row in rows)}
-        for label, rows in by_label.items()
-        if rows and all(row["status"] != "ok" for row in rows)
-    ]
-    if reasons:
-        panels.append(Table("Without a curve", [words("label", "encoding"), words("reason")], reasons))
-    return Section(probe.title.lower().replace(" ", "-"), f"Probe: {probe.title.lower()}", panels, probe.note)
+    if ok.any():
+        seeds = _over_seeds(probe, rows[ok].infer_objects())
+        # The longest context first.
+        for place, own in sorted(
+            seeds.groupby(probe.by), key=lambda group: group[0], reverse="context_length" in probe.by
+        ):
+            values = {key.replace("_", " "): str(value) for key, value in zip(probe.by, place, strict=True)}
+            title = f"{probe.title}: {', '.join(f'{name} {value}' for name, value in values.items())}"
+            x, y = probe.axes
+            log = x.endswith("(log)")
+            own = own[own[probe.x] > 0] if log else own
+            data = curves(own, style, probe.x, "mean", ("low", "high"), markers=own[probe.x].nunique() <= MANY)
+            panels.append(Figure(title, data, layout(axis(x, log=log), axis(y)), values))
+    lacking = rows[~ok.groupby(rows["label"]).transform("any")].drop_duplicates("label")
+    if len(lacking):
+        shown = columns(lacking, "label", "reason", label="encoding")
+        panels.append(Table("Without a curve", shown, labels=lacking["label"]))
+    return Section(probe.title.lower().replace(" ", "-"), panels, f"Probe: {probe.title.lower()}", probe.note)
 
 
-def _over_seeds(probe: Probe, by_label: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """The mean over seeds at each place, with the lowest and highest seed, or with one seed its interval."""
-    seen: dict[tuple, list[Row]] = {}
-    for label, rows in by_label.items():
-        for row in rows:
-            if row["status"] == "ok":
-                seen.setdefault((label, *(row[key] for key in (*probe.by, probe.x))), []).append(row)
-    found = []
-    for (label, *place, x), rows in seen.items():
-        values = [row[probe.y] for row in rows]
-        low, high = (min(values), max(values)) if len(rows) > 1 else (rows[0].get(key) for key in probe.interval)
-        place = dict(zip(probe.by, place, strict=True))
-        found.append({**place, "label": label, "x": x, "y": statistics.fmean(values), "low": low, "high": high})
-    return found
+def _over_seeds(probe: Probe, rows: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds at each place, with the lowest and highest seed, or with one seed the interval of its row."""
+    interval = {f"{probe.y}_low": "low", f"{probe.y}_high": "high"}
+    rows = rows.reindex(columns=["label", *probe.by, probe.x, probe.y, *interval])
+    seeds = rows.groupby(["label", *probe.by, probe.x], sort=False)
+    found = (
+        seeds[probe.y].agg(["mean", "min", "max", "size"]).join(seeds[list(interval)].first().rename(columns=interval))
+    )
+    several = found["size"] > 1
+    found = found.assign(low=found["low"].mask(several, found["min"]), high=found["high"].mask(several, found["max"]))
+    return found.astype({"low": float, "high": float}).reset_index()

@@ -11,7 +11,6 @@ A run's folder:
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -36,6 +35,7 @@ from model.devices import rank
 
 SCHEMA = 1
 PARTIAL = ".partial"
+WINDOW = ["start", "stop", "tokens", "document", "block"]  # the columns of losses.npz's "/windows"
 STATES = ("running", "finished", "failed", "interrupted")
 
 
@@ -72,14 +72,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
 
 
-def write_table(path: Path, rows: list[Mapping[str, Any]]) -> None:
-    """A CSV with the union of the rows' keys as its header, in order of appearance; atomic."""
-    text = io.StringIO()
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue().encode())
+def write_table(path: Path, rows: pd.DataFrame | list[Mapping[str, Any]]) -> None:
+    """A CSV, atomic, empty cells where a value is missing. Of a list of rows it has the union of their keys as its
+    header, in order of appearance."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, dtype=object)
+    write_atomic(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
 
 class RunFolder:
@@ -145,18 +142,22 @@ class RunFolder:
 
         Raises ValueError where a row's losses are missing.
         """
-        losses, frames = self.losses, []
-        for row in self.results["rows"]:
-            if row["status"] != "ok":
-                continue
-            if (key := row_key(row)) not in losses:
-                raise ValueError(f"{self.path / 'losses.npz'} lacks the losses of {key}: score the run again")
-            frame = pd.DataFrame(losses[key + "/windows"], columns=["start", "stop", "tokens", "document", "block"])
-            firsts = np.cumsum(frame["tokens"]) - frame["tokens"]
-            frame["nats"] = np.add.reduceat(losses[key].astype(np.float64), firsts)
-            frames.append(frame.assign(key=key, **{name: row.get(name) for name in (*PLACE, *PART)}))
-        places = ["key", *PLACE, *PART]
-        return pd.concat(frames, ignore_index=True)[[*places, *frame]] if frames else pd.DataFrame(columns=places)
+        losses = self.losses
+        rows = [row for row in self.results["rows"] if row["status"] == "ok"]
+        keys = [row_key(row) for row in rows]
+        if lacking := [key for key in keys if key not in losses]:
+            raise ValueError(f"{self.path / 'losses.npz'} lacks the losses of {lacking[0]}: score the run again")
+        if not rows:
+            return pd.DataFrame(columns=["key", *PLACE, *PART, *WINDOW, "nats"])
+        tables = [losses[key + "/windows"] for key in keys]
+        firsts = [np.cumsum(table[:, 2]) - table[:, 2] for table in tables]
+        summed = [
+            np.add.reduceat(losses[key].astype(np.float64), first) for key, first in zip(keys, firsts, strict=True)
+        ]
+        windows = pd.DataFrame(np.concatenate(tables), columns=WINDOW).assign(nats=np.concatenate(summed))
+        places = pd.DataFrame(rows).reindex(columns=[*PLACE, *PART]).assign(key=keys)[["key", *PLACE, *PART]]
+        places = places.loc[places.index.repeat([len(table) for table in tables])]
+        return pd.concat([places.reset_index(drop=True), windows], axis=1)
 
     @property
     def curve(self) -> pd.DataFrame:
@@ -164,7 +165,7 @@ class RunFolder:
         empty where there is none that can be read."""
         path = self.path / "curve.csv"
         try:
-            return pd.read_csv(path, dtype=float) if path.exists() else pd.DataFrame()
+            return pd.read_csv(path, dtype=float, float_precision="round_trip") if path.exists() else pd.DataFrame()
         except ValueError:
             return pd.DataFrame()
 

@@ -1,4 +1,4 @@
-"""A sweep as Hydra carries it out: says how far it is, and at its end gathers the runs into a report.
+"""A sweep as Hydra carries it out: says how far it is. At its end eval/compare/sweep.py reports.
 
 Jobs may run in other processes (joblib, submitit), so what is known of them is read from files: the list of those that
 were started, and the runs' own status files. Light to import.
@@ -17,14 +17,14 @@ from typing import Any
 from hydra.experimental.callback import Callback
 
 from conf.schema import check_names
-from eval.record.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
+from eval.record.jobs import FAILED, MISTAKES, one_sentence
 
 LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
 
 
 class SweepCallback(Callback):
-    """Called by Hydra when a multirun starts, for each of its jobs, and when it ends; ends it with exit code 3 where a
-    job failed. It is copied into the processes of the jobs, so what changes meanwhile is kept in files."""
+    """Called by Hydra when a multirun starts and for each of its jobs. It is copied into the processes of the jobs, so
+    what changes meanwhile is kept in files."""
 
     job_list: Path | None = None  # of the jobs that were started; None in a single run
     jobs: int | None = None  # how many the sweep has; None for sweepers that don't know beforehand
@@ -41,7 +41,7 @@ class SweepCallback(Callback):
             self.job_list.parent.mkdir(parents=True, exist_ok=True)
             self.job_list.write_text("")
         except OSError as error:
-            _give_up(error)
+            give_up(error)
 
     def on_run_start(self, config, **kwargs: Any) -> None:
         self._check_names(config)
@@ -50,7 +50,7 @@ class SweepCallback(Callback):
         try:
             check_names(config.run_id, config.sweep)
         except ValueError as error:
-            _give_up(error)
+            give_up(error)
 
     def on_job_start(self, config, **kwargs: Any) -> None:
         if self.job_list is None:
@@ -63,24 +63,6 @@ class SweepCallback(Callback):
     def on_job_end(self, config, job_return, **kwargs: Any) -> None:
         if self.job_list is not None:
             print(f"--- {progress(self.job_list, self.jobs)}", flush=True)
-
-    def on_multirun_end(self, config, **kwargs: Any) -> None:
-        from omegaconf import OmegaConf
-
-        from eval.compare.report import write_report
-        from eval.record.tracking import track_sweep
-
-        try:
-            compare = OmegaConf.to_container(config.compare)
-            failed = write_report(self.job_list.parent, jobs=started(self.job_list), compare=compare)
-        except Exception as error:
-            _give_up(error)
-        try:
-            track_sweep(OmegaConf.to_object(config.logger), self.job_list.parent)
-        finally:
-            if failed:
-                sys.exit(SWEEP_FAILED)
-            self.job_list.unlink()  # nothing is missing
 
 
 def count_jobs(config) -> int | None:
@@ -120,7 +102,7 @@ def progress(path: Path, jobs: int | None) -> str:
     return f"{done}{of} jobs done, {running} running, {failed} failed{left}"
 
 
-def _give_up(error: Exception) -> None:
+def give_up(error: Exception) -> None:
     """Ends the sweep with the error in one sentence; Hydra would turn an exception here into a warning."""
     if not isinstance(error, MISTAKES):
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""What a run and a sweep say in the terminal."""
+"""What a run says in the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from conf.schema import Settings
 
@@ -79,25 +78,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]], context: int) -> None:
         bits = "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.3f}"
         table.add_row(*place, f"{row['perplexity']:.2f}", interval, f"{row['nats']:.4f}", bits, f"{row['tokens']:,}")
     console().print(table)
-
-
-def print_comparison(comparison) -> None:
-    """A sweep's end: what failed, perplexity by encoding and context length, best first, and the verdict."""
-    from eval.compare.conclusion import conclude
-    from eval.compare.tables import left_out_table, perplexity_table, places
-
-    tables = [perplexity_table(comparison, *place) for place in list(places(comparison))[:1]] + [
-        left_out_table(comparison)
-    ]
-    for content in (each for each in tables if each.rows):
-        table = Table(title=Text(content.title), caption=Text(content.note))
-        for column in content.columns:
-            table.add_column(Text(column.title), justify="right" if column.value else "left")
-        for cells in content.texts():
-            table.add_row(*map(Text, cells))
-        console().print(table)
-    print("\n".join(conclude(comparison)))
-    print(comparison.path / "report.html")
 
 
 def console() -> Console:

@@ -5,15 +5,16 @@ Offline runs of all sweeps lie in one folder, runs/wandb, so that the terminal d
 
 from __future__ import annotations
 
-import csv
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+
+import pandas as pd
 
 from conf.schema import LoggerSettings, Settings, plain
 from model.devices import rank
@@ -56,12 +57,11 @@ class Tracker:
             figures = {k: row[k] for k in FIGURES if row.get(k) is not None}
             self._log({**point, **{metric(row["protocol"], key, what): value for key, value in figures.items()}})
 
-    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table with the union of the rows' keys as its columns."""
+    def log_table(self, name: str, frame: pd.DataFrame) -> None:
+        """A frame as a table, None where a value is missing."""
         import wandb
 
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        self._log({name: wandb.Table(columns, [[row.get(key) for key in columns] for row in rows])})
+        self._log({name: wandb.Table(dataframe=frame.astype(object).where(frame.notna(), None))})
 
     def keep_file(self, path: Path, kind: str) -> None:
         """A file as an artifact of this kind, named after the run."""
@@ -190,31 +190,3 @@ def choose_mode() -> tuple[str, str]:
         except OSError:
             return "offline", f"{host.hostname} does not answer"
     return "online", "logged in"
-
-
-def track_sweep(logger: LoggerSettings, folder: Path) -> None:
-    """A run of W&B that sums up a sweep, from the files of its report: the curves with their intervals and, of each
-    protocol's longest context, the comparison with its verdicts as tables, and report.html as an artifact."""
-    rows = _read_rows(folder / "summary.csv")
-    longest: dict[str, float] = {}
-    for row in rows:
-        if row["extension"] == "none":
-            longest[row["protocol"]] = max(longest.get(row["protocol"], 0), row["context_length"])
-    last = [row for row in rows if row["extension"] == "none" and row["context_length"] == longest[row["protocol"]]]
-    with track(logger, "summary", folder.parent, folder.name, job_type=SWEEP) as tracker:
-        tracker.log_table("sweep/curves", rows)
-        tracker.log_table("sweep/comparison", last)
-        tracker.keep_file(folder / "report.html", "report")
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """A table of eval.record.folder.write_table: numbers as such, nothing as None."""
-    with open(path, newline="") as file:
-        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _value(text: str) -> float | str | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return text

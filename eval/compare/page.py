@@ -1,0 +1,159 @@
+"""report.html: one file that opens offline. The folder page has its template, style and script; plotly draws in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from eval.compare import figures, tables
+from eval.compare.comparison import Comparison
+from eval.compare.conclusion import conclude, last_place
+from eval.compare.figures import MANY
+from eval.compare.literature import check
+from eval.compare.plots import Figure, Section, Style, styles
+from eval.compare.probe_figures import probe_sections
+from eval.compare.runs import differing, flatten
+from eval.compare.show import Table
+from eval.record.identity import NOT_IDENTITY
+
+PAGE = Path(__file__).with_name("page")
+FAR = 2  # times the worst encoding's perplexity: beyond, a control is switched off when the page opens
+BEST = 8  # of many encodings, so many are switched on when the page opens, beside the reference
+
+
+def page(comparison: Comparison) -> str:
+    """report.html."""
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style = _styles(comparison)
+    labels = last_place(comparison)["label"].tolist()[:BEST]
+    best = list(dict.fromkeys([*labels, *([comparison.reference] if comparison.reference else [])]))
+    return environment.get_template("report.html").render(
+        title=comparison.path.name,
+        verdict=conclude(comparison),
+        facts=_facts(comparison),
+        legend=list(style) if len(style) > 1 else [],
+        best=best,
+        many=len(style) > MANY,
+        styles=style,
+        sections=_sections(comparison, style),
+        start={"off": _off(comparison, style, best), "best": best},
+        css=Markup((PAGE / "report.css").read_text()),
+        js=Markup((PAGE / "report.js").read_text()),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def report_figures(comparison: Comparison) -> list[Figure]:
+    """All figures of the page."""
+    sections = _sections(comparison, _styles(comparison))
+    return [panel for section in sections for panel in section.panels if isinstance(panel, Figure)]
+
+
+def _styles(comparison: Comparison) -> dict[str, Style]:
+    """The style of each label, encodings first, in order of their names."""
+    found = styles(comparison.labels, set(comparison.labels) - set(comparison.encodings))
+    return {label: found[label] for label in comparison.labels}
+
+
+def _off(comparison: Comparison, labels: Collection[str], best: Collection[str]) -> list[str]:
+    """The labels that are off when the page opens: of many all but the best; and controls that lie so far above all
+    encodings that the others would shrink to a line."""
+    if len(labels) > MANY:
+        return [label for label in labels if label not in best]
+    control = comparison.summary["control"].notna()
+    worst = comparison.summary["perplexity"][~control].max()
+    lowest = comparison.summary[control].groupby("label", sort=False)["perplexity"].min()
+    return lowest.index[lowest > FAR * (0 if pd.isna(worst) else worst)].tolist()
+
+
+def _facts(comparison: Comparison) -> dict[str, str]:
+    """What holds for the whole sweep, for the page's head."""
+    if not comparison.compared:
+        return {"runs": f"0 of {len(comparison.runs)} finished"}
+    run = comparison.compared[0]
+    settings, machine = run.settings, run.results.get("machine") or {}
+    return {
+        "runs": f"{len(comparison.compared)} of {len(comparison.runs)} finished",
+        "encodings": str(len(comparison.encodings)),
+        "seeds": ", ".join(sorted({str(run.seed) for run in comparison.compared}, key=int)),
+        "trained on": f"{settings.training.tokens:,} tokens of {settings.data['name']}",
+        "training context": f"{comparison.context:,} tokens",
+        "model": f"{settings.model.name}, {run.results.get('parameters', {}).get('total', 0):,} parameters",
+        "device": f"{machine.get('device', 'not recorded')}, {machine.get('processor', '')}".rstrip(", "),
+        "ended": max(run.time or "" for run in comparison.compared)[:16].replace("T", " ") + " UTC",
+    }
+
+
+def _sections(comparison: Comparison, style: Mapping[str, Style]) -> list[Section]:
+    """The page's sections that have something to show, in order."""
+    summary, objection = comparison.summary, comparison.objection
+    perplexity, differences, extensions, tasks = [], [], [], []
+    for place in tables.places(summary):
+        perplexity.append(figures.perplexity_figure(comparison, style, *place))
+        perplexity.append(tables.perplexity_table(comparison, *place))
+        judged = summary[summary["verdict"].notna()].query("protocol == @place[0] and extension == @place[1]")
+        for length in judged["context_length"].unique()[::-1]:
+            differences.append(figures.difference_figure(comparison, *place, length))
+            differences.append(tables.difference_table(comparison, *place, length))
+    for place in tables.extended(summary):
+        extensions.append(figures.extension_figure(comparison, *place))
+        extensions.append(tables.extension_table(comparison, *place))
+    for place in tables.tasks(comparison.tasks):
+        tasks.append(figures.task_figure(comparison, style, *place))
+        tasks.append(tables.task_table(comparison, *place))
+    positions = [
+        figures.position_figure(comparison, style, each) for each in comparison.positions["extension"].unique()
+    ]
+    sections = [
+        Section("perplexity", perplexity),
+        Section("runs", [tables.run_table(comparison)] if objection else []),
+        Section("differences", differences, f"Differences to {comparison.reference}"),
+        Section("positions", positions),
+        Section("extensions", extensions),
+        Section("tasks", tasks),
+        *probe_sections(comparison, style),
+        Section("training", figures.training_figures(comparison, style)),
+        Section("cost", _filled(figures.cost_figure(comparison, style), tables.cost_table(comparison))),
+        Section("literature", [] if objection else _filled(tables.literature_table(check(comparison)))),
+        Section("controls", _filled(tables.control_table(comparison))),
+        Section("missing", _filled(tables.left_out_table(comparison), tables.undefined_table(comparison))),
+        Section("provenance", [tables.provenance_table(comparison)], texts=_settings(comparison)),
+    ]
+    return [section for section in sections if section.panels or section.texts]
+
+
+def _filled(*panels: Figure | Table | None) -> list[Figure | Table]:
+    return [panel for panel in panels if isinstance(panel, Figure) or panel]
+
+
+def _settings(comparison: Comparison) -> dict[str, str]:
+    """What all runs have in common, and in what they differ."""
+    runs = [run for run in comparison.runs if run.settings]
+    if not runs:
+        return {}
+    varied = differing([run.flat for run in runs])
+    common = {key: value for key, value in runs[0].flat.items() if key not in varied}
+    texts = {"Settings that all runs share": _lines(common)}
+    if names := [key for key in varied if key.split(".")[0] not in NOT_IDENTITY]:
+        texts["Settings in which they differ"] = "\n\n".join(
+            f"{run.name}\n{_lines({key: run.flat.get(key) for key in names})}" for run in runs
+        )
+    facts = [
+        {"machine": run.results.get("machine"), "versions": run.results.get("versions")} for run in comparison.compared
+    ]
+    for text in dict.fromkeys(_lines(flatten(each)) for each in facts):
+        texts[f"Machine and versions{' (another)' * ('Machine and versions' in texts)}"] = text
+    return texts
+
+
+def _lines(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"{key} = {json.dumps(value, default=str)}" for key, value in values.items())

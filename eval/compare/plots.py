@@ -1,0 +1,173 @@
+"""What the figures of a report are made of, for plotly: the style of an encoding, the same in all of them, curves and
+points, axes and layouts. Every trace says whose it is (`meta`), so that the page can switch encodings on and off."""
+
+from __future__ import annotations
+
+import html
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval.compare.show import Table
+
+# Okabe & Ito's colours (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers; without their yellow,
+# which is faint on white. A second encoding of a colour has another dash and marker.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
+GREY = "#8a8f98"
+HOVER = "%{customdata}<extra></extra>"  # what customdata says, and no box with the trace's name beside it
+
+
+@dataclass(frozen=True)
+class Style:
+    colour: str
+    dash: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """title: what it shows, read out too; data, layout: plotly's, as plain data; when: the selections
+    under which the page shows it."""
+
+    title: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+    when: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page. title, note: instead of those that the page's template has for its id; texts: longer texts,
+    folded, by their titles."""
+
+    id: str
+    panels: Sequence[Figure | Table] = ()
+    title: str = ""
+    note: str | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def choices(self) -> dict[str, list[str]]:
+        """What can be chosen to see one panel or another: the values of the panels' `when`, by name, in their order."""
+        chosen = pd.DataFrame([dict(panel.when) for panel in self.panels])
+        return {name: values.dropna().unique().tolist() for name, values in chosen.items() if values.nunique() > 1}
+
+
+def styles(labels: Iterable[str], controls: Iterable[str] = ()) -> dict[str, Style]:
+    """A style a label, by its name: the same in every figure, and in other sweeps as far as no two names collide.
+
+    Each name has a colour of its own, and takes the next of the least used where that is taken. Controls are grey.
+    """
+    found, used = {}, [0] * len(COLOURS)
+    for label in sorted(set(labels) - set(controls)):
+        choice = zlib.crc32(label.encode())
+        colour = min(range(len(COLOURS)), key=lambda i: (used[i], (i - choice) % len(COLOURS)))
+        turn = used[colour]
+        used[colour] += 1
+        marker = MARKERS[(colour + turn) % len(MARKERS)]
+        found[label] = Style(COLOURS[colour], DASHES[turn % len(DASHES)], marker)
+    for turn, label in enumerate(sorted(controls)):
+        found[label] = Style(GREY, DASHES[1 + turn % (len(DASHES) - 1)], MARKERS[turn % len(MARKERS)])
+    return found
+
+
+def curves(
+    frame: pd.DataFrame,
+    style: Mapping[str, Style],
+    x: str,
+    y: str,
+    edges: tuple[str, str] | None = None,
+    *,
+    markers: bool = True,
+) -> list[dict[str, Any]]:
+    """A line a label, column `y` over column `x`, and a band under it between the columns `edges`. What overflows is
+    left out. A column `hover` has what the page says of a point that is pointed at; else its label and place."""
+    data = []
+    for label, own in frame.groupby("label", sort=False):
+        own = own[np.isfinite(own[y])].sort_values(x, kind="stable")
+        if own.empty:
+            continue
+        look = style[label]
+        band = own[np.isfinite(own[[*edges]]).all(axis="columns")] if edges else own[:0]
+        if len(band) > 1:
+            red, green, blue = (int(look.colour[i : i + 2], 16) for i in (1, 3, 5))
+            data.append(
+                {
+                    "type": "scatter",
+                    "meta": label,
+                    "x": band[x].tolist() + band[x].tolist()[::-1],
+                    "y": band[edges[1]].tolist() + band[edges[0]].tolist()[::-1],
+                    "fill": "toself",
+                    "fillcolor": f"rgba({red},{green},{blue},0.13)",
+                    "line": {"width": 0},
+                    "mode": "lines",
+                    "hoverinfo": "skip",
+                }
+            )
+        data.append(
+            {
+                **points(own, x, y),
+                "name": escape(label),
+                "mode": "lines+markers" if markers else "lines",
+                "line": {"color": look.colour, "dash": look.dash, "width": 2},
+                "marker": {"color": look.colour, "symbol": look.marker, "size": 8},
+            }
+        )
+    return data
+
+
+def points(own: pd.DataFrame, x: str, y: str) -> dict[str, Any]:
+    """A trace of one label's rows, with what the page says of a point that is pointed at; see `curves`."""
+    label = own["label"].iloc[0]
+    if "hover" in own:
+        hover = {"customdata": own["hover"].tolist(), "hovertemplate": HOVER}
+    else:
+        hover = {"hovertemplate": f"<b>{escape(label)}</b><br>%{{x}}: %{{y:.5g}}<extra></extra>"}
+    return {"type": "scatter", "mode": "markers", "meta": label, "x": own[x].tolist(), "y": own[y].tolist(), **hover}
+
+
+def escape(text: str) -> str:
+    """Plotly's texts know some HTML; what comes from data is no HTML."""
+    return html.escape(text, quote=False)
+
+
+def axis(title: str, *, log: bool = False) -> dict[str, Any]:
+    """An axis of plotly's."""
+    found = {"title": {"text": title}, "gridcolor": "#e6e8eb", "zeroline": False, "automargin": True}
+    return found | ({"type": "log", "tickformat": ",.5~g"} if log else {})
+
+
+def line_at(x: float) -> dict[str, Any]:
+    line = {"color": "#555", "width": 1.5, "dash": "dash"}
+    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line, "layer": "below"}
+
+
+def layout(
+    x: Mapping[str, Any], y: Mapping[str, Any], trained: float | None = None, *, height: int = 460, **more: Any
+) -> dict[str, Any]:
+    """A layout of plotly's. trained: where on a logarithmic x axis a line says that training went no further."""
+    if trained is not None:  # plotly wants the logarithm of an annotation's place on such an axis
+        place = {"x": math.log10(trained), "yref": "paper", "y": 1, "xanchor": "left", "yanchor": "bottom"}
+        note = {"text": "trained up to here", "showarrow": False, "font": {"size": 12, "color": "#555"}, **place}
+        more |= {"shapes": [line_at(trained)], "annotations": [note]}
+    return {
+        "xaxis": dict(x),
+        "yaxis": dict(y),
+        "height": height,
+        "margin": {"l": 60, "r": 16, "t": 28, "b": 60},
+        "showlegend": False,
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#b5bac1", "activecolor": "#22262b"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#22262b"},
+        **more,
+    }

@@ -1,0 +1,187 @@
+"""A sweep's runs, read from their folders: what each is called, which take part, and whether they may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from conf.schema import Settings
+from eval.record.folder import RunFolder, read_json
+from eval.record.identity import NOT_IDENTITY
+
+# What must be equal between runs that are compared: settings (or whole groups), and the data by results.json.
+COMPARED_SETTINGS = ("model", "data.name", "training.tokens", "eval.split", "eval.precision")
+COMPARED_RESULTS = ("corpus_hash", "tokenizer_hash")
+# The settings that choose which tokens are scored.
+TARGET_SETTINGS = ("context", "data", "eval")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of a sweep, as its files have it.
+
+    label: the encoding, with the settings in which it differs from other runs of that encoding (the seed apart).
+    state: that of status.json, "missing" where there is none to be read, or "damaged" where another file can't be.
+    problem: why the run takes no part in the comparison; None where it does.
+    control: what the run is a control for, where it is one: shown beside the encodings, never ranked among them.
+    time: when it reached that state, ISO 8601.
+    settings: None where they can't be read; flat: config.json as one level, {"training.lr": 0.003, ...}.
+    windows: of eval.record.folder; none where the run has a problem.
+    """
+
+    folder: RunFolder
+    label: str
+    state: str
+    problem: str | None = None
+    control: str | None = None
+    time: str | None = None
+    settings: Settings | None = None
+    flat: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=lambda: {"rows": []})
+    windows: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def encoding(self) -> str:
+        return self.settings.encoding["name"]
+
+    @property
+    def seed(self) -> int | None:
+        return self.settings and self.settings.seed
+
+
+def read_runs(path: Path, jobs: Collection[str] = ()) -> list[Run]:
+    """The runs of a sweep's folder (or of one run's own), in order of label and seed. A run whose files are missing or
+    damaged is among them, with its problem. Raises ValueError where the folder holds none."""
+    folders = [path] if (path / "config.json").exists() else []
+    folders += sorted({child.parent for name in ("config.json", "status.json") for child in path.glob(f"*/{name}")})
+    folders += [path / job for job in sorted(jobs) if path / job not in folders]
+    if not folders:
+        raise ValueError(f"{path} holds no run: give the folder of a run or of a sweep")
+    runs = [_read_run(RunFolder(folder)) for folder in folders]
+    context = min((run.settings.context for run in runs if run.problem is None), default=0)
+    runs = [
+        replace(run, control=f"trained on a context of {run.settings.context:,} tokens")
+        if run.settings and run.settings.context > context > 0
+        else run
+        for run in runs
+    ]
+    runs = [replace(run, label=_label(run, runs)) for run in runs]
+    return sorted(runs, key=lambda run: (run.label, run.seed if run.seed is not None else -1, run.name))
+
+
+def _read_run(folder: RunFolder) -> Run:
+    """One run, labelled by its folder; where a file is damaged, with as much as could be read."""
+    status = folder.status
+    known: dict[str, Any] = {"folder": folder, "label": folder.name, "state": status["state"]}
+    known |= {"time": status.get("time"), "problem": _unfinished(status)}
+    try:
+        if known["state"] != "missing" or (folder.path / "config.json").exists():
+            known |= {"settings": folder.settings, "flat": flatten(read_json(folder.path / "config.json"))}
+            known["results"] = folder.results
+        if known["problem"] is None:
+            known["windows"] = folder.windows
+    except (ValueError, OSError) as error:
+        if known["state"] != "failed":  # settings that can't be may be what it failed by
+            known |= {"state": "damaged", "problem": str(error)}
+    return Run(**known)
+
+
+def _unfinished(status: Mapping[str, Any]) -> str | None:
+    """Why a run isn't finished, None where it is."""
+    match status["state"]:
+        case "finished":
+            return None
+        case "missing":
+            return "it left no status that can be read: run the same command again"
+        case "running":
+            return "still running, or ended without a word (killed, out of memory, power): run the same command again"
+        case state:
+            return status.get("error") or state
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level: {"training.lr": 0.003, ...}."""
+    flat = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, name + ".") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def differing(flats: Sequence[Mapping[str, Any]], among: Iterable[str] = ("",)) -> list[str]:
+    """The flat settings that are not the same in all; `among`: only these settings and groups."""
+    names = tuple(name and f"{name}." for name in among)
+    return [
+        key
+        for key in dict.fromkeys(key for flat in flats for key in flat)
+        if f"{key}.".startswith(names) and any(flat.get(key) != flats[0].get(key) for flat in flats)
+    ]
+
+
+def _label(run: Run, runs: Sequence[Run]) -> str:
+    """The encoding's name, with the settings in which runs of the same encoding differ; else the folder's."""
+    if run.settings is None:
+        return run.name
+    alike = (run.encoding, run.control)
+    same = [each.flat for each in runs if each.settings and (each.encoding, each.control) == alike]
+    keys = sorted(key for key in differing(same) if key.split(".")[0] not in (*NOT_IDENTITY, "seed"))
+    parts = [f"context={run.settings.context}"] if run.control else []
+    parts += [f"{key.removeprefix('encoding.')}={run.flat.get(key)}" for key in keys]
+    return f"{run.encoding} ({', '.join(parts)})" if parts else run.encoding
+
+
+def find_reference(labels: Sequence[str], wanted: str | None) -> str | None:
+    """The label that differences are taken to: the one wanted, or the first of that encoding, or the first of all."""
+    candidates = [label for label in labels if label == wanted or label.split(" (")[0] == wanted]
+    return next(iter([*candidates, *labels]), None)
+
+
+def find_objection(runs: Sequence[Run], rows: pd.DataFrame) -> str | None:
+    """Why the figures of these runs can't stand side by side: what differs, and between which; None where they can.
+
+    rows: those of eval.compare.comparison.Comparison, of these runs alone.
+    """
+    flats = [run.flat for run in runs]
+    facts = {key: [str(flat.get(key)) for flat in flats] for key in differing(flats, COMPARED_SETTINGS)}
+    facts["tokens a step"] = [run.settings.training.batch_size * run.settings.context for run in runs]
+    facts |= {key: [str(run.results.get(key))[:8] for run in runs] for key in COMPARED_RESULTS}
+    facts["training precision"] = [str(run.results.get("training", {}).get("precision")) for run in runs]
+    names = pd.Series([run.name for run in runs], dtype=str)
+    found = [f"{key} ({_who_has(values, names)})" for key, values in facts.items() if len(set(values)) > 1]
+    twins = names.groupby([[run.label for run in runs], [run.seed for run in runs]], sort=False).agg(list)
+    found += [f"the run's name alone ({', '.join(each)})" for each in twins if len(each) > 1]
+    # Tasks are scored on examples, other rows on targets, the same for all extensions; floors in a precision of theirs.
+    task = rows["task"].notna()
+    scored = pd.DataFrame(
+        {
+            "what": rows["task"].where(task, rows["protocol"]),
+            "at": rows["length"].where(task, rows["context_length"]).astype("Int64"),
+            "extension": rows["extension"].where(task),
+            "floor": rows["control"].notna(),
+            "precision": rows["precision"].where(rows["control"].isna()),
+            **{name: rows[name] for name in ("targets_id", "split", "examples")},
+        }
+    )
+    scored = pd.concat([scored[task & (rows["status"] == "ok")], scored[~task]]).drop_duplicates()
+    ways = scored.groupby(["what", "at", "extension", "floor"], sort=False, dropna=False).size()
+    if places := ways.index[ways > 1].tolist():
+        settings = differing(flats, TARGET_SETTINGS)
+        cause = f"settings {', '.join(settings)}" if settings else "scored again with other settings"
+        found.append(f"what is scored, or how ({cause}; {places[0][0]} at {places[0][1]} and {len(places) - 1} more)")
+    return f"These runs are not comparable: they differ in {'; '.join(found)}." if found else None
+
+
+def _who_has(values: Sequence[Any], names: pd.Series) -> str:
+    """ "60000: rope-s0-1f2e3d and 3 more, 80000: alibi-s0-4a5b6c"."""
+    return ", ".join(
+        f"{value}: {having.iloc[0]}" + (f" and {len(having) - 1} more" if len(having) > 1 else "")
+        for value, having in names.groupby(values, sort=False)
+    )

@@ -1,0 +1,152 @@
+"""How a report shows values, and tables of them: once for the page, for report.md and for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+MINUS, SPACE = "\u2212", "\u00a0"  # a minus as wide as a plus, and a space that doesn't break
+
+
+def show_perplexity(value: float) -> str:
+    """Two decimals, none from 1000 on, powers of ten from a million on."""
+    if not math.isfinite(value):
+        return "overflow"
+    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+
+
+def show_percent(value: float) -> str:
+    """Signed, one decimal; none from 100 % on. Nothing in it breaks over lines."""
+    if not math.isfinite(value):
+        return "overflow"
+    digits = f"{value:+.1f}" if abs(value) < 100 else f"{value:+,.0f}" if abs(value) < 1e6 else f"{value:+.1e}"
+    return f"{digits.replace('-', MINUS)}{SPACE}%"
+
+
+def show_level(level: float) -> str:
+    """ "95 %"."""
+    return f"{100 * level:g}{SPACE}%"
+
+
+def show_count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def show_p(value: float) -> str:
+    return f"<{SPACE}0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def show_bytes(value: float) -> str:
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+
+
+def show_length(length: int, context: float) -> str:
+    """ "256 (8x)": tokens, and in training contexts."""
+    return f"{length:,} ({length / context:g}x)"
+
+
+def show_interval(low: float, high: float, show: Callable[[float], str]) -> str:
+    """ "4.1 to 4.3", or nothing where there is no interval."""
+    return "" if pd.isna(low) else f"{show(low)} to {show(high)}"
+
+
+def intervals(frame: pd.DataFrame, name: str, show: Callable[[float], str]) -> list[str]:
+    """Those of the columns `name`_low and `name`_high."""
+    return [show_interval(*ends, show) for ends in zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)]
+
+
+# The title of a column of numbers, and how one is shown.
+NUMBERS = {
+    "seeds": ("seeds", show_count),
+    "context_length": ("context length", show_count),
+    "perplexity": ("perplexity", show_perplexity),
+    "nats": ("nats/token", "{:.4f}".format),
+    "bits_per_byte": ("bits/byte", "{:.3f}".format),
+    "difference_percent": ("difference", show_percent),
+    "p_holm": ("p (Holm)", show_p),
+    "smallest_detectable": ("visible", lambda nats: show_percent(100 * math.expm1(nats))),
+    "tokens": ("tokens", show_count),
+    "total": ("parameters", show_count),
+    "own": ("encoding's own", show_count),
+    "tokens_per_second": ("tokens/s", show_count),
+    "peak_memory": ("peak memory", show_bytes),
+    "seconds": ("training s", "{:.1f}".format),
+    "evaluation": ("evaluation s", "{:.1f}".format),
+    "published_percent": ("difference there", show_percent),
+    "percent": ("difference here", show_percent),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """texts stand in the cells, details beside them in small print; values are the numbers behind them, at full
+    precision and None where there is none, for columns of numbers."""
+
+    title: str
+    texts: Sequence[str]
+    values: Sequence[float | None] | None = None
+    details: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """title: what it shows; note: what one must know to read it; when: the selections under which the page shows it;
+    labels: whom each row is about, where it is about an encoding or a control."""
+
+    title: str
+    columns: Sequence[Column]
+    note: str = ""
+    when: Mapping[str, str] = field(default_factory=dict)
+    labels: Iterable[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.columns[0].texts) if self.columns else 0
+
+    def texts(self) -> list[list[str]]:
+        """The cells as words, row by row, details in brackets."""
+        columns = [
+            [text + f" ({detail})" * bool(detail) for text, detail in zip(each.texts, each.details, strict=True)]
+            if each.details
+            else each.texts
+            for each in self.columns
+        ]
+        return [list(cells) for cells in zip(*columns, strict=True)]
+
+
+def column(
+    title: str, values: pd.Series | pd.Index, show: Callable[[float], str] | None = None, details: Sequence[str] = ()
+) -> Column:
+    """Numbers by `show`, a dash where one is missing; without it words, nothing where one is missing."""
+    values = [None if gap else value for value, gap in zip(values.tolist(), values.isna(), strict=True)]
+    if show is None:
+        return Column(title, ["" if value is None else str(value) for value in values], None, details)
+    return Column(title, ["–" if value is None else show(value) for value in values], values, details)
+
+
+def columns(frame: pd.DataFrame, *names: str, **titles: str) -> list[Column]:
+    """Columns of a frame by NUMBERS, with their intervals where the frame has them, and others as words. titles: by the
+    columns' names, instead of those of NUMBERS or the names themselves."""
+    found = []
+    for name in names:
+        title, show = NUMBERS.get(name, (name.replace("_", " "), None))
+        stem = name if f"{name}_low" in frame else name.removesuffix("_percent")
+        details = intervals(frame, stem, show) if f"{stem}_low" in frame else ()
+        found.append(column(titles.get(name, title), frame[name], show, details))
+    return found
+
+
+def columns_by_length(
+    frame: pd.DataFrame, rows: pd.Index, value: str, show: Callable[[float], str], titles: Mapping[int, str]
+) -> list[Column]:
+    """A column a length, with these titles and in the order of `rows`: frame's `value`, and beside it its `detail`.
+
+    rows: their names are frame's columns that tell the table's rows apart; frame has the lengths in `at`.
+    """
+    if frame.empty:
+        return []
+    wide = frame.set_index([*rows.names, "at"])[[value, "detail"]].unstack("at")
+    values, details = (wide[name].reindex(index=rows, columns=list(titles)) for name in (value, "detail"))
+    return [column(title, values[at], show, details[at].fillna("").tolist()) for at, title in titles.items()]

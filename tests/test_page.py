@@ -1,0 +1,203 @@
+"""The report's page in a real browser."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from eval.compare.comparison import read_comparison
+from eval.compare.conclusion import conclude
+from eval.compare.report import write_report
+from tests.browser import DESKTOP, PHONE, open_browser
+from tests.shown import HOSTILE, line, make_sweep
+from tests.synthetic import LENGTHS, make_run
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A sweep with everything in it that a report can show, and its report."""
+    return make_sweep(tmp_path_factory.mktemp("runs") / "demo")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+PLOTS = "[...document.querySelectorAll('section#{} .panel:not([hidden]) .plot')]"
+
+
+def plot(browser, section, script):
+    """What a script returns for the visible figure `plot` of a section, once it is drawn."""
+    browser.run(f"document.getElementById('{section}').scrollIntoView({{behavior: 'instant'}})")
+    find = PLOTS.format(section) + "[0]"
+    browser.wait(f"const plot = {find}; return plot && plot.data && plot.querySelector('.main-svg')")
+    return browser.run(f"const plot = {find}; {script}")
+
+
+def drawn_labels(browser, section="perplexity"):
+    script = "return plot.data.filter((trace) => trace.visible !== false && trace.name).map((trace) => trace.meta)"
+    return set(plot(browser, section, script))
+
+
+@pytest.fixture
+def opened(browser, sweep):
+    browser.open(sweep / "report.html")
+    return browser
+
+
+def summary_rows(sweep, **place):
+    with open(sweep / "summary.csv", newline="") as file:
+        return [row for row in csv.DictReader(file) if place.items() <= row.items()]
+
+
+def test_the_page_opens_without_an_error_or_a_request(opened):
+    for section in [each.get_attribute("id") for each in opened.find("main section")]:
+        if opened.run("return " + PLOTS.format(section) + ".length"):
+            plot(opened, section, "return true")
+    assert opened.complaints() == []
+
+
+def test_the_page_begins_with_the_verdict(opened, sweep):
+    said = opened.run("return document.querySelector('header .verdict').textContent")
+    assert said == conclude(read_comparison(sweep))[0]
+
+
+def test_figures_and_tables_have_the_numbers_of_the_csv(opened, sweep):
+    rows = summary_rows(sweep, protocol="fixed_targets", extension="none")
+    curves = dict(plot(opened, "perplexity", "return plot.data.filter((t) => t.name).map((t) => [t.meta, [t.x, t.y]])"))
+    for label in ("rope", "alibi", "learned"):
+        expected = {int(row["context_length"]): float(row["perplexity"]) for row in rows if row["label"] == label}
+        x, y = curves[label]
+        assert dict(zip(x, y, strict=True)) == expected
+    cells = opened.run(
+        "return [...document.querySelectorAll('#perplexity .table:not([hidden]) tr[data-label=rope] td[data-value]')]"
+        ".map((cell) => Number(cell.dataset.value))"
+    )
+    assert cells[1:] == [float(row["perplexity"]) for row in rows if row["label"] == "rope"]
+    changes = opened.run(
+        "return [...document.querySelectorAll('#differences .table:not([hidden]) tr[data-label=alibi] td')]"
+        ".map((cell) => cell.dataset.value)"
+    )
+    (alibi,) = (row for row in rows if row["label"] == "alibi" and row["context_length"] == str(max(LENGTHS)))
+    assert float(alibi["difference_percent"]) in [float(value) for value in changes if value]
+
+
+def test_pointing_at_a_figure_tells_the_exact_numbers_and_the_tokens(opened, sweep):
+    (row,) = summary_rows(sweep, protocol="fixed_targets", extension="none", context_length="32", label="alibi")
+    texts = plot(opened, "perplexity", "return plot.data.find((t) => t.meta === 'alibi' && t.name).customdata")
+    assert f"perplexity {float(row['perplexity']):.6g}" in texts[0]
+    assert f"{int(row['tokens']):,} tokens" in texts[0]
+
+
+def test_encodings_are_switched_on_and_off_in_every_figure_at_once(opened):
+    everything = {"rope", "alibi", "sinusoidal", "learned", "unigram"}
+    assert drawn_labels(opened) == everything
+    opened.click(".chip[data-label=rope]")
+    assert opened.run("return document.querySelector('.chip[data-label=rope]').getAttribute('aria-pressed')") == "false"
+    assert drawn_labels(opened) == everything - {"rope"}
+    assert drawn_labels(opened, "positions") == {"alibi", "sinusoidal"}
+    opened.click("#none")
+    assert drawn_labels(opened) == set()
+    opened.click("#all")
+    assert drawn_labels(opened) == everything
+    assert opened.complaints() == []
+
+
+def test_a_floor_far_above_all_encodings_is_off_at_first(browser, tmp_path):
+    for name in ("rope", "alibi"):
+        make_run(tmp_path, name, 0, line(4.0), floor=True)
+    write_report(tmp_path)
+    browser.open(tmp_path / "report.html")
+    assert drawn_labels(browser) == {"rope", "alibi"}
+    browser.click(".chip[data-label=unigram]")
+    assert drawn_labels(browser) == {"rope", "alibi", "unigram"}
+
+
+def test_what_is_off_can_stay_in_grey(opened):
+    opened.click(".chip[data-label=rope]")
+    opened.click("#grey")
+    colours = dict(
+        plot(opened, "perplexity", "return plot.data.filter((t) => t.name).map((t) => [t.meta, t.line.color])")
+    )
+    assert colours["rope"] == "#cdd2d8" != colours["alibi"]
+
+
+def choose(browser, section, name, value):
+    browser.run(
+        "const select = document.querySelector(`#${arguments[0]} select[data-choice='${arguments[1]}']`);"
+        "select.value = arguments[2]; select.dispatchEvent(new Event('change'))",
+        section,
+        name,
+        value,
+    )
+
+
+def test_the_protocol_is_chosen_for_all_sections_at_once(opened):
+    shown = "return [...document.querySelectorAll('#{} .panel:not([hidden]) figcaption b')].map((b) => b.textContent)"
+    for section in ("perplexity", "differences"):
+        assert all("fixed_targets" in title for title in opened.run(shown.format(section)))
+    choose(opened, "perplexity", "protocol", "non_overlapping")
+    for section in ("perplexity", "differences"):
+        titles = opened.run(shown.format(section))
+        assert titles and all("non_overlapping" in title for title in titles)
+    choose(opened, "differences", "context length", "64 (2x)")
+    assert all("64 (2x)" in title for title in opened.run(shown.format("differences")))
+    assert plot(opened, "differences", "return plot.data.length") == 2
+    assert opened.complaints() == []
+
+
+def test_tables_are_sorted_by_a_click(opened):
+    order = (
+        "return [...document.querySelectorAll('#perplexity .table:not([hidden]) tbody tr')].map((r) => r.dataset.label)"
+    )
+    assert opened.run(order) == ["alibi", "rope", "sinusoidal", "learned", "unigram"]
+    header = "#perplexity .table:not([hidden]) thead th:last-child button"
+    opened.click(header)
+    opened.click(header)
+    assert opened.run(order)[:3] == ["sinusoidal", "rope", "alibi"]
+    assert opened.run(order)[3:] == ["learned", "unigram"]
+
+
+def test_names_and_messages_from_data_are_text_and_nothing_else(browser, tmp_path):
+    for name in ("rope", HOSTILE.replace("/", "")):
+        for seed in (0, 1):
+            make_run(tmp_path, name, seed, positions=True, results={"probes": {name: [{"a": HOSTILE}]}})
+    make_run(tmp_path, "alibi", state="failed", error=HOSTILE)
+    write_report(tmp_path)
+    browser.open(tmp_path / "report.html")
+    assert drawn_labels(browser) == {"rope", HOSTILE.replace("/", "")}
+    assert browser.run("return document.querySelectorAll('img').length") == 0
+    assert HOSTILE in browser.run("return document.querySelector('#missing').textContent")
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_nothing_sticks_out_of_the_window(browser, sweep, size):
+    browser.open(sweep / "report.html", size=size)
+    plot(browser, "perplexity", "return true")
+    width = size[0]
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    assert plot(browser, "perplexity", "return plot.querySelector('.main-svg').getBoundingClientRect().right") <= width
+
+
+def test_many_encodings_begin_with_the_best_and_the_others_in_grey(browser, tmp_path):
+    names = [path.stem for path in sorted((ROOT / "conf" / "encoding").glob("*.yaml"))][:40]
+    for number, name in enumerate(names):
+        make_run(tmp_path, name, 0, line(4 + number / 50), lengths=(32, 256), protocols=("fixed_targets",))
+    write_report(tmp_path)
+    browser.open(tmp_path / "report.html")
+    on = browser.run(
+        "return [...document.querySelectorAll('.chip[aria-pressed=true]')].map((chip) => chip.dataset.label)"
+    )
+    assert set(on) == {*names[:8], "rope"}
+    assert len(browser.find(".chip")) == 40
+    assert drawn_labels(browser) == set(names)
+    grey = plot(browser, "perplexity", "return plot.data.filter((t) => t.name && t.line.color === '#cdd2d8').length")
+    assert grey == 31
+    browser.click("#all")
+    assert len(browser.find(".chip[aria-pressed=true]")) == 40
+    assert browser.complaints() == []
