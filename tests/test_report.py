@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from conf.schema import CompareSettings
 from eval.compare.comparison import read_comparison
 from eval.compare.conclusion import conclude
 from eval.compare.figures import position_figure
