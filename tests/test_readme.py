@@ -4,6 +4,7 @@ session prints is so, and every encoding and extension is named.
 python -m pytest tests/test_readme.py
 """
 
+import doctest
 import inspect
 import json
 import re
@@ -95,6 +96,39 @@ def test_the_example_of_a_task_runs(program, extended, tmp_path):
         ("first", "ok", 1),
         ("first", "ok", 2),
     ]
+
+
+# ------------------------------------------------------------------------------------------------------------ in Python
+
+
+class Close(doctest.OutputChecker):
+    """Numbers may differ by 2 %: processors round differently, and a short training run carries that on."""
+
+    def check_output(self, want, got, optionflags):
+        wanted, found = (re.findall(r"[\w.']+", text) for text in (want, got))
+        return len(wanted) == len(found) and all(map(self.same, wanted, found))
+
+    @staticmethod
+    def same(wanted, found):
+        try:
+            return float(found) == pytest.approx(float(wanted), rel=0.02)
+        except ValueError:
+            return wanted == found
+
+
+def test_the_session_in_python_prints_what_it_says(program, tmp_path, monkeypatch):
+    text = section("In Python")
+    command = re.search(r"`python train.py (.*?)`", text, re.DOTALL).group(1).split()
+    done = program(*command, runs=tmp_path / "runs", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    session = doctest.DocTestParser().get_doctest(text, {}, "README", None, 0)
+    assert len(session.examples) > 10
+    monkeypatch.setenv("TRAINSHORT_CACHE", str(tmp_path / "cache"))
+    said = []
+    runner = doctest.DocTestRunner(checker=Close(), verbose=False)
+    runner.run(session, out=said.append)
+    assert not runner.failures, "".join(said)
 
 
 # ---------------------------------------------------------------------------------------------------------------- names

@@ -1,6 +1,6 @@
 """A sweep as data frames: every row of its runs, and what they come to over seeds.
 
-    read_comparison(Path("runs/compare")).summary
+    read_comparison("runs/compare").summary
 
 Nothing here knows of tables or pages; eval/compare/report.py shows them. A field that a row doesn't have is missing
 (NaN); counts are whole numbers all the same (Int64).
@@ -93,7 +93,7 @@ class Comparison:
 
 
 def read_comparison(
-    path: Path,
+    path: Path | str,
     *,
     reference: str | None = None,
     level: float | None = None,
@@ -108,7 +108,7 @@ def read_comparison(
 
     Raises ValueError where the folder holds no run at all.
     """
-    runs = read_runs(path, jobs)
+    runs = read_runs(path := Path(path), jobs)
     compared = [run for run in runs if run.problem is None]
     compare = compare or (compared[0].settings.compare if compared else CompareSettings(None, level=0.95))
     level = level or compare.level

@@ -10,6 +10,7 @@ import torch
 
 from conf.schema import Settings
 from data.module import TaskDataModule, TextDataModule, build_data
+from data.tokenizer import TextTokenizer
 from eval.record.folder import RunFolder
 from model.build import build_transformer
 from model.training.checkpoint import checkpoint_step, load_weights, newest
@@ -25,14 +26,17 @@ class Trained:
     data: TextDataModule | TaskDataModule
     model: Transformer
 
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        return self.data.tokenizer
+
     def encode(self, text: str) -> torch.Tensor:
         """A text as the model was trained to read it, after the token that opens a document: int64 (1, T)."""
-        tokenizer = self.data.tokenizer
-        return torch.tensor([[tokenizer.separator, *tokenizer.tokenizer.encode(text).ids]])
+        return torch.tensor([[self.tokenizer.separator, *self.tokenizer.tokenizer.encode(text).ids]])
 
     def decode(self, tokens: torch.Tensor) -> str:
         """The text of tokens (T,), without separators."""
-        return self.data.tokenizer.decode(tokens.tolist())
+        return self.tokenizer.decode(tokens.tolist())
 
 
 def load(run: Path | str, **elsewhere: Any) -> Trained:
