@@ -5,14 +5,15 @@ object is made, by a ValueError that names the setting. Light to import: nothing
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 CONF = Path(__file__).parent
 ROOT = CONF.parent
@@ -368,11 +369,19 @@ def typed(cls: type, values: Any, name: str = "") -> Any:
     """
     if "${" in json.dumps(values, default=str):
         raise ValueError(f"{name or 'the settings'}: an interpolation, ${{...}}, among values that are read back")
-    try:
+    with naming_settings(name):
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+
+
+@contextmanager
+def naming_settings(group: str = "") -> Iterator[None]:
+    """Turns OmegaConf's errors into ValueErrors that name the setting. group: that it is a config of."""
+    try:
+        yield
     except OmegaConfBaseException as error:
-        key = ".".join(part for part in (name, error.full_key) if part)
-        raise ValueError(f"{key}: {str(error).splitlines()[0]}") from None
+        key = ".".join(part for part in (group, error.full_key) if part)
+        problem = "needs a value" if isinstance(error, MissingMandatoryValue) else str(error).splitlines()[0]
+        raise ValueError(f"{key}: {problem}") from None
 
 
 def split(cls: type, values: Mapping[str, Any], name: str) -> tuple[Any, dict[str, Any]]:

@@ -43,7 +43,9 @@ def sweep_name(overrides: list[str]) -> str:
 def settings_of(*overrides: str) -> schema.Settings:
     """The settings that `python train.py` with these arguments has. Raises Hydra's errors, or ValueError."""
     register_names()
-    return OmegaConf.to_object(composed("train", *overrides))
+    config = composed("train", *overrides)
+    with schema.naming_settings():
+        return OmegaConf.to_object(config)
 
 
 def register_names() -> None:
