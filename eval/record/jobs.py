@@ -83,7 +83,7 @@ def one_sentence(error: BaseException) -> str:
 
 def _record(cfg: DictConfig, error: Exception) -> None:
     """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it. The settings
-    may be what was wrong, so they are written as they came."""
+    may be what was wrong, so they are written as they came, but not over those of a run that has trained."""
     from eval.record.folder import RunFolder, write_json
 
     try:
@@ -91,8 +91,9 @@ def _record(cfg: DictConfig, error: Exception) -> None:
         folder = RunFolder(Path(cfg.runs, cfg.sweep or "", cfg.run_id))
         if folder.status["state"] != "failed":
             folder.path.mkdir(parents=True, exist_ok=True)
-            write_json(folder.path / "config.json", OmegaConf.to_container(cfg, resolve=True))
-            folder.set_status("failed", error=one_sentence(error), traceback=traceback.format_exc())
+            if not folder.trained:
+                write_json(folder.path / "config.json", OmegaConf.to_container(cfg, resolve=True))
+            folder.set_status("failed", error=one_sentence(error), traceback="".join(traceback.format_exception(error)))
     except MISTAKES as second:
         print(f"{cfg.run_id}: its failure could not be recorded: {second}", file=sys.stderr)
 
