@@ -168,6 +168,21 @@ def test_a_name_given_twice_is_refused(composed, tmp_path):
     assert RunFolder(tmp_path / "mine").results["encoding"] == "none"
 
 
+def test_a_name_given_twice_in_a_sweep_is_refused_and_the_first_run_keeps_its_settings(program, composed, tmp_path):
+    settings = composed(*SMOKE, "run_id=mine", "sweep=demo", "encoding=none")
+    train(settings)
+    folder = RunFolder.of(settings)
+    files = {path: path.read_bytes() for path in folder.path.glob("[!s]*.json")}
+    assert len(files) == 2
+    done = program("-m", *SMOKE, "run_id=mine", "sweep=demo", "encoding=alibi,rope", runs=tmp_path)
+    assert done.returncode == 3 and done.stderr.count("a run with other settings") == 2
+    assert folder.status["state"] == "failed" and "a run with other settings" in folder.status["error"]
+    assert all(path.read_bytes() == content for path, content in files.items())
+    rows = folder.results["rows"]
+    train(settings)
+    assert folder.finished and folder.results["rows"] == rows
+
+
 def test_a_run_does_not_go_on_with_another_text(composed, tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be " * 3000)
@@ -238,6 +253,11 @@ BAD = {
     "an unknown extension": (["eval.extensions=[yarm]"], "yarm"),
     "a batch that does not split": (["training.accumulate=5"], "accumulate"),
 }
+BAD_IN_A_SWEEP = {  # refused by the schema, the model and what follows
+    "training.tokens=-1": "training.tokens=-1",
+    "encoding.base=-1": "base=-1",
+    "data.path=/nowhere": "/nowhere",
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -245,6 +265,18 @@ def test_a_bad_setting_is_named(composed, name):
     overrides, expected = BAD[name]
     with pytest.raises(ValueError, match=re.escape(expected)):
         train(composed(*SMOKE, *overrides))
+
+
+@pytest.mark.parametrize("override", BAD_IN_A_SWEEP)
+def test_a_bad_setting_in_a_sweep_is_recorded_with_the_settings_and_where_it_was_found(program, tmp_path, override):
+    command = ["-m", *SMOKE, "data=text", "data.path=data", override, "sweep=demo", "seed=0"]
+    done = program(*command, runs=tmp_path)
+    assert done.returncode == 3 and BAD_IN_A_SWEEP[override] in done.stderr and "Traceback" not in done.stderr
+    (folder,) = (tmp_path / "demo").glob("rope-s0-*")
+    status, config = (json.loads((folder / name).read_text()) for name in ("status.json", "config.json"))
+    assert status["state"] == "failed" and BAD_IN_A_SWEEP[override] in status["error"]
+    assert status["traceback"].startswith("Traceback") and "ValueError" in status["traceback"]
+    assert config["seed"] == 0 and config["run_id"] == folder.name
 
 
 def test_a_misspelt_key_answers_without_loading_torch(tmp_path):
@@ -269,6 +301,9 @@ def test_a_sweep_goes_on_past_a_failing_job_and_exits_with_3(program, tmp_path):
     folder = tmp_path / "demo"
     states = sorted(json.loads(path.read_text())["state"] for path in folder.glob("*/status.json"))
     assert states == ["failed", "failed", "finished", "finished"]
+    for path in folder.glob("*/status.json"):
+        if (status := json.loads(path.read_text()))["state"] == "failed":
+            assert "dim=33" in status["error"] and status["traceback"].startswith("Traceback")
     for name in ("comparison.csv", "report.html", "report.md"):
         assert (folder / name).stat().st_size > 0
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/losses.npz")}
