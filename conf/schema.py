@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 CONF = Path(__file__).parent
@@ -369,12 +369,24 @@ def typed(cls: type, values: Any, name: str = "") -> Any:
     """
     if "${" in json.dumps(values, default=str):
         raise ValueError(f"{name or 'the settings'}: an interpolation, ${{...}}, among values that are read back")
-    with naming_settings(name):
+    _check(isinstance(values, Mapping), name or "the settings", values, "must be a group of settings")
+    with _naming_settings(name):
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
 
 
+def composed_settings(config: DictConfig, cls: type = Settings) -> Any:
+    """The settings, of this class, that Hydra has composed for a command.
+
+    Raises ValueError, naming the setting, for a value that is missing or can't be, and for a key that was added by "+"
+    where there is no such setting, which Hydra lets pass.
+    """
+    with _naming_settings():
+        values = OmegaConf.to_container(config, resolve=True)
+    return typed(cls, values)
+
+
 @contextmanager
-def naming_settings(group: str = "") -> Iterator[None]:
+def _naming_settings(group: str = "") -> Iterator[None]:
     """Turns OmegaConf's errors into ValueErrors that name the setting. group: that it is a config of."""
     try:
         yield

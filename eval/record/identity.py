@@ -43,9 +43,7 @@ def sweep_name(overrides: list[str]) -> str:
 def settings_of(*overrides: str) -> schema.Settings:
     """The settings that `python train.py` with these arguments has. Raises Hydra's errors, or ValueError."""
     register_names()
-    config = composed("train", *overrides)
-    with schema.naming_settings():
-        return OmegaConf.to_object(config)
+    return schema.composed_settings(composed("train", *overrides))
 
 
 def register_names() -> None:

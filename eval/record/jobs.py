@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import Settings, check_names, naming_settings
+from conf.schema import Settings, check_names, composed_settings
 
 FAILED, SWEEP_FAILED = 1, 3
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
@@ -23,8 +23,7 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
     """Runs a job on its settings. In a multirun a failure is recorded and the other jobs go on."""
 
     def checked_job():
-        with naming_settings():
-            settings = OmegaConf.to_object(cfg)
+        settings = composed_settings(cfg)
         check_devices(settings, in_multirun())
         job(settings)
 
