@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from conf.schema import Settings, plain, typed
 from eval.measure.rows import PART, PLACE, Measured, row_key
 from eval.record.identity import config_hash
-from model.devices import rank
+from model.devices import Interrupted, rank
 
 SCHEMA = 1
 PARTIAL = ".partial"
@@ -231,8 +231,6 @@ class RunFolder:
     @contextmanager
     def recording(self, settings: Settings) -> Iterator[None]:
         """Records the settings, that the run goes on, and how it ends."""
-        from model.training.checkpoint import Interrupted
-
         try:
             write_json(self.path / "config.json", plain(settings))
             self.set_status("running")

@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import Settings, check_names, composed_settings
+from model.devices import Interrupted
 
 FAILED, SWEEP_FAILED = 1, 3
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
@@ -34,8 +35,6 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
 def attempt(job: Callable[[], None], name: str) -> Exception | None:
     """Runs a job. A failure is said in a sentence and ends the process; in a multirun it is returned, and the other
     jobs go on. A signal ends the process, with its exit code."""
-    from model.training.checkpoint import Interrupted
-
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
     try:
@@ -98,6 +97,4 @@ def _record(cfg: DictConfig, error: Exception) -> None:
 
 
 def _stop(signum, frame):
-    from model.training.checkpoint import Interrupted
-
     raise Interrupted(signum)
