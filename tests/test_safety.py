@@ -55,7 +55,7 @@ FOREIGN = [
     "os.system",
     "subprocess.Popen",
     "model.encodings.importlib.import_module",
-    "model.checkpoint.Checkpoint",
+    "model.training.checkpoint.Checkpoint",
     "rope",
 ]
 
