@@ -33,7 +33,6 @@ def train(settings: Settings) -> None:
     from model.training.trainer import fit, prepare_process
 
     prepare_process(settings.trainer.threads)
-    check_model(settings)
     folder = RunFolder.of(settings)
     with folder.hold():
         folder.check_same(settings)
@@ -42,6 +41,7 @@ def train(settings: Settings) -> None:
         else:
             settings = tuned(settings, train)
             with folder.recording(settings), track_run(settings) as tracker:
+                check_model(settings)
                 data = build_data(settings)
                 folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
                 measurement = Measurement(settings.eval, data, settings.context)

@@ -3,16 +3,14 @@ type by its full name. The yaml files hold the values and say what they mean; wh
 object is made, by a ValueError that names the setting. Light to import: nothing but OmegaConf.
 """
 
-import json
 import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+
+from conf.typed import Checked, typed
 
 CONF = Path(__file__).parent
 ROOT = CONF.parent
@@ -31,34 +29,6 @@ def options(group: str) -> list[str]:
 def modules(folder: str) -> list[str]:
     """What there is of a kind that is a Python file each, sorted: the modules of a folder such as data/sources."""
     return sorted(path.stem for path in (ROOT / folder).glob("[!_]*.py"))
-
-
-class Checked:
-    """What can't be is refused by its full name: that of the group, a class attribute, and of the field."""
-
-    group = ""
-
-    def check(self, name: str, holds: bool, problem: str, shown: Any = None) -> None:
-        """Raises ValueError, naming the field and its value (or what is shown for it), unless it holds."""
-        if not holds:
-            full = f"{self.group}.{name}" if self.group else name
-            raise ValueError(f"{full}={getattr(self, name) if shown is None else shown}: {problem}")
-
-    def check_each(self, names: str, holds: Callable[[Any], bool], problem: str) -> None:
-        """`check` of several fields, named in one string; None, where a field may be it, has a meaning of its own."""
-        for name in names.split():
-            value = getattr(self, name)
-            self.check(name, value is None or holds(value), problem)
-
-    def check_among(self, name: str, known: Collection[str]) -> None:
-        """Raises ValueError unless the field is one of these words; or, of a list, unless all of it are."""
-        values = getattr(self, name)
-        *others, last = known
-        for value in [values] if isinstance(values, str) else values:
-            problem = (
-                f"must be among {', '.join(known)}" if value is not values else f"must be {', '.join(others)} or {last}"
-            )
-            self.check(name, value in known, problem, repr(value))
 
 
 @dataclass
@@ -351,32 +321,6 @@ def check_names(run_id: str, sweep: str | None) -> None:
         parts = PurePath(name).parts
         if ".." in parts or PurePath(name).is_absolute() or (key == "run_id" and len(parts) != 1):
             raise ValueError(f"{key}={name!r}: must stay within the runs' folder; choose a plain name")
-
-
-def typed(cls: type, values: Any, name: str = "") -> Any:
-    """The object of a class of this file with these plain values, such as a run's config.json: nothing in them is
-    resolved.
-
-    Raises ValueError, naming the setting, for a wrong key, a wrong type or a value that can't be.
-    """
-    if "${" in json.dumps(values, default=str):
-        raise ValueError(f"{name or 'the settings'}: an interpolation, ${{...}}, among values that are read back")
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
-    except OmegaConfBaseException as error:
-        key = ".".join(part for part in (name, error.full_key) if part)
-        raise ValueError(f"{key}: {str(error).splitlines()[0]}") from None
-
-
-def split(cls: type, values: Mapping[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
-    """`typed` of those values that the class has, and the others. name: of the group that the values stand in."""
-    own = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
-    return typed(cls, own, name), {key: value for key, value in values.items() if key not in own}
-
-
-def plain(settings: Any) -> Any:
-    """Settings as dicts, lists and plain values."""
-    return asdict(settings)
 
 
 def register() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from conf.schema import CorpusSettings, Settings, TaskSettings, split
+from conf.schema import CorpusSettings, Settings, TaskSettings
+from conf.typed import split
 from data.corpus import SPLITS, build_corpus, source_class
 from data.prepare import Prepared, prepare
 from data.separators import separators

@@ -13,7 +13,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import CONF, EvaluationSettings, plain, typed
+from conf.schema import CONF, EvaluationSettings, ScoringSettings
+from conf.typed import composed_as, plain, typed
 from eval.record.identity import register_names
 from eval.record.jobs import SWEEP_FAILED, attempt
 
@@ -29,10 +30,11 @@ def score(cfg: DictConfig) -> None:
     from eval.record.trained import load
     from model.training.trainer import prepare_process
 
-    if cfg.run is None:
+    asked = composed_as(ScoringSettings, cfg)
+    if asked.run is None:
         raise ValueError("which run? Give its folder: python -m eval run=DIR")
-    elsewhere = {key: cfg[key] for key in ("cache_dir", "num_workers") if cfg[key] is not None}
-    trained = load(cfg.run, **elsewhere)
+    elsewhere = {"cache_dir": asked.cache_dir, "num_workers": asked.num_workers}
+    trained = load(asked.run, **{key: value for key, value in elsewhere.items() if value is not None})
     folder, context = trained.folder, trained.settings.context
     prepare_process(trained.settings.trainer.threads)
     evaluation = as_given(cfg, trained.settings.eval)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conf.schema import plain
+from conf.typed import plain
 from eval.record.identity import settings_of
 
 

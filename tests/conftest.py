@@ -3,16 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from eval.record.identity import register_names
-
-ROOT = Path(__file__).parent.parent
+from conf.schema import ROOT
+from eval.record.identity import settings_of
 
 torch.set_num_threads(1)
 
@@ -63,13 +60,21 @@ def program(start):
 
 @pytest.fixture
 def composed(tmp_path, tmp_path_factory):
-    """The configuration that `python train.py` with these arguments has, as plain dicts."""
+    """The settings that `python train.py` with these arguments has, their runs and their cache in temporary folders."""
+    elsewhere = {"runs": tmp_path, "cache_dir": tmp_path_factory.getbasetemp() / "composed-cache"}
 
-    def compose_config(*overrides):
-        register_names()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("train", overrides=[f"runs={tmp_path}", f"cache_dir={cache}", *overrides])
-        return OmegaConf.to_container(cfg, resolve=True)
+    def settings(*overrides):
+        given = {override.partition("=")[0] for override in overrides}
+        return replace(
+            settings_of(*overrides), **{key: str(path) for key, path in elsewhere.items() if key not in given}
+        )
 
-    cache = tmp_path_factory.getbasetemp() / "composed-cache"
-    return compose_config
+    return settings
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A folder of 40 texts, each of its own words."""
+    from tests.texts import write_texts  # which takes seconds to import
+
+    return write_texts(tmp_path / "texts")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from eval.record.identity import settings_of
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
 from model.kernels import (
@@ -18,16 +19,25 @@ from model.kernels import (
     _materialise,
     compile_training,
 )
-from model.training.language_model import LanguageModel, Optimization
+from model.training.language_model import LanguageModel
 from model.transformer import Transformer
 
 SHAPE = Shape(dim=64, num_heads=4, num_layers=2, context=32)
 STEPS, VOCABULARY = 50, 97
-RULE = Optimization(3e-3, 0.1, 0.05, "cosine", 0.1, (0.9, 0.95), 1.0, 1.0)
+TRAINING = settings_of(
+    "training.lr=3e-3",
+    "training.weight_decay=0.1",
+    "training.warmup=0.05",
+    "training.schedule=cosine",
+    "training.min_lr=0.1",
+    "training.betas=[0.9,0.95]",
+    "training.encoding_lr=1",
+    "training.clip=1",
+).training
 
 
 def language_model(name: str) -> LanguageModel:
-    return LanguageModel(Transformer(VOCABULARY, build_encoding(encoding_config(name), SHAPE)), RULE, STEPS)
+    return LanguageModel(Transformer(VOCABULARY, build_encoding(encoding_config(name), SHAPE)), TRAINING, STEPS)
 
 
 def train(module: LanguageModel, losses_of, bf16: bool) -> torch.Tensor:

@@ -6,20 +6,23 @@ python -m pytest tests/test_conf.py
 import json
 
 import pytest
-from hydra import compose, initialize_config_dir
-from model.settings import check_types
 
-from eval.record.identity import register_names
-from model.build import build_transformer
+from conf.schema import CONF, CorpusSettings, Settings, TaskSettings, options
+from conf.signature import check_types, parameters
+from conf.typed import split
+from data.corpus import source_class
+from data.task import Task
+from data.tokenizer import build_recipe
+from eval.record.identity import settings_of
+from model.build import build_transformer, check_model
 from model.catalogue import extension_config, extension_names
-from tests.conftest import ROOT
+from model.extensions import build_extension
 
-CONF = ROOT / "conf"
 GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger", "experiment")
-FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+FILES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 NEEDED = {  # settings that a file leaves to the user
     "data=text": ["data.path=corpus"],
-    "data=hub": ["data.name=hub"],
+    "data=hub": ["data.path=owner/name"],
     "tokenizer=pretrained": ["tokenizer.path=tokenizer.json"],
 }
 SCALED = [
@@ -40,13 +43,38 @@ SWEEPS = {  # experiments that are sweeps: what makes them small, and how many r
 
 @pytest.mark.parametrize("choice", FILES)
 def test_every_file_composes_to_settings_of_the_right_kinds(composed, choice):
-    config = composed(choice, *NEEDED.get(choice, []))
-    check_types(config)
     group, option = choice.split("=")
+    settings = composed(choice, *NEEDED.get(choice, []))
+    assert isinstance(settings, Settings)
+    check_model(settings)
+    check_data(settings)
     if group not in ("eval", "compare", "logger", "experiment"):
-        assert config[group]["name"] == option
+        chosen = getattr(settings, group)
+        assert (chosen["name"] if isinstance(chosen, dict) else chosen.name) == option
     if group == "model":
-        assert build_transformer(config, 300, {}).count_parameters()["backbone"] > 0
+        assert build_transformer(settings, 300, {}).count_parameters()["backbone"] > 0
+
+
+def check_data(settings):
+    """Every key of data and tokenizer is one that its class takes, of the right kind; no text is read."""
+    source = source_class(settings.data["source"])
+    task = issubclass(source, Task)
+    _, own = split(TaskSettings if task else CorpusSettings, settings.data, "data")
+    assert own.keys() <= parameters(source).keys()
+    check_types(source, own, "data")
+    if settings.tokenizer != {"name": "none"}:
+        build_recipe(settings.tokenizer)
+    assert not task or settings.tokenizer == {"name": "none"}
+
+
+@pytest.mark.parametrize("choice", NEEDED)
+def test_a_setting_that_is_left_to_the_user_is_asked_for_by_name(composed, program, tmp_path, choice):
+    (needed,) = NEEDED[choice]
+    key = needed.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"{key}: needs a value"):
+        composed(choice)
+    done = program(choice, runs=tmp_path)
+    assert done.returncode == 1 and done.stderr == f"error: {key}: needs a value\n"
 
 
 def test_no_group_is_left_out():
@@ -54,10 +82,16 @@ def test_no_group_is_left_out():
     assert all(extension_config(name)["name"] == name for name in extension_names())
 
 
+@pytest.mark.parametrize("name", extension_names())
+def test_every_extension_is_scored_with_by_its_name_and_made_from_its_file(name):
+    assert settings_of(f"eval.extensions=[{name}]").eval.extensions == [name]
+    assert build_extension(extension_config(name)).describe() is not None
+
+
 def experiments():
     """Every file of conf/experiment; those that other fast tests run in part are slow."""
-    for file in sorted((CONF / "experiment").glob("*.yaml")):
-        yield pytest.param(file.stem, marks=[] if file.stem == "fair" else pytest.mark.slow)
+    for name in options("experiment"):
+        yield pytest.param(name, marks=[] if name == "fair" else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", experiments())
@@ -85,6 +119,4 @@ def test_the_cache_is_where_the_environment_or_the_command_line_says(monkeypatch
         monkeypatch.delenv("TRAINSHORT_CACHE", raising=False)
         if variable:
             monkeypatch.setenv("TRAINSHORT_CACHE", variable)
-        register_names()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            assert compose("train", overrides=overrides).cache_dir == wanted
+        assert settings_of(*overrides).cache_dir == wanted

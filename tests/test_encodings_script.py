@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 
-from model.catalogue import CONF, encoding_config, encoding_names
+from conf.schema import CONF
+from model.catalogue import encoding_config, encoding_names
 from model.encodings.none import NoPE
 from scripts.encodings import describe, main, paper
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from conf.typed import plain
 from eval.record.folder import write_json
+from eval.record.identity import settings_of
 from model.build import build_transformer
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import Shape, build_encoding
@@ -114,22 +116,22 @@ def test_every_encoding_is_explored_without_a_number_missing(name, monkeypatch):
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"encoding": {"name": "rope"}}')
+    write_json(tmp_path / "config.json", plain(settings_of("encoding=rope")))
     with pytest.raises(ValueError, match="has no checkpoint"):
         page(["rope"], explore.RunFolder(tmp_path))
 
 
 def test_a_trained_run_stands_beside_the_untrained_encoding_with_what_it_learned(composed, tmp_path):
-    config = composed("experiment=smoke", "encoding=t5", "seed=3")
-    model = build_transformer(config, 16, SMALL.separators)
+    settings = composed("experiment=smoke", "encoding=t5", "seed=3")
+    model = build_transformer(settings, 16, SMALL.separators)
     torch.nn.init.normal_(model.encoding.table_HN)
     weights = {f"transformer.{name}": weight for name, weight in model.state_dict().items()}
     content = {"state_dict": weights, "trainshort_schema": SCHEMA}
     AtomicCheckpointIO().save_checkpoint(content, tmp_path / "checkpoints" / "step-000000001.ckpt")
-    write_json(tmp_path / "config.json", config)
+    write_json(tmp_path / "config.json", plain(settings))
     pack = Pack()
     *_, found = explore.states("t5", explore.RunFolder(tmp_path), pack)
-    assert found["label"].startswith("trained") and found["context"] == config["context"]
+    assert found["label"].startswith("trained") and found["context"] == settings.context
     expected = curves(model.encoding, 0, same=True)
     learned = np.stack([unpack(pack, where) for where in found["curves"]["same"][0]])
     assert np.allclose(learned, expected, atol=1e-3)

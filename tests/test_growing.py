@@ -33,9 +33,9 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def alone(composed, runs) -> RunFolder:
     """The run on one device."""
-    config = composed(*EXACT, f"runs={runs}")
-    train(config)
-    return RunFolder(runs / config["run_id"])
+    settings = composed(*EXACT, f"runs={runs}")
+    train(settings)
+    return RunFolder.of(settings)
 
 
 def curve(folder: RunFolder, name: str) -> list[float]:

@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 
-from eval.__main__ import main as score
 from eval.record.folder import RunFolder
 from scripts.reproduce import differences, main
 from train import train
@@ -24,9 +23,9 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def finished(composed, runs) -> RunFolder:
-    config = composed(*SMOKE, "encoding=alibi", "model.dropout=0.1", f"runs={runs}")
-    train(config)
-    return RunFolder(runs / config["run_id"])
+    settings = composed(*SMOKE, "encoding=alibi", "model.dropout=0.1", f"runs={runs}")
+    train(settings)
+    return RunFolder.of(settings)
 
 
 def test_a_run_made_again_is_the_same(finished, capsys):
@@ -36,9 +35,11 @@ def test_a_run_made_again_is_the_same(finished, capsys):
     assert (finished.path / "results.json").read_bytes() == before
 
 
-def test_rows_that_were_scored_later_are_left_out(finished, tmp_path, capsys):
+def test_rows_that_were_scored_later_are_left_out(finished, program, tmp_path, capsys):
     later = RunFolder(shutil.copytree(finished.path, tmp_path / finished.name))
-    score([f"run={later.path}", "eval.lengths=[16]", "eval.protocols=[non_overlapping]"])
+    arguments = f"run={later.path}", "eval.lengths=[16]", "eval.protocols=[non_overlapping]"
+    done = program(*arguments, runs=None, command=("-m", "eval"))
+    assert done.returncode == 0, done.stderr
     assert len(later.results["rows"]) > len(finished.results["rows"])
     assert main([str(later.path)]) == 0
     printed = capsys.readouterr().out

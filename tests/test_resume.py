@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from conf.schema import Settings
 from eval.measure.scoring import Scorer
 from eval.record.folder import RunFolder
 from model.training.checkpoint import checkpoints
@@ -55,9 +56,9 @@ def reference(composed, uninterrupted) -> RunFolder:
 
 
 def run_of(composed, runs: Path) -> RunFolder:
-    config = composed(*SETTINGS, f"runs={runs}")
-    train(config)
-    return RunFolder(runs / config["run_id"])
+    settings = composed(*SETTINGS, f"runs={runs}")
+    train(settings)
+    return RunFolder.of(settings)
 
 
 def untimed(entries: list[dict]) -> list[dict]:
@@ -90,15 +91,15 @@ def stop_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(LanguageModel, "token_losses", stopping)
 
 
-def kill_at_random(config: dict, seed: int, kills: int, expected: RunFolder, span: float) -> None:
+def kill_at_random(settings: Settings, seed: int, kills: int, expected: RunFolder, span: float) -> None:
     """Starts the run again and again and kills it, `kills` times in all, at random moments of its first `span` seconds;
     whenever it comes to its end, that must be as expected. Processes are forks of this one, which start at once."""
     chance = random.Random(seed)
-    folder = RunFolder(Path(config["runs"]) / config["run_id"])
+    folder = RunFolder.of(settings)
     while kills:
         shutil.rmtree(folder.path, ignore_errors=True)
         while not folder.finished:
-            process = multiprocessing.get_context("fork").Process(target=train, args=(config,))
+            process = multiprocessing.get_context("fork").Process(target=train, args=(settings,))
             process.start()
             process.join(chance.uniform(0, span) if kills else 120)
             if process.exitcode is None:

@@ -4,13 +4,16 @@ python -m pytest tests/test_safety.py
 """
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from eval.record.folder import RunFolder, run_folder
-from eval.record.identity import check_names
+from conf.schema import check_names
+from conf.typed import plain
+from eval.record.folder import RunFolder, write_json
+from eval.record.identity import settings_of
 from model.encodings import Shape, build_encoding
 from model.extensions import build_extension
 from model.training.checkpoint import SCHEMA, AtomicCheckpointIO, load_weights
@@ -53,7 +56,7 @@ FOREIGN = [
     "os.system",
     "subprocess.Popen",
     "model.encodings.importlib.import_module",
-    "model.checkpoint.Checkpoint",
+    "model.training.checkpoint.Checkpoint",
     "rope",
 ]
 
@@ -76,12 +79,23 @@ RUNS = [("run_id", name) for name in ("../rope", "a/b", "..", "")]
 @pytest.mark.parametrize(("key", "name"), SWEEPS + RUNS)
 def test_a_name_that_leads_out_of_the_runs_folder_is_refused(key, name):
     with pytest.raises(ValueError, match=f"{key}="):
-        run_folder({"runs": "runs", "sweep": None, "run_id": "rope-s0-123456", key: name})
+        check_names(**{"run_id": "rope-s0-123456", "sweep": None, key: name})
+    with pytest.raises(ValueError, match=f"{key}="):
+        RunFolder.of(replace(settings_of(), **{key: name}))
 
 
 def test_plain_names_are_taken():
-    check_names({"sweep": None, "run_id": "rope-s0-123456"})
-    check_names({"sweep": "demo/tuning", "run_id": "rope-s0-123456"})
+    check_names("rope-s0-123456", None)
+    check_names("rope-s0-123456", "demo/tuning")
+
+
+@pytest.mark.parametrize("name", ["${oc.env:HOME}", "${run_id:}", "${oc.decode:'1'}", "x${seed}"])
+def test_a_config_that_is_read_back_resolves_nothing(tmp_path, name):
+    values = plain(settings_of())
+    values["encoding"]["name"] = name
+    write_json(tmp_path / "config.json", values)
+    with pytest.raises(ValueError, match=r"config\.json can't be read: .*an interpolation"):
+        RunFolder(tmp_path).settings  # noqa: B018
 
 
 def test_an_encodings_name_cannot_lead_out_of_the_runs_folder(composed, tmp_path):

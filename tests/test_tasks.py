@@ -7,49 +7,45 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from data.module import build_data
 from data.sources import addition, associative_recall, copy, reverse
 from data.task import ANSWER, SEPARATOR, SYMBOLS
 from eval.measure.exact_match import answers_right, score_task, wilson
 from eval.measure.scoring import Scorer
+from eval.measure.streams import Streams
 from eval.record.folder import RunFolder
-from eval.record.identity import register_names
-from model.catalogue import encoding_config
+from eval.record.identity import settings_of
 from model.training.language_model import build_language_model
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 TASKS = {"copy": copy, "reverse": reverse, "associative_recall": associative_recall, "addition": addition}
 SETTINGS = {"copy": {"symbols": 8}, "reverse": {"symbols": 8}, "associative_recall": {"keys": 128}, "addition": {}}
-TRAINING = {"tokens": 256, "batch_size": 4, "accumulate": 1, "log_every": 1, "lr": 1e-3, "min_lr": 0.1, "warmup": 0.1}
-TRAINING |= {"schedule": "cosine", "weight_decay": 0.1, "betas": [0.9, 0.95], "clip": 1.0, "encoding_lr": 1.0}
-EVAL = {"split": "test", "lengths": [1, 2], "batch_tokens": 256, "precision": "32", "extensions": ["none"]}
-EVAL |= {"extension_settings": {}}
+SMALL = [
+    "model=nano",
+    "model.num_layers=1",
+    "model.mlp_ratio=2",
+    "training.tokens=256",
+    "training.batch_size=4",
+    "training.log_every=1",
+    "training.lr=1e-3",
+    "training.warmup=0.1",
+    "eval.lengths=[1,2]",
+    "eval.batch_tokens=256",
+]
 
 
-def config_of(task="copy", context=32, encoding="rope", **more):
-    data = {"name": task, "source": task, **SETTINGS[task], "examples": 12, "validation_windows": 6}
-    return {
-        "seed": 0,
-        "context": context,
-        "data": data,
-        "tokenizer": {"name": "none"},
-        "encoding": encoding_config(encoding),
-        "model": {"name": "nano", "dim": 32, "num_layers": 1, "num_heads": 2, "mlp": "gelu", "mlp_ratio": 2.0},
-        "training": TRAINING,
-        "trainer": {"devices": 1, "num_nodes": 1, "compile": False},
-        "num_workers": 0,
-        **more,
-    }
+def settings_for(task="copy", *overrides):
+    """Of a small model and a task with few examples."""
+    of_task = [f"data={task}", "data.examples=12", "data.validation_windows=6", "context=32"]
+    of_task += [f"data.{key}={value}" for key, value in SETTINGS[task].items()]
+    return settings_of(*SMALL, *of_task, *overrides)
 
 
 def parts(task, example, length):
@@ -116,7 +112,7 @@ def test_an_example_is_a_function_of_its_seed_and_length_alone(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_window_holds_one_whole_example_and_asks_for_its_answers_only(name):
-    data = build_data(config_of(name))
+    data = build_data(settings_for(name))
     batch = next(iter(data.train_dataloader()))
     assert batch.shape == (4, 33) and batch.dtype == torch.int64
     longest = 0
@@ -136,7 +132,7 @@ def test_training_windows_depend_on_seed_and_number_and_held_out_ones_on_neither
     def windows(data):
         return [data.train_windows()[n].tolist() for n in range(5)]
 
-    one, again, other = (build_data(config_of(seed=seed)) for seed in (0, 0, 1))
+    one, again, other = (build_data(settings_for("copy", f"seed={seed}")) for seed in (0, 0, 1))
     assert windows(one) == windows(again) != windows(other)
     np.testing.assert_array_equal(one.examples("test", 9), other.examples("test", 9))
     held_out = {tuple(row) for split in ("validation", "test") for row in one.examples(split, 9)}
@@ -144,16 +140,16 @@ def test_training_windows_depend_on_seed_and_number_and_held_out_ones_on_neither
 
 
 def test_a_resumed_run_goes_on_with_the_next_window():
-    data = build_data(config_of())
+    data = build_data(settings_for())
     second = list(zip(range(2), data.train_dataloader(), strict=False))[1][1]
     data.start_sample = 4
     assert torch.equal(next(iter(data.train_dataloader())), second)
 
 
 def test_only_predicted_targets_move_the_loss():
-    config = config_of()
-    data = build_data(config)
-    module = build_language_model(config, data.vocab_size, data.separators)
+    settings = settings_for()
+    data = build_data(settings)
+    module = build_language_model(settings, data.vocab_size, data.separators)
     batch = next(iter(data.train_dataloader()))
     tokens, predicted = torch.where(batch < 0, ~batch, batch), batch[:, 1:] >= 0
     logits = module.transformer(tokens[:, :-1])
@@ -179,10 +175,11 @@ class Forgetful(torch.nn.Module):
 
 
 def test_one_wrong_token_makes_an_answer_wrong():
-    data = build_data(config_of())
+    data = build_data(settings_for())
+    evaluation = settings_for("copy", "eval.batch_tokens=64").eval
     for length in (1, 9, 20):
         examples = data.examples("test", length)
-        scorer = Scorer(Forgetful(data.vocab_size), data.streams["test"], batch_tokens=64)
+        scorer = Scorer(Forgetful(data.vocab_size), data.streams["test"], evaluation)
         right = answers_right(scorer, examples, data.task.scored(length))
         asked = examples[:, 1 : length + 1]
         np.testing.assert_array_equal(right[:, :-1], asked != Forgetful.FORGOTTEN)
@@ -190,16 +187,15 @@ def test_one_wrong_token_makes_an_answer_wrong():
 
 
 def test_exact_match_is_that_of_greedy_decoding():
-    config = config_of(context=8)
-    config["data"]["symbols"] = 2
-    data = build_data(config)
-    module = build_language_model(config, data.vocab_size, data.separators)
+    settings = settings_for("copy", "context=8", "data.symbols=2", "eval.batch_tokens=64")
+    data = build_data(settings)
+    module = build_language_model(settings, data.vocab_size, data.separators)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
     for _, batch in zip(range(40), data.train_dataloader(), strict=False):
         optimizer.zero_grad()
         module.training_step(batch, 0).backward()
         optimizer.step()
-    model, scorer = module.transformer.eval(), Scorer(module.transformer, data.streams["test"], 64)
+    model, scorer = module.transformer.eval(), Scorer(module.transformer, data.streams["test"], settings.eval)
     verdicts = []
     for length in (1, 2, 3):
         examples = np.stack([data.task.example([n], length) for n in range(20)])
@@ -212,17 +208,18 @@ def test_exact_match_is_that_of_greedy_decoding():
     assert 0 < sum(verdicts) < len(verdicts)  # trained just enough to be right now and then
 
 
-def scored_rows(tmp_path, encoding, settings=EVAL):
-    config = config_of(encoding=encoding)
-    data = build_data(config)
-    model = build_language_model(config, data.vocab_size, data.separators).transformer
+def scored_rows(tmp_path, encoding, *overrides):
+    settings = settings_for("copy", f"encoding={encoding}", *overrides)
+    data = build_data(settings)
+    model = build_language_model(settings, data.vocab_size, data.separators).transformer
     folder = RunFolder(tmp_path)
-    score_task(model, data, folder, settings)
+    for found in score_task(model, data, settings.eval, Streams.of(data.streams, settings.eval.split)):
+        folder.add(found)
     return folder.results["tasks"]
 
 
 def test_a_row_stands_for_every_extension_and_length_and_says_what_it_is_of(tmp_path):
-    rows = scored_rows(tmp_path, "rope", EVAL | {"extensions": ["none", "yarn"]})
+    rows = scored_rows(tmp_path, "rope", "eval.extensions=[none,yarn]")
     assert [(row["extension"], row["length"], row["context_length"]) for row in rows] == [
         ("none", 15, 32),
         ("none", 30, 62),
@@ -237,14 +234,14 @@ def test_a_row_stands_for_every_extension_and_length_and_says_what_it_is_of(tmp_
 
 def test_scoring_again_keeps_what_was_scored_before(tmp_path):
     first = scored_rows(tmp_path, "rope")
-    rows = scored_rows(tmp_path, "rope", EVAL | {"lengths": [2, 4]})
+    rows = scored_rows(tmp_path, "rope", "eval.lengths=[2,4]")
     assert [row["length_ratio"] for row in rows] == [1, 2, 4] and rows[:2] == first
 
 
 def test_lengths_beyond_what_an_encoding_or_a_task_is_defined_on_say_so(tmp_path):
     within, beyond = scored_rows(tmp_path, "learned")
     assert within["status"] == "ok" and beyond["status"] == "undefined" and "beyond 32" in beyond["reason"]
-    data = build_data(config_of("associative_recall"))
+    data = build_data(settings_for("associative_recall"))
     with pytest.raises(ValueError, match=r"data\.keys=128"):
         data.examples("test", 129)
 
@@ -259,31 +256,30 @@ def test_at_the_bounds_of_wilsons_interval_the_share_lies_1_96_standard_errors_o
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("override", "message"),
     [
-        ({"tokenizer": {"name": "bpe"}}, "tokenizer=bpe"),
-        ({"context": 3}, "context=3"),
-        (
-            {"data": {"name": "copy", "source": "copy", "symbols": 1, "examples": 4, "validation_windows": 4}},
-            "symbols=1",
-        ),
-        ({"data": {"name": "copy", "source": "copy", "sybols": 9, "examples": 4, "validation_windows": 4}}, "sybols"),
-        ({"data": {"name": "copy", "source": "copy", "examples": 0, "validation_windows": 4}}, "examples=0"),
+        ("tokenizer=bpe", "tokenizer=bpe"),
+        ("context=3", "context=3"),
+        ("data.symbols=1", "symbols=1"),
+        ("+data.sybols=9", "sybols"),
+        ("data.examples=0", r"data\.examples=0"),
+        ("data.validation_windows=0", r"data\.validation_windows=0"),
+        ("data.symbols=nine", r"data\.symbols='nine'"),
+        ("data.examples=few", r"data\.examples"),
+        ("data.examples=null", r"data\.examples"),
     ],
 )
-def test_settings_that_cannot_be_used_are_named(changes, message):
+def test_settings_that_cannot_be_used_are_named(override, message):
     with pytest.raises(ValueError, match=message):
-        build_data(config_of(**changes))
+        build_data(settings_for("copy", override))
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_tasks_file_composes_and_builds(name):
-    register_names()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", [f"data={name}", "run_id=x"]), resolve=False)
-    data = build_data(config)
-    assert data.name == name and config["eval"]["protocols"] == config["eval"]["probes"] == []
-    data.examples("test", max(config["eval"]["lengths"]) * data.longest)  # the longest test is possible
+    settings = settings_of(f"data={name}")
+    data = build_data(settings)
+    assert data.name == name and settings.eval.protocols == settings.eval.probes == []
+    data.examples("test", max(settings.eval.lengths) * data.longest)  # the longest test is possible
 
 
 @pytest.mark.parametrize(

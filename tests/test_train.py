@@ -12,13 +12,19 @@ from unittest.mock import Mock
 
 import pytest
 
-from eval.__main__ import main as score
+from eval.measure.rows import row_key
 from eval.measure.scoring import Scorer
 from eval.record.folder import RunFolder
 from tests.conftest import ROOT
 from train import train
 
 SMOKE = ["experiment=smoke", "training.tokens=4096", "eval.windows=12", "eval.targets=8"]
+
+
+@pytest.fixture(scope="session")
+def score(program):
+    """Runs `python -m eval` with arguments to its end."""
+    return lambda *arguments: program(*arguments, runs=None, command=("-m", "eval"))
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +52,6 @@ def test_results_hold_a_row_for_every_protocol_and_length(finished):
 
 
 def test_stored_losses_add_up_to_the_rows(finished):
-    from eval.record.folder import RunFolder, row_key
-
     folder = RunFolder(finished[0])
     for row in folder.results["rows"]:
         losses = folder.losses[row_key(row)].astype("float64")
@@ -60,18 +64,70 @@ def test_the_same_command_does_not_train_again(program, finished):
     assert again.returncode == 0 and "finished already" in again.stdout
 
 
-def test_settings_of_extensions_are_given_and_stand_in_the_rows(program, finished, tmp_path):
+WINDOW = {  # ways to say it
+    "as the extension": ["extension=window", "extension.window=8"],
+    "as one of several": [
+        "eval.extensions=[alibi_interpolation,window]",
+        "+eval.extension_settings.window.window=8",
+    ],
+}
+
+
+@pytest.mark.parametrize("way", WINDOW)
+def test_settings_of_extensions_are_given_and_stand_in_the_rows(score, finished, tmp_path, way):
     folder = shutil.copytree(finished[0], tmp_path / "run")
-    arguments = (f"run={folder}", "eval.lengths=[2]", "extension=alibi_interpolation,window", "extension.window=8")
-    done = program(*arguments, runs=None, command=("-m", "eval"))
+    done = score(f"run={folder}", "eval.lengths=[2]", *WINDOW[way])
     assert done.returncode == 0, done.stderr
     rows = json.loads((folder / "results.json").read_text())["rows"]
     assert {row["extension_settings"] for row in rows if row["extension"] == "window"} == {"window=8, sinks=4"}
-    assert not any("extension_settings" in row for row in rows if row["extension"] == "alibi_interpolation")
+    interpolated = [row for row in rows if row["extension"] == "alibi_interpolation"]
+    assert bool(interpolated) == (way == "as one of several")
+    assert not any("extension_settings" in row for row in interpolated)
 
 
-def test_a_finished_run_is_scored_again_at_other_lengths(program, finished):
-    done = program(f"run={finished[0]}", "eval.lengths=[16]", runs=None, command=("-m", "eval"))
+def test_several_runs_and_extensions_are_scored_one_after_the_other(score, finished, tmp_path):
+    folders = [shutil.copytree(finished[0], tmp_path / name) for name in ("a", "b")]
+    runs = f"run={folders[0]},{tmp_path / 'nowhere'},{folders[1]}"
+    done = score("-m", runs, "extension=alibi_interpolation,window", "eval.lengths=[2]")
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert done.stderr.count("nowhere is not a run's folder") == 2  # an extension each, and the others go on
+    for folder in folders:
+        rows = json.loads((folder / "results.json").read_text())["rows"]
+        assert {row["extension"] for row in rows} == {"none", "alibi_interpolation", "window"}
+        assert RunFolder(folder).finished
+
+
+def test_scoring_changes_what_is_given_and_keeps_the_rest_as_the_run_was_scored(score, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    done = score(f"run={folder}", "eval.targets=4")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in RunFolder(folder).results["rows"] if "control" not in row]
+    fixed = [row for row in rows if row["protocol"] == "fixed_targets"]
+    assert {row["windows"] for row in fixed} == {12} and {row["tokens"] for row in fixed} == {4 * 12}
+    before = [row for row in RunFolder(finished[0]).results["rows"] if "control" not in row]
+    assert [row for row in rows if row not in fixed] == [row for row in before if row["protocol"] != "fixed_targets"]
+
+
+def test_a_run_is_scored_from_a_cache_elsewhere(score, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    done = score(f"run={folder}", f"cache_dir={tmp_path / 'cache'}", "eval.lengths=[1]")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "cache").glob("*/tokenizer.json"))
+
+
+def test_a_command_to_score_that_names_no_run_is_answered_with_how(score, tmp_path):
+    for arguments, expected in [
+        ([], "python -m eval run=DIR"),
+        ([f"run={tmp_path}"], "is not a run's folder"),
+        (["run=x", "extension=yarm"], "yarn"),
+        (["run=x", "eval.lenghts=[1]"], "eval.lenghts"),
+    ]:
+        done = score(*arguments)
+        assert done.returncode == 1 and expected in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_finished_run_is_scored_again_at_other_lengths(score, finished):
+    done = score(f"run={finished[0]}", "eval.lengths=[16]")
     assert done.returncode == 0, done.stderr
     assert "512 (16x)" in done.stdout
     rows = json.loads((finished[0] / "results.json").read_text())["rows"]
@@ -86,21 +142,21 @@ def test_a_finished_run_is_scored_again_at_other_lengths(program, finished):
     assert len({row["targets_id"] for row in fixed}) == 1  # all lengths score the same targets
 
 
-def test_a_split_that_is_not_held_out_is_refused(program, finished):
+def test_a_split_that_is_not_held_out_is_refused(score, finished):
     for split in ("train", "valid"):
-        done = program(f"run={finished[0]}", f"eval.split={split}", runs=None, command=("-m", "eval"))
+        done = score(f"run={finished[0]}", f"eval.split={split}")
         assert done.returncode == 1 and "must be validation or test" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_run_whose_scoring_failed_is_rescued_by_scoring_it_again(composed, tmp_path, monkeypatch):
-    config = composed(*SMOKE, "encoding=none")
+def test_a_run_whose_scoring_failed_is_rescued_by_scoring_it_again(score, composed, tmp_path, monkeypatch):
+    settings = composed(*SMOKE, "encoding=none")
     monkeypatch.setattr("eval.measure.scoring.Scorer.score", Mock(side_effect=MemoryError("out of memory")))
     with pytest.raises(MemoryError):
-        train(config)
+        train(settings)
     monkeypatch.undo()
-    folder = RunFolder(tmp_path / config["run_id"])
+    folder = RunFolder(tmp_path / settings.run_id)
     assert folder.status["state"] == "failed"
-    score([f"run={folder.path}", "eval.lengths=[1]"])
+    assert score(f"run={folder.path}", "eval.lengths=[1]").returncode == 0
     assert folder.finished and folder.results["rows"]
 
 
@@ -112,17 +168,32 @@ def test_a_name_given_twice_is_refused(composed, tmp_path):
     assert RunFolder(tmp_path / "mine").results["encoding"] == "none"
 
 
+def test_a_name_given_twice_in_a_sweep_is_refused_and_the_first_run_keeps_its_settings(program, composed, tmp_path):
+    settings = composed(*SMOKE, "run_id=mine", "sweep=demo", "encoding=none")
+    train(settings)
+    folder = RunFolder.of(settings)
+    files = {path: path.read_bytes() for path in folder.path.glob("[!s]*.json")}
+    assert len(files) == 2
+    done = program("-m", *SMOKE, "run_id=mine", "sweep=demo", "encoding=alibi,rope", runs=tmp_path)
+    assert done.returncode == 3 and done.stderr.count("a run with other settings") == 2
+    assert folder.status["state"] == "failed" and "a run with other settings" in folder.status["error"]
+    assert all(path.read_bytes() == content for path, content in files.items())
+    rows = folder.results["rows"]
+    train(settings)
+    assert folder.finished and folder.results["rows"] == rows
+
+
 def test_a_run_does_not_go_on_with_another_text(composed, tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be " * 3000)
-    config = composed(*SMOKE, "data=text", f"data.path={text}", "tokenizer=byte")
+    settings = composed(*SMOKE, "data=text", f"data.path={text}", "tokenizer=byte")
     monkeypatch.setattr("eval.measure.scoring.Scorer.score", Mock(side_effect=MemoryError("out of memory")))
     with pytest.raises(MemoryError):
-        train(config)
+        train(settings)
     monkeypatch.undo()
     text.write_text("that is the question " * 3000)
     with pytest.raises(ValueError, match="begun on other data"):
-        train(config)
+        train(settings)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -130,11 +201,12 @@ def test_extensions_are_never_tuned_on_the_tokens_that_are_scored(composed, spli
     streams = []
 
     class Spy(Scorer):
-        def __init__(self, model, stream, *rest):
-            super().__init__(model, stream, *rest)
+        def __init__(self, model, stream, evaluation):
+            super().__init__(model, stream, evaluation)
             streams.append(stream)
 
-    monkeypatch.setattr("eval.measure.perplexity.Scorer", Spy)
+    for module in ("perplexity", "extended"):
+        monkeypatch.setattr(f"eval.measure.{module}.Scorer", Spy)
     extension = ["eval.extensions=[longrope]", "+eval.extension_settings.longrope.trials=3"]
     train(composed(*SMOKE, *extension, "eval.lengths=[1,2]", f"eval.split={split}"))
     scored, *tuned_on = streams
@@ -181,6 +253,11 @@ BAD = {
     "an unknown extension": (["eval.extensions=[yarm]"], "yarm"),
     "a batch that does not split": (["training.accumulate=5"], "accumulate"),
 }
+BAD_IN_A_SWEEP = {  # refused by the schema, the model and what follows
+    "training.tokens=-1": "training.tokens=-1",
+    "encoding.base=-1": "base=-1",
+    "data.path=/nowhere": "/nowhere",
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -188,6 +265,18 @@ def test_a_bad_setting_is_named(composed, name):
     overrides, expected = BAD[name]
     with pytest.raises(ValueError, match=re.escape(expected)):
         train(composed(*SMOKE, *overrides))
+
+
+@pytest.mark.parametrize("override", BAD_IN_A_SWEEP)
+def test_a_bad_setting_in_a_sweep_is_recorded_with_the_settings_and_where_it_was_found(program, tmp_path, override):
+    command = ["-m", *SMOKE, "data=text", "data.path=data", override, "sweep=demo", "seed=0"]
+    done = program(*command, runs=tmp_path)
+    assert done.returncode == 3 and BAD_IN_A_SWEEP[override] in done.stderr and "Traceback" not in done.stderr
+    (folder,) = (tmp_path / "demo").glob("rope-s0-*")
+    status, config = (json.loads((folder / name).read_text()) for name in ("status.json", "config.json"))
+    assert status["state"] == "failed" and BAD_IN_A_SWEEP[override] in status["error"]
+    assert status["traceback"].startswith("Traceback") and "ValueError" in status["traceback"]
+    assert config["seed"] == 0 and config["run_id"] == folder.name
 
 
 def test_a_misspelt_key_answers_without_loading_torch(tmp_path):
@@ -212,6 +301,9 @@ def test_a_sweep_goes_on_past_a_failing_job_and_exits_with_3(program, tmp_path):
     folder = tmp_path / "demo"
     states = sorted(json.loads(path.read_text())["state"] for path in folder.glob("*/status.json"))
     assert states == ["failed", "failed", "finished", "finished"]
+    for path in folder.glob("*/status.json"):
+        if (status := json.loads(path.read_text()))["state"] == "failed":
+            assert "dim=33" in status["error"] and status["traceback"].startswith("Traceback")
     for name in ("comparison.csv", "report.html", "report.md"):
         assert (folder / name).stat().st_size > 0
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/losses.npz")}

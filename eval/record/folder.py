@@ -28,10 +28,11 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from conf.schema import Settings, plain, typed
+from conf.schema import Settings
+from conf.typed import plain, typed
 from eval.measure.rows import PART, PLACE, Measured, row_key
 from eval.record.identity import config_hash
-from model.devices import rank
+from model.devices import Interrupted, rank
 
 SCHEMA = 1
 PARTIAL = ".partial"
@@ -232,8 +233,6 @@ class RunFolder:
     @contextmanager
     def recording(self, settings: Settings) -> Iterator[None]:
         """Records the settings, that the run goes on, and how it ends."""
-        from model.training.checkpoint import Interrupted
-
         try:
             write_json(self.path / "config.json", plain(settings))
             self.set_status("running")

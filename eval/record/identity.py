@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
 from conf.compose import composed
+from conf.typed import composed_as
 
 # Settings that change where and how a run is carried out, and not what it computes.
 NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
@@ -43,7 +44,7 @@ def sweep_name(overrides: list[str]) -> str:
 def settings_of(*overrides: str) -> schema.Settings:
     """The settings that `python train.py` with these arguments has. Raises Hydra's errors, or ValueError."""
     register_names()
-    return OmegaConf.to_object(composed("train", *overrides))
+    return composed_as(schema.Settings, composed("train", *overrides))
 
 
 def register_names() -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import Settings, check_names
+from conf.typed import composed_as
+from model.devices import Interrupted
 
 FAILED, SWEEP_FAILED = 1, 3
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
@@ -23,7 +25,7 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
     """Runs a job on its settings. In a multirun a failure is recorded and the other jobs go on."""
 
     def checked_job():
-        settings = OmegaConf.to_object(cfg)
+        settings = composed_as(Settings, cfg)
         check_devices(settings, in_multirun())
         job(settings)
 
@@ -34,8 +36,6 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
 def attempt(job: Callable[[], None], name: str) -> Exception | None:
     """Runs a job. A failure is said in a sentence and ends the process; in a multirun it is returned, and the other
     jobs go on. A signal ends the process, with its exit code."""
-    from model.training.checkpoint import Interrupted
-
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
     try:
@@ -82,7 +82,7 @@ def one_sentence(error: BaseException) -> str:
 
 def _record(cfg: DictConfig, error: Exception) -> None:
     """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it. The settings
-    may be what was wrong, so they are written as they came."""
+    may be what was wrong, so they are written as they came, but not over those of a run that has trained."""
     from eval.record.folder import RunFolder, write_json
 
     try:
@@ -90,13 +90,12 @@ def _record(cfg: DictConfig, error: Exception) -> None:
         folder = RunFolder(Path(cfg.runs, cfg.sweep or "", cfg.run_id))
         if folder.status["state"] != "failed":
             folder.path.mkdir(parents=True, exist_ok=True)
-            write_json(folder.path / "config.json", OmegaConf.to_container(cfg, resolve=True))
-            folder.set_status("failed", error=one_sentence(error), traceback=traceback.format_exc())
+            if not folder.trained:
+                write_json(folder.path / "config.json", OmegaConf.to_container(cfg, resolve=True))
+            folder.set_status("failed", error=one_sentence(error), traceback="".join(traceback.format_exception(error)))
     except MISTAKES as second:
         print(f"{cfg.run_id}: its failure could not be recorded: {second}", file=sys.stderr)
 
 
 def _stop(signum, frame):
-    from model.training.checkpoint import Interrupted
-
     raise Interrupted(signum)

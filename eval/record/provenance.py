@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from conf.schema import Settings, plain
+from conf.schema import Settings
+from conf.typed import plain
 from data.module import WindowDataModule
 from eval.record.identity import config_hash
 from model.training.language_model import LanguageModel

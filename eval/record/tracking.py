@@ -16,7 +16,8 @@ from urllib.parse import urlparse
 
 import pandas as pd
 
-from conf.schema import LoggerSettings, Settings, plain
+from conf.schema import LoggerSettings, Settings
+from conf.typed import plain
 from model.devices import rank
 
 REACH_SECONDS = 3

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from conf.schema import LoggerSettings, Settings, plain
+from conf.schema import LoggerSettings, Settings
+from conf.typed import plain
 from eval.record.folder import RunFolder
 from eval.record.identity import run_id
 from model.training.language_model import LossNotFiniteError

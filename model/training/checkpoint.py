@@ -13,6 +13,8 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from model.devices import Interrupted
+
 SCHEMA = 1
 KEEP = 2
 SIGNAL_STEPS = 10  # several processes ask one another for signals every so many steps: asking makes them wait
@@ -118,14 +120,6 @@ def check_schema(content: dict, path: Path | str = "the checkpoint") -> None:
             f"{path} is a checkpoint of version {found}, this program reads version {SCHEMA}: "
             "train again, or use the program that wrote it"
         )
-
-
-class Interrupted(BaseException):
-    """A signal asked the run to stop. Its exit code is 128 + the signal's number."""
-
-    def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.exit_code = 128 + signum
 
 
 class Checkpoint(L.Callback):

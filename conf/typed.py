@@ -1,0 +1,85 @@
+"""Settings as typed objects: what their classes share, and how they are made of plain values and given back as such."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+
+class Checked:
+    """What can't be is refused by its full name: that of the group, a class attribute, and of the field."""
+
+    group = ""
+
+    def check(self, name: str, holds: bool, problem: str, shown: Any = None) -> None:
+        """Raises ValueError, naming the field and its value (or what is shown for it), unless it holds."""
+        if not holds:
+            full = f"{self.group}.{name}" if self.group else name
+            raise ValueError(f"{full}={getattr(self, name) if shown is None else shown}: {problem}")
+
+    def check_each(self, names: str, holds: Callable[[Any], bool], problem: str) -> None:
+        """`check` of several fields, named in one string; None, where a field may be it, has a meaning of its own."""
+        for name in names.split():
+            value = getattr(self, name)
+            self.check(name, value is None or holds(value), problem)
+
+    def check_among(self, name: str, known: Collection[str]) -> None:
+        """Raises ValueError unless the field is one of these words; or, of a list, unless all of it are."""
+        values = getattr(self, name)
+        *others, last = known
+        for value in [values] if isinstance(values, str) else values:
+            problem = (
+                f"must be among {', '.join(known)}" if value is not values else f"must be {', '.join(others)} or {last}"
+            )
+            self.check(name, value in known, problem, repr(value))
+
+
+def typed(cls: type, values: Any, name: str = "") -> Any:
+    """The object of a settings class with these plain values, such as a run's config.json: nothing in them is
+    resolved.
+
+    Raises ValueError, naming the setting, for a wrong key, a wrong type or a value that can't be.
+    """
+    if "${" in json.dumps(values, default=str):
+        raise ValueError(f"{name or 'the settings'}: an interpolation, ${{...}}, among values that are read back")
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name or 'the settings'}={values}: must be a group of settings")
+    with _naming_settings(name):
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+
+
+def composed_as(cls: type, config: DictConfig) -> Any:
+    """The object of a settings class that Hydra has composed for a command.
+
+    Raises ValueError, naming the setting, for a value that is missing or can't be, and for a key that was added by "+"
+    where there is no such setting, which Hydra lets pass.
+    """
+    with _naming_settings():
+        values = OmegaConf.to_container(config, resolve=True)
+    return typed(cls, values)
+
+
+def split(cls: type, values: Mapping[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
+    """`typed` of those values that the class has, and the others. name: of the group that the values stand in."""
+    own = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
+    return typed(cls, own, name), {key: value for key, value in values.items() if key not in own}
+
+
+def plain(settings: Any) -> Any:
+    """Settings as dicts, lists and plain values."""
+    return asdict(settings)
+
+
+@contextmanager
+def _naming_settings(group: str = "") -> Iterator[None]:
+    """Turns OmegaConf's errors into ValueErrors that name the setting. group: that it is a config of."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        key = ".".join(part for part in (group, error.full_key) if part)
+        problem = "needs a value" if isinstance(error, MissingMandatoryValue) else str(error).splitlines()[0]
+        raise ValueError(f"{key}: {problem}") from None

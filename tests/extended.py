@@ -1,0 +1,63 @@
+"""Encodings and models with a length extension on them, and an extension held against its reference."""
+
+import functools
+
+import numpy as np
+import torch
+
+from model.attention import attention
+from model.catalogue import encoding_config, extension_config
+from model.encodings import PositionEncoding, Shape, build_encoding
+from model.extensions import build_extension
+from tests.laws import Content, perturb, random_tokens, rig_model
+from tests.references.extensions import EXTENSION_REFERENCES
+
+L = 16  # training context of the models here, tokens
+FREQUENCY_METHODS = {"pi", "ntk", "dynamic_ntk", "ntk_mixed", "yarn", "yarn_paper", "llama3", "longrope"}
+DISTANCE_METHODS = {"rerope", "leaky_rerope", "self_extend"}
+
+
+@functools.cache
+def encoding_of(name: str, dim: int = 16, context: int = L) -> PositionEncoding:
+    """Two heads, two layers, float64, in eval mode, its parameters moved off their initial values."""
+    shape = Shape(dim, num_heads=2, num_layers=2, context=context, separators={"line": (3,), "sentence": (4, 5)})
+    return perturb(build_encoding(encoding_config(name), shape).double().eval())
+
+
+@functools.cache
+def model_of(name: str):
+    """A transformer around `encoding_of(name)`, the same object for every test: no extension may change it."""
+    return rig_model(encoding_of(name)).eval()
+
+
+def extension_of(name: str, **settings):
+    return build_extension({**extension_config(name), **settings})
+
+
+def hidden(name: str, extension, length: int) -> torch.Tensor:
+    """The transformer's output on `length` tokens with its encoding extended to them."""
+    owner = model_of(name)
+    if extension.needs_tuning:
+        extension = extension.tune(lambda encoding: 0.0, owner.encoding, L, length)
+    with torch.no_grad():
+        return owner.hidden(random_tokens(1, length), encoding=extension.apply(owner.encoding, L, length))
+
+
+def check_reference(name, extension=None, train_length=40, eval_length=90):
+    """The extended encoding's attention, or its embeddings, equal the reference's."""
+    reference = EXTENSION_REFERENCES[name]
+    encoding = encoding_of(reference.encoding, dim=32, context=train_length)
+    extension = extension or extension_of(name, **reference.settings)
+    extended = extension.apply(encoding, train_length, eval_length)
+    content = Content.random(encoding.shape, eval_length, batch=1)
+    positions = extended.positions(content.tokens)
+    with torch.no_grad():
+        if reference.embed:
+            actual = extended.embed(content.x, positions)[0]
+            expected = reference.embed(extension, encoding, content.x[0].numpy(), train_length, eval_length)
+        else:
+            q, k, v = content.q, content.k, content.v
+            actual = attention(q, k, v, extended, positions, content.x, 0, executor="dense")[0]
+            arrays = (t[0].numpy() for t in (q, k, v))
+            expected = reference.output(extension, encoding, *arrays, train_length, eval_length)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=1e-9)

@@ -1,0 +1,168 @@
+"""The corpora: what each source reads, how it is split, what is refused by name. No network.
+
+python -m pytest tests/test_corpus.py
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conf.schema import CONF, CorpusSettings, TaskSettings, modules
+from conf.signature import parameters
+from data.corpus import SPLITS, Document, build_corpus, read_text, source_class, split_by_content
+from data.module import TextDataModule
+from data.sources import hub
+from data.sources.hub import join_articles
+from data.task import Task
+from tests.texts import BYTE, data_of, prepared
+
+
+def test_the_plays_are_split_by_whole_plays_and_carry_no_markup():
+    corpus = build_corpus("shakespeare", {})
+    names = {split: {document.name for document in corpus.documents(split)} for split in SPLITS}
+    assert [len(names[split]) for split in SPLITS] == [30, 4, 4]
+    assert len(set.union(*names.values())) == 38
+    (tempest,) = (document.text for document in corpus.documents("test") if document.name == "the-tempest")
+    assert not set(tempest) & set("*_#\\\r") and "PROSPERO:\n" in tempest and "[Enter TRINCULO]" in tempest
+    assert corpus.fingerprint() == build_corpus("shakespeare", {}).fingerprint()
+
+
+def test_python_source_leaves_out_tests_and_is_split_by_path(tmp_path):
+    for i in range(60):
+        (tmp_path / f"m{i}.py").write_text(f"x = {i}\n")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "hidden.py").write_text("y = 1\n")
+    (tmp_path / "latin.py").write_bytes(b"# \xe9\n")
+    corpus = build_corpus("python_source", {"folder": str(tmp_path)})
+    before = {split: {d.name for d in corpus.documents(split)} for split in SPLITS}
+    assert sum(map(len, before.values())) == 60
+    (tmp_path / "another.py").write_text("z = 2\n")
+    corpus = build_corpus("python_source", {"folder": str(tmp_path)})
+    assert all(before[split] <= {d.name for d in corpus.documents(split)} for split in SPLITS)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=30, max_size=60), min_size=1, max_size=30))
+def test_equal_texts_share_a_split_and_no_split_is_empty(texts):
+    splits = split_by_content([Document(str(i), text) for i, text in enumerate(texts)])
+    assert all(splits[split] for split in SPLITS)
+    if len(set(texts)) >= 3:
+        found = [{document.text for document in splits[split]} for split in SPLITS]
+        assert sum(map(len, found)) == len(set(texts))
+        assert sum(len(splits[split]) for split in SPLITS) == len(texts)
+    else:
+        assert "".join(splits[split][0].text for split in SPLITS) == texts[0]
+
+
+def test_rows_of_jsonl_and_parquet_are_documents_and_stray_files_are_named(tmp_path, caplog):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(5)))
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"column {i}" for i in range(5)]}), tmp_path / "b.parquet")
+    (tmp_path / "c.md").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    corpus = build_corpus("text", {"path": str(tmp_path)})
+    texts = {document.text for split in SPLITS for document in corpus.documents(split)}
+    assert texts == {f"row {i}" for i in range(5)} | {f"column {i}" for i in range(5)} | {"one\ntwo\n"}
+    assert caplog.text.count("picture.png") == 1
+
+
+def test_held_out_paths_of_ones_own_are_used_as_they_are(texts, tmp_path):
+    for name in ("v.txt", "t.txt"):
+        (tmp_path / name).write_text(name)
+    paths = {"path": str(texts), "validation_path": str(tmp_path / "v.txt"), "test_path": str(tmp_path / "t.txt")}
+    corpus = build_corpus("text", paths)
+    assert [[d.text for d in corpus.documents(s)] for s in ("validation", "test")] == [["v.txt"], ["t.txt"]]
+    assert len(list(corpus.documents("train"))) == 40
+
+
+def test_rows_of_wikitext_are_joined_to_articles():
+    lines = ["", " = Crow = \n", " A bird . \n", " = = Food = = \n", " = 3 = \n", " A number . \n"]
+    articles = list(join_articles(Document(str(i), line) for i, line in enumerate(lines)))
+    assert [article.name for article in articles] == ["0", "Crow", "3"]
+    assert articles[1].text == "".join(lines[1:4])
+
+
+@pytest.mark.parametrize("name", ["hub", "wikitext2", "wikitext103", "tinystories", "pg19"])
+def test_every_hub_file_reads_its_splits_without_code_from_the_hub(name, monkeypatch):
+    asked = []
+
+    def load_dataset(path, config, **options):
+        asked.append((path, config, options))
+        return [{"text": " = A = \n"}, {"text": " word . \n"}, {"text": " = B = \n"}, {"text": " word . \n"}]
+
+    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    settings = yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text())
+    module = TextDataModule(
+        settings.get("data", settings) | ({"path": "o/n"} if name == "hub" else {}),
+        BYTE,
+        context=8,
+        batch_size=2,
+    )
+    corpus = build_corpus(module.settings.source, module._of_source)
+    counts = [len(list(corpus.documents(split))) for split in SPLITS]
+    assert counts == [2, 2, 2] if name.startswith("wikitext") else [4, 4, 4]
+    assert len(asked) == 3 and all("trust_remote_code" not in options for _, _, options in asked)
+
+
+def test_a_hub_that_does_not_answer_is_one_error_that_says_what_to_do(monkeypatch):
+    def load_dataset(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=r"roneneldan/TinyStories.*no route.*HF_HUB_OFFLINE"):
+        next(build_corpus("hub", {"path": "roneneldan/TinyStories"}).documents("train"))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"a\0b", "binary"), (b"ok \xff", "not UTF-8 at byte 3")],
+)
+def test_a_file_that_is_no_text_is_named(tmp_path, content, problem):
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"bad\.txt .*{problem}"):
+        read_text(tmp_path / "bad.txt")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"source": "nowhere"}, "nowhere.*shakespeare"),
+        ({"pth": 1}, "pth"),
+        ({"path": None}, "path"),
+        ({"path": "/no/such/path"}, "does not exist"),
+        ({"test_path": "x"}, "give both"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(texts, tmp_path, change, problem):
+    with pytest.raises(ValueError, match=problem):
+        prepared(data_of(texts) | change, BYTE, context=8, batch_size=2, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("", "holds no text"), ("   \n", "holds no text"), ("x", "single token")],
+)
+def test_a_corpus_without_anything_to_predict_is_refused(tmp_path, content, problem):
+    path = str(tmp_path / "a.txt")
+    Path(path).write_text(content)
+    data = data_of(path, validation_path=path, test_path=path)
+    with pytest.raises(ValueError, match=problem):
+        prepared(data, BYTE, context=1, batch_size=1, cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*/"))
+
+
+def test_every_data_file_bears_its_name_and_only_known_keys():
+    for path in (CONF / "data").glob("*.yaml"):
+        settings = yaml.safe_load(path.read_text())
+        data = settings.get("data", settings)  # a task's file also sets the tokenizer and what is scored
+        assert data["name"] == path.stem and data["source"] in modules("data/sources")
+        source = source_class(data["source"])
+        common = TaskSettings if issubclass(source, Task) else CorpusSettings
+        assert data.keys() <= {*common.__dataclass_fields__, *parameters(source)}

@@ -1,0 +1,182 @@
+"""Planted faults in the length extensions: each must fail against its reference.
+
+python -m pytest tests/test_extension_faults.py
+"""
+
+import math
+
+import pytest
+import torch
+
+from model.encodings.logn import LogN
+from model.extensions.alibi_interpolation import ALiBiInterpolation
+from model.extensions.llama3 import Llama3
+from model.extensions.logn import LogNExtension
+from model.extensions.longrope import LongRoPE
+from model.extensions.ntk import NTK, DynamicNTK, MixedNTK
+from model.extensions.pi import PI
+from model.extensions.rerope import LeakyReRoPE, ReRoPE
+from model.extensions.rotary import pair_index
+from model.extensions.self_extend import SelfExtend
+from model.extensions.table_interpolation import TableInterpolation
+from model.extensions.window import Window
+from model.extensions.yarn import YaRN, YaRNPaper
+from tests.extended import check_reference
+from tests.references.extensions import EXTENSION_REFERENCES
+
+# At L = 16 the fastest pair makes 2.5 turns: llama3's 4 are not reached, and it says so.
+pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.high=4")
+
+
+class PIBackwards(PI):
+    def stretch(self, frequencies, train_length, eval_length):
+        return frequencies * eval_length / train_length
+
+
+class NTKWithoutTheCorrection(NTK):
+    """base · s, not base · s^(d/(d−2)): the slowest pair is slowed too little."""
+
+    def stretch(self, frequencies, train_length, eval_length):
+        pairs = frequencies.shape[-1]
+        return frequencies * (eval_length / train_length) ** (-pair_index(frequencies) * (pairs - 1) / pairs)
+
+
+class DynamicNTKWithoutTheOffset(DynamicNTK):
+    def factor(self, train_length, eval_length):
+        return self.alpha * eval_length / train_length
+
+
+class MixedNTKFromPairZero(MixedNTK):
+    def stretch(self, frequencies, train_length, eval_length):
+        a = math.log(eval_length / train_length)
+        return frequencies * torch.exp(-a * (torch.arange(8) / 8) ** self.power)
+
+
+class YaRNWithTheRampReversed(YaRN):
+    def kept(self, frequencies, train_length, fast):
+        return 1 - super().kept(frequencies, train_length, fast)
+
+
+class YaRNPaperWithTheRampReversed(YaRNPaper):
+    def kept(self, frequencies, train_length, fast):
+        return 1 - super().kept(frequencies, train_length, fast)
+
+
+class YaRNWithoutTemperature(YaRN):
+    def attention_factor(self, train_length, eval_length):
+        return 1.0
+
+
+class YaRNWithTheScoresScaledOnce(YaRN):
+    """The factor is on cos and sin, so on q and on k: the scores get its square."""
+
+    def attention_factor(self, train_length, eval_length):
+        return super().attention_factor(train_length, eval_length) ** 0.5
+
+
+class YaRNWithItsRangeOneOff(YaRN):
+    def kept(self, frequencies, train_length, fast):
+        return super().kept(frequencies * frequencies[0] / frequencies[1], train_length, fast)
+
+
+class Llama3WithTheWavesSwapped(Llama3):
+    def stretch(self, frequencies, train_length, eval_length):
+        return frequencies**2 / super().stretch(frequencies, train_length, eval_length) / self.factor
+
+
+class LongRoPEMultiplies(LongRoPE):
+    def stretch(self, frequencies, train_length, eval_length):
+        return frequencies**2 / super().stretch(frequencies, train_length, eval_length)
+
+
+class LongRoPEWithoutTemperature(LongRoPE):
+    def attention_factor(self, train_length, eval_length):
+        return 1.0
+
+
+class ReRoPEOneTokenOff(ReRoPE):
+    def far(self, near, train_length, eval_length):
+        return super().far(near + 1, train_length, eval_length)
+
+
+class LeakyReRoPEOneTokenOff(LeakyReRoPE):
+    def far(self, near, train_length, eval_length):
+        return {**super().far(near, train_length, eval_length), "far_q": lambda i: near + i * near / eval_length}
+
+
+class SelfExtendWithAFractionOfAGroup(SelfExtend):
+    def far(self, near, train_length, eval_length):
+        group = self.smallest_group(near, train_length, eval_length)
+        return {
+            **super().far(near, train_length, eval_length),
+            "far_q": lambda i: (i / group).floor() + near - near / group,
+        }
+
+
+class SelfExtendOneTokenOff(SelfExtend):
+    def near(self, train_length):
+        return super().near(train_length) + 1
+
+
+class WindowWithoutTheRowItself(Window):
+    def extend(self, encoding, train_length, eval_length):
+        return Window(train_length - self.sinks - 1, self.sinks).extend(encoding, train_length, eval_length)
+
+
+class WindowWithOneSinkMore(Window):
+    def extend(self, encoding, train_length, eval_length):
+        return Window(self.window, self.sinks + 1).extend(encoding, train_length, eval_length)
+
+
+class LogNOfTheRowsBefore(LogNExtension):
+    def extend(self, encoding, train_length, eval_length):
+        return LogN(encoding.shape, encoding, length=train_length - 1)
+
+
+class ALiBiBackwards(ALiBiInterpolation):
+    def extend_part(self, part, train_length, eval_length):
+        return super().extend_part(part, eval_length, train_length)
+
+
+class TableOneRowOff(TableInterpolation):
+    """i·L/N: the last tokens fall past the last row."""
+
+    def extend_part(self, part, train_length, eval_length):
+        return super().extend_part(part, train_length + 1, eval_length + 1)
+
+
+FAULTS = {
+    "pi": [PIBackwards],
+    "ntk": [NTKWithoutTheCorrection],
+    "dynamic_ntk": [DynamicNTKWithoutTheOffset],
+    "ntk_mixed": [MixedNTKFromPairZero],
+    "yarn": [
+        YaRNWithTheRampReversed,
+        YaRNWithoutTemperature,
+        YaRNWithTheScoresScaledOnce,
+        YaRNWithItsRangeOneOff,
+        YaRNPaper,
+    ],
+    "yarn_paper": [YaRNPaperWithTheRampReversed, YaRN],
+    "llama3": [Llama3WithTheWavesSwapped],
+    "longrope": [LongRoPEMultiplies, LongRoPEWithoutTemperature],
+    "rerope": [ReRoPEOneTokenOff],
+    "leaky_rerope": [LeakyReRoPEOneTokenOff],
+    "self_extend": [SelfExtendWithAFractionOfAGroup, SelfExtendOneTokenOff],
+    "logn": [LogNOfTheRowsBefore],
+    "window": [WindowWithoutTheRowItself, WindowWithOneSinkMore],
+    "alibi_interpolation": [ALiBiBackwards],
+    "table_interpolation": [TableOneRowOff],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [pytest.param(n, f, id=f"{n}-{f.__name__}") for n, faults in FAULTS.items() for f in faults]
+)
+def test_a_fault_fails_against_the_reference(name, fault):
+    with pytest.raises(AssertionError):
+        check_reference(name, fault(**EXTENSION_REFERENCES[name].settings))
+
+
+def test_every_reference_has_caught_a_fault():
+    assert FAULTS.keys() == EXTENSION_REFERENCES.keys()

@@ -1,0 +1,126 @@
+"""The settings of length extensions: what is refused by name, what warns, what tuning finds.
+
+python -m pytest tests/test_extension_settings.py
+"""
+
+import pytest
+import torch
+
+from model.catalogue import extension_config
+from model.extensions import build_extension
+from model.extensions.llama3 import Llama3
+from model.extensions.longrope import LongRoPE
+from model.extensions.self_extend import SelfExtend
+from model.extensions.yarn import YaRN
+from tests.extended import DISTANCE_METHODS, FREQUENCY_METHODS, L, encoding_of, extension_of
+
+# At L = 16 the fastest pair makes 2.5 turns: llama3's 4 are not reached, and it says so.
+pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.high=4")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("dynamic_ntk", {"alpha": 0.5}),
+        ("ntk_mixed", {"power": 0.0}),
+        ("yarn", {"beta_slow": 0.0}),
+        ("yarn", {"beta_fast": 1.0}),
+        ("yarn", {"temperature": -0.1}),
+        ("llama3", {"factor": 0.5}),
+        ("llama3", {"low": 4.0}),
+        ("longrope", {"trials": 2}),
+        ("longrope", {"factors": [1.0, 0.0]}),
+        ("rerope", {"window": 0}),
+        ("leaky_rerope", {"slowdown": 0.9}),
+        ("self_extend", {"group": 0}),
+        ("window", {"sinks": -1}),
+        ("window", {"window": 0}),
+    ],
+)
+def test_settings_that_can_not_be_are_refused_by_name(method, settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=rf"extension\.({name}|beta_slow)="):
+        extension_of(method, **settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("rerope", {"window": L}),
+        ("window", {"window": L}),
+        ("window", {"sinks": L}),
+        ("longrope", {}),
+        ("longrope", {"factors": [1.0, 2.0]}),
+    ],
+)
+def test_settings_that_do_not_suit_the_model_are_refused_when_applied(method, settings):
+    with pytest.raises(ValueError, match=r"extension\.(window|factors)"):
+        extension_of(method, **settings).apply(encoding_of("rope"), L, 4 * L)
+
+
+def test_unknown_settings_and_classes_are_refused():
+    with pytest.raises(ValueError, match="no setting factor"):
+        extension_of("pi", factor=4)
+    with pytest.raises(ValueError, match=r"extension\._target_"):
+        build_extension({"_target_": "model.encodings.rope.RoPE"})
+    with pytest.raises(ValueError, match="did you mean yarn"):
+        extension_config("yran")
+
+
+def test_settings_that_a_small_training_length_can_not_reach_warn():
+    encoding = encoding_of("rope", dim=64, context=128)
+    with pytest.warns(UserWarning, match=r"beta_fast=32: the fastest pair makes 20\.4 turns in 128 tokens"):
+        YaRN(beta_fast=32).apply(encoding, 128, 512)
+    with pytest.warns(UserWarning, match=r"extension\.high=40"):
+        Llama3(high=40).apply(encoding, 128, 512)
+    with pytest.warns(UserWarning, match=r"group=2: distances reach 287, beyond the longest of training, 127"):
+        SelfExtend(group=2).apply(encoding, 128, 512)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("train_length", [64, 128, 512])
+def test_the_defaults_scale_with_the_training_length_and_do_not_warn(train_length):
+    encoding = encoding_of("rope", dim=64, context=train_length)
+    for method in FREQUENCY_METHODS - {"longrope"} | DISTANCE_METHODS | {"window"}:
+        extension_of(method).apply(encoding, train_length, 4 * train_length)
+    for method in ("yarn", "yarn_paper", "llama3"):
+        frequencies = extension_of(method).apply(encoding, train_length, 4 * train_length).frequencies(0)
+        ratio = encoding.frequencies(0) / frequencies
+        assert ratio[0] == 1 and ratio[-1] == pytest.approx(4), f"{method}: fastest kept, slowest divided"
+        assert ((ratio > 1.01) & (ratio < 3.99)).any(), f"{method}: a passage between"
+
+
+@pytest.mark.parametrize("method", ["yarn", "yarn_paper"])
+def test_yarn_tuned_finds_the_better_temperature_and_ramp_and_says_so(method):
+    encoding, tried = encoding_of("rope", dim=64, context=128), []
+    target = extension_of(method, beta_fast=10.0, beta_slow=2.0, temperature=0.2).apply(encoding, 128, 512)
+
+    def loss(extended):
+        tried.append(extended)
+        off = (extended.frequencies(0) / target.frequencies(0)).log().square().sum()
+        return float(off + (extended.attention_factor - target.attention_factor) ** 2)
+
+    extension = extension_of(method, tune=True)
+    tuned = extension.tune(loss, encoding, 128, 512)
+    assert tuned.temperature == 0.2 and tuned.beta_slow == 2.0 and len(tried) <= 13
+    assert loss(tuned.apply(encoding, 128, 512)) < loss(extension.apply(encoding, 128, 512))
+    assert "temperature=0.2" in tuned.describe() and "calibration split" in tuned.describe()
+    assert extension.needs_tuning and not tuned.needs_tuning and extension.describe() == "beta_slow=1, temperature=0.1"
+    assert extension_of(method).tune(loss, encoding, 128, 512).describe() == extension_of(method).describe()
+
+
+def test_longrope_s_search_never_ends_worse_than_it_starts_and_repeats_itself():
+    encoding = encoding_of("rope", dim=64, context=128)
+    best = torch.linspace(1, 3, 16, dtype=torch.float64) ** 1.2
+    starts = []
+
+    def loss(extended):
+        starts.append(float((encoding.frequencies(0) / extended.frequencies(0) - best).square().mean()))
+        return starts[-1]
+
+    tuned = LongRoPE(trials=40).tune(loss, encoding, 128, 512)
+    assert loss(tuned.apply(encoding, 128, 512)) == min(starts) < 0.8 * min(starts[:3])
+    assert tuned.factors == LongRoPE(trials=40).tune(loss, encoding, 128, 512).factors
+    assert list(tuned.factors) == sorted(tuned.factors) and tuned.factors[0] >= 1 and tuned.factors[-1] <= 5
+    assert "calibration split" in tuned.describe() and not tuned.needs_tuning
+    assert LongRoPE(trials=40).tune(loss, encoding, 128, 128).needs_tuning  # nothing to search at s = 1

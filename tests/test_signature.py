@@ -1,0 +1,67 @@
+"""Settings held against the signature of the class that takes them.
+
+python -m pytest tests/test_signature.py
+"""
+
+import math
+
+import pytest
+
+from conf.signature import check_types, parameters
+
+
+class Sample:
+    def __init__(
+        self,
+        whole: int,
+        number: float,
+        word: str,
+        flag: bool,
+        many: list[float],
+        perhaps: int | None = None,
+        either: str | bool | None = None,
+        anything=None,
+        of_its_own: "Sample | None" = None,
+    ):
+        pass
+
+
+RIGHT = {
+    "whole": [0, -3, 10**30],
+    "number": [0, 0.5, -1e300],
+    "word": ["", "abc", "3"],
+    "flag": [True, False],
+    "many": [[], [1.0], ["unchecked"]],
+    "perhaps": [None, 3],
+    "either": ["a", True, None],
+    "anything": [None, 3, "a", [], {}, math.nan],
+    "of_its_own": [None, 3, "a", {}],
+    "unknown": [None, 3, "a"],  # whoever makes the object refuses it
+}
+WRONG = {
+    "whole": ([1.0, True, "1", None, [1], {}], "a whole number"),
+    "number": ([math.nan, math.inf, -math.inf, True, "0.5", None, [0.5]], "a finite number"),
+    "word": ([3, None, True, ["a"]], "a word"),
+    "flag": ([0, 1, "true", None], "true or false"),
+    "many": ([None, 0.5, "a", (1.0,), {}], "a list"),
+    "perhaps": ([1.5, "3", False], "a whole number or null"),
+    "either": ([3, 0.5, []], "true or false or a word or null"),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in RIGHT.items() for value in values])
+def test_a_value_of_the_kind_that_a_class_asks_for_is_taken(key, value):
+    check_types(Sample, {key: value}, "sample")
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, (values, _) in WRONG.items() for value in values])
+def test_a_value_of_another_kind_is_refused_by_its_name(key, value):
+    with pytest.raises(ValueError) as error:
+        check_types(Sample, {"anything": 1, key: value}, "sample")
+    assert str(error.value) == f"sample.{key}={value!r}: must be {WRONG[key][1]}"
+
+
+def test_parameters_are_the_arguments_that_a_class_takes():
+    found = parameters(Sample)
+    assert list(found) == [*WRONG, "anything", "of_its_own"]
+    assert found["whole"].default is found["whole"].empty and found["perhaps"].default is None

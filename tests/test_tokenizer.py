@@ -1,0 +1,111 @@
+"""The tokenizers: every byte of a text belongs to a token, and nothing is learned from held-out text.
+
+python -m pytest tests/test_tokenizer.py
+"""
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from conf.schema import CONF
+from data.corpus import Document, build_corpus
+from data.tokenizer import SEPARATOR, build_recipe
+from tests.texts import BPE, VERSES, data_of, prepared
+
+
+def documents_for(tokenizer_settings):
+    recipe = build_recipe(tokenizer_settings)
+    return recipe.build([Document(str(i), verse * 3) for i, verse in enumerate(VERSES)])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=200))
+@pytest.mark.parametrize("name", ["bpe", "byte", "char"])
+def test_bytes_of_tokens_sum_to_the_texts_length_and_text_survives(name, text):
+    tokenizer = TOKENIZERS[name]
+    text = text + SEPARATOR
+    ((ids, sizes),) = tokenizer.encode([Document("d", text)])
+    assert ids[0] == tokenizer.separator and sizes[0] == 0 and tokenizer.separator not in ids[1:]
+    assert sizes.sum() == len(text.encode()) and len(ids) == len(sizes)
+    if name != "char":
+        assert tokenizer.decode(ids) == text and sizes[1:].min() >= 1
+
+
+TOKENIZERS = {name: documents_for(BPE if name == "bpe" else {"name": name}) for name in ("bpe", "byte", "char")}
+
+
+def test_byte_tokens_are_the_bytes_themselves():
+    ((ids, _),) = TOKENIZERS["byte"].encode([Document("d", "aé\n")])
+    assert ids.tolist() == [256, *"aé\n".encode()]
+
+
+def test_bytes_sum_for_a_foreign_tokenizer_that_lowercases_and_drops(tmp_path):
+    words = {word: i for i, word in enumerate(["[UNK]", "the", "crow", "ō"])}
+    foreign = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    foreign.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    foreign.pre_tokenizer = pre_tokenizers.Whitespace()
+    foreign.enable_truncation(2)
+    foreign.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = build_recipe({"name": "pretrained", "path": str(tmp_path / "tokenizer.json")}).build([])
+    text = "  The Crow, ŌŌ 🦜 the  \n\n"
+    ((ids, sizes),) = tokenizer.encode([Document("d", text)])
+    assert sizes.sum() == len(text.encode()) and len(ids) == 1 + 6 and ids[1] == words["the"]
+    assert tokenizer.separator == 4 and tokenizer.vocab_size == 5
+
+
+def test_a_tokenizer_learns_from_the_training_split_alone(texts, tmp_path):
+    corpus = build_corpus("text", {"path": str(texts)})
+    held_out = next(iter(corpus.documents("test"))).name
+    hashes = []
+    for word in ("zzzz", "qqqq"):
+        train = tmp_path / f"train-{word}"
+        train.mkdir()
+        (train / "a.txt").write_text(VERSES[0] * 20)
+        (tmp_path / f"{word}.txt").write_text(f"{word} " * 400)
+        other = str(tmp_path / f"{word}.txt")
+        data = data_of(train, validation_path=other, test_path=other)
+        for settings_ in (BPE, {"name": "char"}):
+            module = prepared(data, settings_, context=4, batch_size=2, cache_dir=tmp_path / "cache")
+            hashes.append((module.tokenizer_hash, module.corpus_hash))
+    assert held_out and hashes[0][0] == hashes[2][0] and hashes[1][0] == hashes[3][0]
+    assert hashes[0][1] != hashes[2][1]
+
+
+def test_one_endless_line_is_tokenized_piece_by_piece():
+    text = "ab" * 520_000 + "\n\nend"
+    ((ids, sizes),) = TOKENIZERS["bpe"].encode([Document("d", text)])
+    assert sizes.sum() == len(text) and TOKENIZERS["bpe"].decode(ids) == text
+
+
+def test_pieces_are_cut_where_it_changes_nothing(monkeypatch):
+    text = VERSES[0] * 50 + VERSES[1] * 50
+    ((whole, _),) = TOKENIZERS["bpe"].encode([Document("d", text)])
+    monkeypatch.setattr("data.tokenizer.PIECE_CHARACTERS", 200)
+    ((pieces, _),) = TOKENIZERS["bpe"].encode([Document("d", text)])
+    assert np.array_equal(whole, pieces)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "problem"),
+    [
+        ({"name": "words"}, "words.*bpe"),
+        ({"name": "bpe", "vocab_size": 256}, "vocab_size=256"),
+        ({"name": "bpe"}, "vocab_size"),
+        ({"name": "pretrained", "path": "???"}, "path"),
+        ({"name": "pretrained", "path": "/no/tokenizer.json"}, "does not exist"),
+    ],
+)
+def test_a_wrong_tokenizer_is_refused_by_name(texts, tmp_path, tokenizer, problem):
+    with pytest.raises(ValueError, match=problem):
+        prepared(data_of(texts), tokenizer, context=8, batch_size=2, cache_dir=tmp_path / "cache")
+
+
+def test_every_tokenizer_file_bears_its_name_and_only_known_keys():
+    for path in (CONF / "tokenizer").glob("*.yaml"):
+        tokenizer = yaml.safe_load(path.read_text())
+        assert tokenizer["name"] == path.stem
+        if "???" not in tokenizer.values() and path.stem != "none":
+            build_recipe(tokenizer)
