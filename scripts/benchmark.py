@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import nn
 
-from eval.record.folder import write_table
+from eval.record.files import write_table
 from eval.record.provenance import machine
 from eval.record.terminal import console
 from model.catalogue import encoding_config, encoding_names

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from conf.schema import CONF
-from eval.record.folder import write_json
-from eval.record.jobs import FAILED, MISTAKES, one_sentence
+from eval.record.files import write_json
 from eval.record.tracking import CONTEXT_LENGTH, CURVE, POSITION, TOKENS, TRAIN, choose_mode, metric
+from scripts.command import end_with
 
 NAME = "Train short, test long"
 EVAL_PROTOCOLS = {
@@ -124,8 +123,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MISTAKES as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
-        sys.exit(FAILED)
+    end_with(main)

@@ -32,8 +32,8 @@ from plotly.offline import get_plotlyjs
 from torch import Tensor
 
 from eval.compare.plots import COLOURS
-from eval.record.folder import RunFolder, write_atomic
-from eval.record.jobs import FAILED, MISTAKES, one_sentence
+from eval.record.files import write_atomic
+from eval.record.folder import RunFolder
 from model.attention import attention
 from model.build import build_transformer
 from model.catalogue import encoding_config, encoding_names
@@ -43,6 +43,7 @@ from model.encodings.rope import RoPE
 from model.encodings.sinusoidal import sinusoids
 from model.extensions import view
 from model.training.checkpoint import load_weights, newest
+from scripts.command import end_with
 from scripts.encodings import SHAPE, describe
 
 BASES = (10, 100, 1_000, 10_000, 100_000, 500_000, 1_000_000)
@@ -332,8 +333,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MISTAKES as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
-        sys.exit(FAILED)
+    end_with(main)

@@ -8,11 +8,10 @@ Prints a table and writes SWEEP/literature.csv; eval.compare.literature says wha
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.record.jobs import FAILED, MISTAKES, one_sentence
+from scripts.command import end_with, folder_and_options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,11 +22,9 @@ USAGE = "usage: python -m scripts.literature SWEEP"
 def main(arguments: list[str]) -> None:
     from eval.compare.comparison import read_comparison
     from eval.compare.literature import check
-    from eval.record.folder import write_table
+    from eval.record.files import write_table
 
-    if len(arguments) != 1:
-        raise ValueError(USAGE)
-    folder = Path(arguments[0])
+    folder = Path(folder_and_options(arguments, USAGE)[0])
     comparison = read_comparison(folder)
     if comparison.objection:
         raise ValueError(comparison.objection)
@@ -68,8 +65,4 @@ def print_statements(rows: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except MISTAKES as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
-        sys.exit(FAILED)
+    end_with(main)

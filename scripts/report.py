@@ -5,9 +5,8 @@
 DIR is the folder of a sweep or of a single run. Exit codes are those of a sweep: 3 where a run failed or is missing.
 """
 
-import sys
-
-from eval.record.jobs import FAILED, MISTAKES, SWEEP_FAILED, one_sentence
+from eval.record.jobs import SWEEP_FAILED
+from scripts.command import end_with, folder_and_options
 
 USAGE = "usage: python -m scripts.report DIR [reference=ENCODING] [level=0.95]"
 
@@ -15,18 +14,11 @@ USAGE = "usage: python -m scripts.report DIR [reference=ENCODING] [level=0.95]"
 def main(arguments: list[str]) -> int:
     from eval.compare.report import write_report
 
-    folders = [argument for argument in arguments if "=" not in argument]
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    reference, level = options.pop("reference", None), options.pop("level", None)
-    if len(folders) != 1 or options:
-        raise ValueError(USAGE)
-    failed = write_report(folders[0], reference=reference, level=None if level is None else float(level))
+    folder, options = folder_and_options(arguments, USAGE, {"reference", "level"})
+    level = float(options["level"]) if "level" in options else None
+    failed = write_report(folder, reference=options.get("reference"), level=level)
     return SWEEP_FAILED if failed else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except MISTAKES as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
-        sys.exit(FAILED)
+    end_with(main)

@@ -9,7 +9,6 @@ the run can't be made again.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +19,8 @@ import numpy as np
 from conf.schema import LoggerSettings
 from eval.measure.rows import row_key
 from eval.record.folder import RunFolder
-from eval.record.jobs import FAILED, MISTAKES, one_sentence
+from eval.record.jobs import FAILED
+from scripts.command import end_with, folder_and_options
 from train import train
 
 USAGE = "usage: python -m scripts.reproduce RUN [cache_dir=DIR] [num_workers=N]"
@@ -29,11 +29,8 @@ MADE_IN = {"commit", "machine", "versions", "sweep"}
 
 
 def main(arguments: list[str]) -> int:
-    folders = [argument for argument in arguments if "=" not in argument]
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if len(folders) != 1 or options.keys() - {"cache_dir", "num_workers"}:
-        raise ValueError(USAGE)
-    old = RunFolder(folders[0])
+    folder, options = folder_and_options(arguments, USAGE, {"cache_dir", "num_workers"})
+    old = RunFolder(folder)
     if not old.finished:
         raise ValueError(f"{old.path} is not finished ({old.status['state']}): there is nothing to compare with yet")
     settings = old.settings
@@ -123,8 +120,4 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except MISTAKES as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
-        sys.exit(FAILED)
+    end_with(main)

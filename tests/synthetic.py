@@ -16,7 +16,8 @@ import numpy as np
 
 from eval.measure.rows import row_key
 from eval.measure.statistics import perplexity_interval
-from eval.record.folder import RunFolder, write_json, write_table
+from eval.record.files import write_json, write_table
+from eval.record.folder import RunFolder
 from eval.record.identity import run_id
 from tests.composed import composed
 

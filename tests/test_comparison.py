@@ -11,7 +11,7 @@ import pytest
 from eval.compare.comparison import Comparison, read_comparison, write_comparison
 from eval.compare.conclusion import conclude
 from eval.measure.statistics import compare, holm
-from eval.record.folder import read_json, write_json
+from eval.record.files import read_json, write_json
 from tests.synthetic import CONTEXT, LENGTHS, make_run
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conf.typed import plain
-from eval.record.folder import write_json
+from eval.record.files import write_json
 from eval.record.identity import settings_of
 from model.build import build_transformer
 from model.catalogue import encoding_config, encoding_names

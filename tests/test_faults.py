@@ -22,7 +22,8 @@ from data.module import build_data
 from eval.measure.measurement import Measurement
 from eval.measure.protocols import plan
 from eval.measure.scoring import Scorer
-from eval.record.folder import RunFolder, write_json
+from eval.record.files import write_json
+from eval.record.folder import RunFolder
 from eval.record.identity import settings_of
 from eval.record.jobs import MISTAKES, one_sentence
 from eval.record.tracking import Tracker, track_run

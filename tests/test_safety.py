@@ -12,7 +12,8 @@ import torch
 
 from conf.schema import check_names
 from conf.typed import plain
-from eval.record.folder import RunFolder, write_json
+from eval.record.files import write_json
+from eval.record.folder import RunFolder
 from eval.record.identity import settings_of
 from model.encodings import Shape, build_encoding
 from model.extensions import build_extension

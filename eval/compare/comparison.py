@@ -18,7 +18,7 @@ import pandas as pd
 from conf.schema import CompareSettings
 from eval.compare.runs import Run, find_objection, find_reference, read_runs
 from eval.measure.statistics import Difference, difference, holm, perplexity_interval, verdict
-from eval.record.folder import write_table
+from eval.record.files import write_table
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
 PLACE = ["protocol", "extension", "context_length", "position"]  # position: 0 where a row is about whole windows

@@ -14,7 +14,7 @@ from eval.compare.conclusion import conclude
 from eval.compare.literature import check
 from eval.compare.page import page
 from eval.compare.show import Table
-from eval.record.folder import write_atomic
+from eval.record.files import write_atomic
 from eval.record.sweep import last_started
 from eval.record.terminal import console
 

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from conf.schema import Settings
-from eval.record.folder import RunFolder, read_json
+from eval.record.files import read_json
+from eval.record.folder import RunFolder
 from eval.record.identity import NOT_IDENTITY
 
 # What must be equal between runs that are compared: settings (or whole groups), and the data by results.json.

@@ -83,7 +83,8 @@ def one_sentence(error: BaseException) -> str:
 def _record(cfg: DictConfig, error: Exception) -> None:
     """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it. The settings
     may be what was wrong, so they are written as they came, but not over those of a run that has trained."""
-    from eval.record.folder import RunFolder, write_json
+    from eval.record.files import write_json
+    from eval.record.folder import RunFolder
 
     try:
         check_names(cfg.run_id, cfg.sweep)

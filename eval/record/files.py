@@ -1,0 +1,55 @@
+"""Files that are written whole or not at all, and read back with a word where they are damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from model.devices import rank
+
+PARTIAL = ".partial"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes beside the target, flushes to the disk, then renames: a reader sees a whole file or none. Of a run on
+    several devices the first process alone writes. Raises OSError, naming the file, where it can't be written."""
+    if rank():
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} could not be written: {error.strerror}; what stood there before is unchanged: make room or give "
+            "rights there, or set runs to another folder"
+        ) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Strict JSON (no NaN), indented, atomic."""
+    write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises ValueError, naming the file, where it is cut or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
+
+
+def write_table(path: Path, rows: pd.DataFrame | list[Mapping[str, Any]]) -> None:
+    """A CSV, atomic, empty cells where a value is missing. Of a list of rows it has the union of their keys as its
+    header, in order of appearance."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, dtype=object)
+    write_atomic(path, frame.to_csv(index=False, lineterminator="\n").encode())

@@ -1,0 +1,24 @@
+"""What the scripts share: a folder and key=value options on the command line, and how a script ends."""
+
+import sys
+from collections.abc import Callable, Collection
+
+from eval.record.jobs import FAILED, MISTAKES, one_sentence
+
+
+def folder_and_options(arguments: list[str], usage: str, known: Collection[str] = ()) -> tuple[str, dict[str, str]]:
+    """The one folder and the options, key=value, of a command. Raises ValueError, with the usage, for anything else."""
+    folders = [argument for argument in arguments if "=" not in argument]
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if len(folders) != 1 or options.keys() - known:
+        raise ValueError(usage)
+    return folders[0], options
+
+
+def end_with(main: Callable[[list[str]], int | None]) -> None:
+    """Ends the process with what main makes of the command line: its exit code, or a user's mistake in one sentence."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except MISTAKES as error:
+        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        sys.exit(FAILED)
