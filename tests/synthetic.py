@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.measure.rows import row_key
+from eval.measure.rows import Measured, row_key
 from eval.measure.statistics import perplexity_interval
 from eval.record.files import write_json, write_table
 from eval.record.folder import RunFolder
@@ -104,7 +104,7 @@ def make_run(
     write_json(folder.path / "config.json", settled)
     folder.set_status(state, **({"error": error} if error else {}))
     if state == "finished":
-        folder.add(*_rows(Spec(encoding, seed, settled, nats, **rows)))
+        folder.add(_measured(Spec(encoding, seed, settled, nats, **rows)))
         folder.update(**_facts(settled, seed) | dict(results or {}))
         write_table(folder.path / "curve.csv", _curve(nats(CONTEXT) or 5.0, seed))
     return folder
@@ -141,8 +141,8 @@ def _noise(spec: Spec) -> np.ndarray:
     return shared + own.normal() * spec.noise + own.normal(size=spec.windows) * spec.noise
 
 
-def _rows(spec: Spec) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """The rows and the losses behind them, as RunFolder.add takes them."""
+def _measured(spec: Spec) -> Measured:
+    """The rows and the losses behind them."""
     rows, losses = [], {}
 
     def add(row: dict[str, Any], mean: float | None, targets: int = TARGETS) -> None:
@@ -173,7 +173,7 @@ def _rows(spec: Spec) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
         place = {"protocol": "positions", "extension": "none", "context_length": max(spec.lengths)}
         for high in range(8, max(spec.lengths) + 1, 8):
             add({**place, "position_from": high - 7, "position": high}, (spec.nats(high) or 6.0) + 2 / np.sqrt(high), 8)
-    return rows, losses
+    return Measured(rows=rows, losses=losses)
 
 
 def _figures(per_window: np.ndarray, targets: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:

@@ -11,12 +11,13 @@ import warnings
 import pandas as pd
 import pytest
 
+from conf.schema import LoggerSettings
 from eval.compare.comparison import Comparison
 from eval.compare.sweep import track_sweep
 from eval.record.tracking import choose_mode, track
 from scripts.dashboard import as_json, build_workspace, main
 
-CONFIG = {"logger": {"name": "auto", "project": "trainshort", "tags": []}, "encoding": {"name": "rope"}}
+LOGGER = LoggerSettings("auto", project="trainshort")
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,7 @@ def test_a_sweep_is_summed_up_in_a_run_of_its_own(tmp_path):
     rows = [{**row, "context_length": 32, "verdict": "better"}, {**row, "context_length": 64, "verdict": None}]
     (sweep / "report.html").write_text("<!doctype html>")
     comparison = Comparison(sweep, [], "rope", 0.95, summary=pd.DataFrame(rows))
-    track_sweep({"logger": CONFIG["logger"], "sweep": "compare"}, comparison)
+    track_sweep(LOGGER, comparison)
     folder = offline_run(tmp_path, "summary-compare")
     found = records(folder)
     assert found["run"][0]["job_type"] == "sweep"
@@ -117,7 +118,7 @@ def test_the_end_of_wandb_is_not_the_end_of_the_run(tmp_path):
     before = set(psutil.Process().children(recursive=True))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with track(CONFIG, "dies", tmp_path) as tracker:
+        with track(LOGGER, "dies", tmp_path) as tracker:
             for child in set(psutil.Process().children(recursive=True)) - before:
                 child.kill()
                 child.wait()
@@ -125,7 +126,7 @@ def test_the_end_of_wandb_is_not_the_end_of_the_run(tmp_path):
                 tracker.log_point({"tokens": step, "loss": 1.0})
             tracker.summarise({"seconds": 1.0})
     assert sum("the run goes on" in str(each.message) for each in said) == 1
-    with track(CONFIG, "next", tmp_path) as tracker:
+    with track(LOGGER, "next", tmp_path) as tracker:
         tracker.log_point({"tokens": 1, "loss": 1.0})
         assert tracker.run is not None, "the next run of this process has a W&B again"
 
@@ -150,7 +151,7 @@ def test_a_host_that_does_not_answer_means_offline(monkeypatch):
 
 def test_a_disabled_wandb_is_given_everything_and_keeps_nothing(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    with track(CONFIG, "disabled", tmp_path) as tracker:
+    with track(LOGGER, "disabled", tmp_path) as tracker:
         tracker.log_point({"tokens": 1, "loss": 1.0})
     assert capsys.readouterr().out == "W&B: disabled (WANDB_MODE)\n"
     assert not list(tmp_path.rglob("*.wandb"))

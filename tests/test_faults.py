@@ -219,7 +219,7 @@ def test_evaluation_out_of_memory_halves_its_batch_and_ends_with_the_same_losses
     model, stream = small_model("rope"), small_stream(30, 40)
     evaluation = settings_of(f"eval.batch_tokens={8 * CONTEXT}", "eval.tokens=null").eval
     windows = plan("non_overlapping", stream, CONTEXT, [CONTEXT], evaluation)
-    expected = Scorer(model, stream, evaluation).score([windows])[0]
+    expected = Scorer(model, stream, evaluation.batch_tokens).score([windows])[0]
     whole = Scorer._batch
 
     def small_memory(self, starts, counts, length, encoding):
@@ -228,7 +228,7 @@ def test_evaluation_out_of_memory_halves_its_batch_and_ends_with_the_same_losses
         return whole(self, starts, counts, length, encoding)
 
     monkeypatch.setattr(Scorer, "_batch", small_memory)
-    scorer = Scorer(model, stream, evaluation)
+    scorer = Scorer(model, stream, evaluation.batch_tokens)
     with pytest.warns(UserWarning, match="halved"):
         found = scorer.score([windows])[0]
     assert scorer.batch_tokens <= 2 * CONTEXT

@@ -14,6 +14,7 @@ import pytest
 
 from eval.compare.comparison import read_comparison
 from eval.compare.literature import PROTOCOLS, apart, check, find_statements, match_ratios, read_published
+from eval.measure.rows import Measured
 from tests.synthetic import CONTEXT, make_run
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +77,8 @@ def test_lengths_that_scored_other_tokens_are_not_compared(tmp_path):
         key = f"{row['protocol']}/none/{row['context_length']}"
         losses = folder.losses
         table = losses[key + "/windows"]
-        folder.add([], {key: losses[key][:-1], key + "/windows": table - [0, 0, 1, 0, 0] * (table == table[-1])})
+        shorter = {key: losses[key][:-1], key + "/windows": table - [0, 0, 1, 0, 0] * (table == table[-1])}
+        folder.add(Measured(losses=shorter))
     rows = checked(
         tmp_path,
         [

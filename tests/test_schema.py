@@ -10,12 +10,8 @@ import sys
 import pytest
 from hydra.errors import ConfigCompositionException
 
-from conf.schema import (
-    ROOT,
-    Settings,
-    plain,
-    typed,
-)
+from conf.schema import ROOT, Settings
+from conf.typed import plain, typed
 from eval.record.identity import settings_of
 
 FAIR = "experiment=fair"

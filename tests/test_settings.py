@@ -24,10 +24,8 @@ from conf.schema import (
     TuningSettings,
     modules,
     options,
-    plain,
-    split,
-    typed,
 )
+from conf.typed import plain, split, typed
 from eval.record.identity import config_hash, run_id, settings_of
 
 FAIR = "experiment=fair"

@@ -7,6 +7,7 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
+from conf.schema import CompareSettings, LoggerSettings
 from eval.compare.sweep import SweepReport
 from eval.record.sweep import SweepCallback, count_jobs, progress
 from tests.synthetic import make_run
@@ -49,9 +50,9 @@ def test_a_sweep_exits_with_three_where_a_job_failed(tmp_path, state, code):
     callback = SweepReport()
     callback.job_list = tmp_path / "jobs-1.txt"
     callback.job_list.write_text(f"{folder.name}\n")
-    compare = {"reference": "rope", "level": 0.9}
+    settings = {"logger": LoggerSettings("none"), "compare": CompareSettings("rope", level=0.9)}
     with nullcontext() if code is None else pytest.raises(SystemExit) as stop:
-        callback.on_multirun_end(OmegaConf.create({"sweep": "demo", "logger": {"name": "none"}, "compare": compare}))
+        callback.on_multirun_end(OmegaConf.create({"sweep": "demo", **settings}))
     assert stop is None or stop.value.code == code
     assert (tmp_path / "report.html").exists()
     assert callback.job_list.exists() == (state == "failed")

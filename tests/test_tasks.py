@@ -179,7 +179,7 @@ def test_one_wrong_token_makes_an_answer_wrong():
     evaluation = settings_for("copy", "eval.batch_tokens=64").eval
     for length in (1, 9, 20):
         examples = data.examples("test", length)
-        scorer = Scorer(Forgetful(data.vocab_size), data.streams["test"], evaluation)
+        scorer = Scorer(Forgetful(data.vocab_size), data.streams["test"], evaluation.batch_tokens)
         right = answers_right(scorer, examples, data.task.scored(length))
         asked = examples[:, 1 : length + 1]
         np.testing.assert_array_equal(right[:, :-1], asked != Forgetful.FORGOTTEN)
@@ -195,7 +195,10 @@ def test_exact_match_is_that_of_greedy_decoding():
         optimizer.zero_grad()
         module.training_step(batch, 0).backward()
         optimizer.step()
-    model, scorer = module.transformer.eval(), Scorer(module.transformer, data.streams["test"], settings.eval)
+    model, scorer = (
+        module.transformer.eval(),
+        Scorer(module.transformer, data.streams["test"], settings.eval.batch_tokens),
+    )
     verdicts = []
     for length in (1, 2, 3):
         examples = np.stack([data.task.example([n], length) for n in range(20)])

@@ -201,8 +201,8 @@ def test_extensions_are_never_tuned_on_the_tokens_that_are_scored(composed, spli
     streams = []
 
     class Spy(Scorer):
-        def __init__(self, model, stream, evaluation):
-            super().__init__(model, stream, evaluation)
+        def __init__(self, model, stream, *how):
+            super().__init__(model, stream, *how)
             streams.append(stream)
 
     for module in ("perplexity", "extended"):
