@@ -133,7 +133,9 @@ class EvaluationSettings(Checked):
         self.check_among("controls", CONTROLS)
         self.check_among("extensions", [*options("extension"), "all"])
         for name in self.extension_settings:
-            self.check("extension_settings", name in options("extension"), "conf/extension has no such file", name)
+            self.check(
+                "extension_settings", name in options("extension"), "conf/extension has no such file", repr(name)
+            )
         if self.probes:
             self.probe.check("windows", self.probe.windows >= 2, "must be at least 2")
 
