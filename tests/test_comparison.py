@@ -61,7 +61,8 @@ def test_differences_are_those_of_the_statistics(tmp_path):
         name: np.stack([runs[name, seed].losses[key].astype(float).reshape(24, 16).sum(axis=1) for seed in seeds])
         for name in names
     }
-    expected = compare(losses, np.full(24, 16), np.arange(24), reference="rope")
+    pairs = {name: (losses[name], losses["rope"]) for name in ("t5", "alibi")}
+    expected = compare(pairs, np.full(24, 16), np.arange(24), reference="rope")
     comparison = read_comparison(tmp_path)
     for name in ("t5", "alibi"):
         row, difference = row_of(comparison, name), expected[name]

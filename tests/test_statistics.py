@@ -146,15 +146,15 @@ def test_swapping_a_and_b_flips_the_sign_and_nothing_else():
 
 def test_an_encoding_does_not_differ_from_itself():
     (loss_SW,), tokens_W = synthetic_differences(np.random.default_rng(18), 1, 3, 50)
-    found = compare({"rope": loss_SW, "same": loss_SW.copy()}, tokens_W, reference="rope")["same"]
+    found = compare({"same": (loss_SW.copy(), loss_SW)}, tokens_W, reference="rope")["same"]
     assert (found.nats, found.low, found.high, found.p, found.verdict) == (0, 0, 0, 1, "not separable")
 
 
 def test_compare_says_which_encodings_are_better_and_which_worse():
     rng = np.random.default_rng(19)
     (rope_SW, same_SW, good_SW, bad_SW), tokens_W = synthetic_differences(rng, 4, 5, 200, nats=3.4)
-    losses = {"good": good_SW - 0.1 * tokens_W, "rope": rope_SW, "same": same_SW, "bad": bad_SW + 0.1 * tokens_W}
-    found = compare(losses, tokens_W, reference="rope")
+    losses = {"good": good_SW - 0.1 * tokens_W, "same": same_SW, "bad": bad_SW + 0.1 * tokens_W}
+    found = compare({name: (loss_SW, rope_SW) for name, loss_SW in losses.items()}, tokens_W, reference="rope")
     verdicts = {name: each.verdict for name, each in found.items()}
     assert verdicts == {"good": "better", "same": "not separable", "bad": "worse"}
     assert {name: each.adjusted_p for name, each in found.items()} == holm({n: each.p for n, each in found.items()})
@@ -195,17 +195,17 @@ def test_too_few_blocks_give_no_interval_but_the_reason(blocks):
     assert found.perplexity == pytest.approx(np.exp(rope_SW.sum() / (3 * 90 * 64)))
     assert (found.low, found.perplexity_low, found.perplexity_high, found.standard_error) == (None,) * 4
     assert f"at least 10 blocks of held-out windows, there are {blocks}" in found.reason
-    pair = compare({"rope": rope_SW, "alibi": alibi_SW}, tokens_W, block_W, reference="rope")["alibi"]
+    pair = compare({"alibi": (alibi_SW, rope_SW)}, tokens_W, block_W, reference="rope")["alibi"]
     assert (pair.percent_low, pair.p, pair.smallest_detectable, pair.adjusted_p) == (None,) * 4
     assert (pair.verdict, pair.reason) == ("not separable", found.reason)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_is_refused_with_its_encoding_seed_and_window(value):
-    losses = {"rope": np.ones((3, 20)), "alibi": np.ones((3, 20))}
-    losses["alibi"][2, 7] = value
+    rope_SW, alibi_SW = np.ones((3, 20)), np.ones((3, 20))
+    alibi_SW[2, 7] = value
     with pytest.raises(ValueError, match=rf"alibi has 1 losses .* {value} at seed row 2, window 7"):
-        compare(losses, np.ones(20), reference="rope")
+        compare({"alibi": (alibi_SW, rope_SW)}, np.ones(20), reference="rope")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_is_refused_with_its_encoding_seed_and_window(
 )
 def test_runs_that_do_not_match_are_refused_by_name(alibi_SW, message):
     with pytest.raises(ValueError, match=message):
-        compare({"rope": np.ones((3, 20)), "alibi": alibi_SW}, np.ones(20), reference="rope")
+        compare({"alibi": (alibi_SW, np.ones((3, 20)))}, np.ones(20), reference="rope")
 
 
 @pytest.mark.parametrize(
@@ -229,8 +229,10 @@ def test_runs_that_do_not_match_are_refused_by_name(alibi_SW, message):
         (lambda loss, tokens: perplexity_interval(loss, 0 * tokens), "count of at least 1"),
         (lambda loss, tokens: perplexity_interval(loss, tokens, np.arange(19)), r"shape \(19,\) for 20 windows"),
         (lambda loss, tokens: difference(loss, loss, tokens, comparisons=0), "comparisons is 0"),
-        (lambda loss, tokens: compare({"rope": loss}, tokens, reference="nope"), "'nope' has no losses"),
-        (lambda loss, tokens: compare({"rope": loss}, tokens, reference="rope"), "only encoding"),
+        (
+            lambda loss, tokens: compare({"rope": (loss, loss[:1])}, tokens, reference="nope"),
+            "nope has 1, but they are compared",
+        ),
         (lambda loss, tokens: holm({"rope": 1.5}), "'rope' is 1.5"),
         (lambda loss, tokens: holm({"rope": float("nan")}), "'rope' is nan"),
     ],

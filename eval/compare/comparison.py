@@ -17,7 +17,7 @@ import pandas as pd
 
 from conf.schema import CompareSettings
 from eval.compare.runs import Run, find_objection, find_reference, read_runs
-from eval.measure.statistics import Difference, difference, holm, perplexity_interval, verdict
+from eval.measure.statistics import Difference, compare, perplexity_interval
 from eval.record.files import write_table
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
@@ -219,7 +219,10 @@ def _differences(
     windows: pd.DataFrame, by: Sequence[str], side: str, reference: str | None, level: float
 ) -> pd.DataFrame:
     """Within each group `by`, each side minus the reference, paired over the seeds that both have; a side without a
-    common seed has none. Holm's correction is over all sides of a group. Columns: those of `judge`; index: by, side."""
+    common seed has none. Holm's correction is over all sides of a group.
+
+    Columns: those of `difference_fields`; index: by, side.
+    """
     records = []
     for place, here in windows.sort_values([side, "seed", "window"]).groupby(by):
         first = here.iloc[: here["window"].nunique()]
@@ -229,28 +232,19 @@ def _differences(
         theirs = sides.pop(reference, losses.iloc[:0])
         seeds = {name: own.index.intersection(theirs.index) for name, own in sides.items()}
         seeds = {name: common for name, common in seeds.items() if len(common)}
-        targets = {"tokens_W": first["tokens"], "blocks_W": first["block"], "level": level, "comparisons": len(seeds)}
-        found = [
-            difference(sides[name].loc[common].to_numpy(), theirs.loc[common].to_numpy(), **targets)
-            for name, common in seeds.items()
-        ]
+        pairs = {name: (sides[name].loc[s].to_numpy(), theirs.loc[s].to_numpy()) for name, s in seeds.items()}
+        found = compare(pairs, first["tokens"], first["block"], reference=reference, level=level)
         shared = dict(zip(by, place, strict=True))
-        records += [shared | {side: name} | each for name, each in zip(seeds, judge(found, level), strict=True)]
+        records += [shared | {side: name} | difference_fields(each) for name, each in found.items()]
     keys = [*by, side]
     return frame_of(records, [*keys, "covers", *DIFFERENCE]).astype(windows[keys].dtypes).set_index(keys)
 
 
-def judge(found: Sequence[Difference], level: float) -> list[dict[str, Any]]:
-    """Differences that were made together, as records of DIFFERENCE and `covers`: p is corrected for their number
-    (Holm), and verdicts are by that."""
-    adjusted = holm({i: each.p for i, each in enumerate(found) if each.p is not None})
-    return [
-        {"covers": each.covers, "difference_nats": each.nats, "difference_percent": each.percent, "p": each.p}
-        | {"difference_low": each.percent_low, "difference_high": each.percent_high, "p_holm": adjusted.get(i)}
-        | {"smallest_detectable": each.smallest_detectable, "verdict_reason": each.reason}
-        | {"verdict": verdict(each, adjusted.get(i), level)}
-        for i, each in enumerate(found)
-    ]
+def difference_fields(found: Difference) -> dict[str, Any]:
+    """How a difference stands in a row: DIFFERENCE, and what its interval covers."""
+    values = (found.nats, found.percent, found.percent_low, found.percent_high, found.p, found.adjusted_p)
+    values += (found.smallest_detectable, found.verdict, found.reason)
+    return {"covers": found.covers} | dict(zip(DIFFERENCE, values, strict=True))
 
 
 def summarise_tasks(rows: pd.DataFrame) -> pd.DataFrame:

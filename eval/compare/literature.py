@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval.compare.comparison import Comparison, frame_of, judge
-from eval.measure.statistics import difference
+from eval.compare.comparison import Comparison, difference_fields, frame_of
+from eval.measure.statistics import difference, judged
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 SDS = 2.0
@@ -77,8 +77,8 @@ def _answers(comparison: Comparison, asked: pd.DataFrame) -> pd.DataFrame:
     """
     windows = comparison.windows.query("position == 0")
     blocks = windows.groupby([*PLACE, "seed", "block"])[["nats", "tokens"]].sum()
-    answers, compared = asked.to_dict("records"), []
-    for answer in answers:
+    answers, compared = asked.to_dict("records"), {}
+    for number, answer in enumerate(answers):
         places = [
             (answer["protocol"], *(answer[f"{name}_{side}"] for name in PLACE[1:])) for side in ("higher", "lower")
         ]
@@ -91,10 +91,10 @@ def _answers(comparison: Comparison, asked: pd.DataFrame) -> pd.DataFrame:
         elif tokens[0].shape != tokens[1].shape or (np.stack(tokens) != tokens[0][0]).any():
             answer["verdict_reason"] = "the two were not scored on the same tokens"
         else:
-            found = difference(*losses, tokens[0][0], level=comparison.level, comparisons=len(asked))
-            compared.append((answer, found))
-    for (answer, _), judged in zip(compared, judge([found for _, found in compared], comparison.level), strict=True):
-        answer |= judged | {"verdict": VERDICTS[judged["verdict"]]}
+            how = {"level": comparison.level, "comparisons": len(asked)}
+            compared[number] = difference(*losses, tokens[0][0], **how)
+    for number, found in judged(compared, comparison.level).items():
+        answers[number] |= difference_fields(found) | {"verdict": VERDICTS[found.verdict]}
     names = {"difference_percent": "percent", "difference_low": "percent_low", "difference_high": "percent_high"}
     names["verdict_reason"] = "reason"
     return frame_of(answers).rename(columns=names).reindex(columns=[*QUESTION, *ANSWER])

@@ -33,12 +33,15 @@ Shapes in names: S seeds, W windows, B blocks of windows.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy import optimize, stats
 
 MIN_BLOCKS = 10  # below this a spread between blocks says little, and a t interval leans on normality alone
+Key = TypeVar("Key")
 POWER = 0.8  # of `smallest_detectable`: the chance to find a difference of that size
 
 
@@ -74,7 +77,7 @@ class Interval(Estimate):
 class Difference(Estimate):
     """Loss of a minus loss of b in nats a token, so below zero a is better; `percent` is the change of perplexity.
 
-    `p` is two-sided, for no difference at all; `adjusted_p` and `verdict` are filled in by `compare`.
+    `p` is two-sided, for no difference at all; `adjusted_p` and `verdict` are filled in by `judged`.
     `smallest_detectable` (nats): a true difference of this size would have been found with 80 % power. It is estimated
     from the same few seeds as the standard error and as rough. "not separable" says no more than that the difference
     is probably smaller than that; it does not say that there is none.
@@ -152,39 +155,39 @@ def difference(
 
 
 def compare(
-    losses: dict[str, np.ndarray],
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
     tokens_W: np.ndarray,
     blocks_W: np.ndarray | None = None,
     *,
     reference: str,
     level: float = 0.95,
 ) -> dict[str, Difference]:
-    """Every encoding minus the reference, with the p-values corrected for their number (Holm) and a verdict each.
-
-    `losses` maps an encoding to its loss_SW, the seeds of all in the same order. Each interval is that of a single
-    comparison; the verdict goes by `adjusted_p`, so "not separable" may stand beside an interval without zero.
+    """Each encoding minus the reference, `judged` together. pairs: its loss_SW and the reference's, of the same seeds.
 
     Raises:
-        ValueError: as `difference`, naming the encoding; or the reference is not among the losses, or is alone.
+        ValueError: as `difference`, naming the encoding.
     """
-    if reference not in losses:
-        raise ValueError(f"reference {reference!r} has no losses; choose one of {', '.join(losses)}")
-    others = [name for name in losses if name != reference]
-    if not others:
-        raise ValueError(f"{reference!r} is the only encoding: nothing to compare it with; add the losses of another")
-    settings = {"level": level, "comparisons": len(others)}
+    settings = {"level": level, "comparisons": len(pairs)}
     found = {
-        name: difference(losses[name], losses[reference], tokens_W, blocks_W, names=(name, reference), **settings)
-        for name in others
+        name: difference(*pair, tokens_W, blocks_W, names=(name, reference), **settings) for name, pair in pairs.items()
     }
-    adjusted = holm({name: each.p for name, each in found.items() if each.p is not None})
+    return judged(found, level)
+
+
+def judged(found: Mapping[Key, Difference], level: float = 0.95) -> dict[Key, Difference]:
+    """Differences that were made together, with the p-values corrected for their number (Holm) and a verdict each.
+
+    Each interval is that of a single comparison; the verdict goes by `adjusted_p`, so "not separable" may stand beside
+    an interval without zero.
+    """
+    adjusted = holm({key: each.p for key, each in found.items() if each.p is not None})
     return {
-        name: replace(each, adjusted_p=adjusted.get(name), verdict=verdict(each, adjusted.get(name), level))
-        for name, each in found.items()
+        key: replace(each, adjusted_p=adjusted.get(key), verdict=verdict(each, adjusted.get(key), level))
+        for key, each in found.items()
     }
 
 
-def holm(p_values: dict[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Holm's step-down adjustment: calling all below α significant makes any false call at all with probability ≤ α.
 
     The i-th smallest of m (i from 0) becomes the largest so far of min(1, (m - i) p_i); the keys keep their order.
