@@ -303,7 +303,7 @@ def page(names: Sequence[str], run: RunFolder | None = None, report: Callable[[s
     }
     here = Path(__file__).parent
     parts = {
-        "/*css*/": (here.parent / "eval" / "compare" / "page" / "report.css").read_text(),
+        "/*css*/": (here.parent / "eval" / "compare" / "assets" / "report.css").read_text(),
         "/*plotly*/": get_plotlyjs(),
         "/*explorer*/": (here / "explorer.js").read_text(),
         "/*index*/": json.dumps(index, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),

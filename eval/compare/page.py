@@ -1,4 +1,4 @@
-"""report.html: one file that opens offline. The folder page has its template, style and script; plotly draws in it."""
+"""report.html: one file that opens offline. Its template, style and script lie in assets/; plotly draws in it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from eval.compare.runs import differing, flatten
 from eval.compare.show import Table
 from eval.record.identity import NOT_IDENTITY
 
-PAGE = Path(__file__).with_name("page")
+ASSETS = Path(__file__).with_name("assets")
 FAR = 2  # times the worst encoding's perplexity: beyond, a control is switched off when the page opens
 BEST = 8  # of many encodings, so many are switched on when the page opens, beside the reference
 
 
 def page(comparison: Comparison) -> str:
     """report.html."""
-    environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    loading = {"loader": FileSystemLoader(ASSETS), "undefined": StrictUndefined}
+    environment = Environment(**loading, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     style = _styles(comparison)
     labels = last_place(comparison)["label"].tolist()[:BEST]
     best = list(dict.fromkeys([*labels, *([comparison.reference] if comparison.reference else [])]))
@@ -46,8 +45,8 @@ def page(comparison: Comparison) -> str:
         styles=style,
         sections=_sections(comparison, style),
         start={"off": _off(comparison, style, best), "best": best},
-        css=Markup((PAGE / "report.css").read_text()),
-        js=Markup((PAGE / "report.js").read_text()),
+        css=Markup((ASSETS / "report.css").read_text()),
+        js=Markup((ASSETS / "report.js").read_text()),
         plotly=Markup(get_plotlyjs()),
     )
 

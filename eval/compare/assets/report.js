@@ -1,4 +1,4 @@
-// Of eval/compare/page/report.html. One state for the whole page: which encodings are on, and what is chosen in the selects.
+// Of eval/compare/assets/report.html. One state for the whole page: which encodings are on, and what is chosen in the selects.
 // A panel (a figure or a table) is shown when its `when` agrees with every choice; figures are drawn when first near.
 "use strict";
 (() => {
