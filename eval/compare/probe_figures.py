@@ -1,4 +1,4 @@
-"""What eval/measure/probes.py left in a sweep's runs, as figures: each probe by encoding, over its seeds."""
+"""What eval/measure/probes left in a sweep's runs, as figures: each probe by encoding, over its seeds."""
 
 from __future__ import annotations
 
