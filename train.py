@@ -71,5 +71,5 @@ if __name__ == "__main__":
     register_names()
     multirun = {"-m", "--multirun"} & set(sys.argv)
     if multirun and not any(argument.startswith("sweep=") for argument in sys.argv):
-        sys.argv.append(f"sweep={sweep_name(sys.argv[1:])}")
+        sys.argv.insert(1, f"sweep={sweep_name(sys.argv[1:])}")
     main()

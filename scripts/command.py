@@ -7,7 +7,13 @@ from eval.record.jobs import FAILED, MISTAKES, one_sentence
 
 
 def folder_and_options(arguments: list[str], usage: str, known: Collection[str] = ()) -> tuple[str, dict[str, str]]:
-    """The one folder and the options, key=value, of a command. Raises ValueError, with the usage, for anything else."""
+    """The one folder and the options, key=value, of a command; --help says its usage and ends the process.
+
+    Raises ValueError, with the usage, for anything else.
+    """
+    if {"-h", "--help"} & {*arguments}:
+        print(usage)
+        sys.exit()
     folders = [argument for argument in arguments if "=" not in argument]
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if len(folders) != 1 or options.keys() - known:

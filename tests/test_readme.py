@@ -29,7 +29,7 @@ def section(title: str) -> str:
     return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", section("Adding things"), re.DOTALL))
+FILES = dict(re.findall(r"`(\S+)`:\n\n```(?:python|yaml)\n(.*?)```", section("Adding things"), re.DOTALL))
 
 
 # -------------------------------------------------------------------------------------------------------- adding things

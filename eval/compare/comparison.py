@@ -276,7 +276,7 @@ def summarise_tasks(rows: pd.DataFrame) -> pd.DataFrame:
 def summary_table(comparison: Comparison) -> pd.DataFrame:
     """What summary.csv holds: every label at every place; without the columns of differences where there are none."""
     frames = [comparison.summary, comparison.positions, comparison.tasks]
-    table = pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame()], ignore_index=True)
+    table = pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame(columns=FIGURES)], ignore_index=True)
     for fields in (DIFFERENCE, GAIN):
         if table.reindex(columns=fields).isna().all(axis=None):
             table = table.drop(columns=fields, errors="ignore")

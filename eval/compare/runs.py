@@ -40,10 +40,10 @@ class Run:
     problem: str | None = None
     control: str | None = None
     time: str | None = None
-    settings: Settings | None = None
-    flat: Mapping[str, Any] = field(default_factory=dict)
-    results: Mapping[str, Any] = field(default_factory=lambda: {"rows": []})
-    windows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    settings: Settings | None = field(default=None, repr=False)
+    flat: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    results: Mapping[str, Any] = field(default_factory=lambda: {"rows": []}, repr=False)
+    windows: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ CALIBRATION_WINDOWS = 32
 def extension_configs(evaluation: EvaluationSettings) -> list[dict[str, Any]]:
     """The configs of the extensions to score, each once; "all" stands for every one.
 
-    Raises ValueError for a setting in eval.extension_settings that its extension doesn't have.
+    Raises ValueError for a setting in eval.extension_settings that its extension doesn't have, or can't take.
     """
     names = list(dict.fromkeys(evaluation.extensions))
     for name, changed in evaluation.extension_settings.items():
@@ -30,10 +30,13 @@ def extension_configs(evaluation: EvaluationSettings) -> list[dict[str, Any]]:
                 f"eval.extension_settings.{name}.{key}={changed[key]}: no such setting of {name}; known are "
                 f"{', '.join(has) or 'none'}"
             )
-    return [
+    configs = [
         {**extension_config(name), **evaluation.extension_settings.get(name, {})}
         for name in (extension_names() if "all" in names else names)
     ]
+    for config in configs:
+        build_extension(config)
+    return configs
 
 
 def extension_settings(config: Mapping[str, Any]) -> str:

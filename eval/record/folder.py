@@ -45,6 +45,9 @@ class RunFolder:
     def __init__(self, path: Path | str):
         self.path = Path(path)
 
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
     @property
     def name(self) -> str:
         return self.path.name

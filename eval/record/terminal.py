@@ -35,7 +35,7 @@ def print_results(results: Mapping[str, Any], context: int) -> None:
     if results.get("tasks"):
         print_exact_match(results["tasks"])
     if results["rows"]:
-        print_rows(results["rows"], context)
+        print_rows(results["rows"], f"{results['run_id']}: trained on a context of {context} tokens")
 
 
 def print_exact_match(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -56,9 +56,9 @@ def print_exact_match(rows: Sequence[Mapping[str, Any]]) -> None:
     console().print(table)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], context: int) -> None:
+def print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """A run's rows: perplexity, nats and bits a byte by protocol, extension and context length."""
-    table = Table(title=f"Trained on a context of {context} tokens")
+    table = Table(title=title)
     for name in ("protocol", "extension", "context"):
         table.add_column(name)
     for name in ("perplexity", "95 % interval", "nats/token", "bits/byte", "tokens"):
