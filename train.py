@@ -69,7 +69,8 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     register_names()
-    multirun = {"-m", "--multirun"} & set(sys.argv)
+    multirun = next((argument for argument in sys.argv if argument in ("-m", "--multirun")), None)
     if multirun and not any(argument.startswith("sweep=") for argument in sys.argv):
-        sys.argv.insert(1, f"sweep={sweep_name(sys.argv[1:])}")
+        beside = next((argument for argument in sys.argv if "=" in argument), multirun)  # overrides stand together
+        sys.argv.insert(sys.argv.index(beside) + 1, f"sweep={sweep_name(sys.argv[1:])}")
     main()

@@ -1,6 +1,6 @@
 """The settings of a run, typed: Hydra composes the yaml files of this folder against them, and refuses a wrong key or
 type by its full name. The yaml files hold the values and say what they mean; what can't be is refused here, when the
-object is made, by a ValueError that names the setting. Light to import: nothing but OmegaConf.
+object is made, by a ValueError that names the setting. Light to import: nothing but Hydra.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from conf.typed import Checked, typed
+from conf.typed import Checked, split, typed
 
 CONF = Path(__file__).parent
 ROOT = CONF.parent
@@ -132,10 +132,11 @@ class EvaluationSettings(Checked):
         self.check_among("probes", modules("eval/measure/probes"))
         self.check_among("controls", CONTROLS)
         self.check_among("extensions", [*options("extension"), "all"])
-        for name in self.extension_settings:
+        for name, changed in self.extension_settings.items():
             self.check(
                 "extension_settings", name in options("extension"), "conf/extension has no such file", repr(name)
             )
+            self.check("extension_settings", isinstance(changed, dict), "must be settings by name", {name: changed})
         if self.probes:
             self.probe.check("windows", self.probe.windows >= 2, "must be at least 2")
 
@@ -234,6 +235,7 @@ class TrainerSettings(Checked):
         half = self.precision.startswith("16")  # its gradients are scaled, and clipped before they are scaled back
         self.check("precision", not half, "float16 is not supported; use bf16-mixed or 32-true")
         self.check_among("precision", PRECISIONS)
+        self.check_among("accelerator", ("auto", "cpu", "gpu", "cuda"))
 
 
 @dataclass
@@ -288,6 +290,7 @@ class Settings(Checked):
         self.check("context", self.context >= 2, "must be at least 2 tokens")
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
+        split(TaskSettings if "examples" in self.data else CorpusSettings, self.data, "data")
         check_names(self.run_id, self.sweep)
         problem = f"can't be shared by {self.shares} (accumulate x devices x nodes): choose a multiple of it"
         self.training.check("batch_size", self.training.batch_size % self.shares == 0, problem)

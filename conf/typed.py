@@ -1,5 +1,6 @@
 """Settings as typed objects: what their classes share, and how they are made of plain values and given back as such."""
 
+import functools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,7 +50,13 @@ def typed(cls: type, values: Any, name: str = "") -> Any:
     if not isinstance(values, Mapping):
         raise ValueError(f"{name or 'the settings'}={values}: must be a group of settings")
     with _naming_settings(name):
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+        return OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))
+
+
+@functools.cache
+def _structured(cls: type) -> DictConfig:
+    """A settings class as OmegaConf has it; `merge` leaves it as it is."""
+    return OmegaConf.structured(cls)
 
 
 def composed_as(cls: type, config: DictConfig) -> Any:

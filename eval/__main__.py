@@ -7,7 +7,10 @@ Settings are those of conf/eval, as the run was scored, and those of the extensi
 are added to its results.
 """
 
+import os
 import sys
+import tempfile
+from dataclasses import replace
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,14 +18,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import CONF, EvaluationSettings, ScoringSettings
 from conf.typed import composed_as, plain, typed
+from eval.record.folder import RunFolder
 from eval.record.identity import register_names
 from eval.record.jobs import SWEEP_FAILED, attempt
 
-failed: list[str] = []  # the runs of this command that could not be scored
+FAILED_RUNS = "TRAINSHORT_FAILED_RUNS"  # in the environment: the file in which jobs, in whatever process, note failures
 
 
 def score(cfg: DictConfig) -> None:
     """Scores the run of cfg.run."""
+    asked = composed_as(ScoringSettings, cfg)
+    if asked.run is None:
+        raise ValueError("which run? Give its folder: python -m eval run=DIR")
+    folder = RunFolder(asked.run)
+    evaluation, context = as_given(cfg, folder.settings.eval), folder.settings.context
+
     from eval.compare.comparison import read_comparison
     from eval.compare.report import write_files
     from eval.measure.measurement import Measurement
@@ -30,18 +40,13 @@ def score(cfg: DictConfig) -> None:
     from eval.record.trained import load
     from model.training.trainer import prepare_process
 
-    asked = composed_as(ScoringSettings, cfg)
-    if asked.run is None:
-        raise ValueError("which run? Give its folder: python -m eval run=DIR")
+    prepare_process(folder.settings.trainer.threads)
     elsewhere = {"cache_dir": asked.cache_dir, "num_workers": asked.num_workers}
-    trained = load(asked.run, **{key: value for key, value in elsewhere.items() if value is not None})
-    folder, context = trained.folder, trained.settings.context
-    prepare_process(trained.settings.trainer.threads)
-    evaluation = as_given(cfg, trained.settings.eval)
-    scored = {row["context_length"] / context for row in folder.results["rows"]}
-    evaluation.lengths = sorted(scored | set(evaluation.lengths))
-    measurement = Measurement(evaluation, trained.data, context)
     with folder.hold():
+        trained = load(folder.path, **{key: value for key, value in elsewhere.items() if value is not None})
+        scored = {row["context_length"] / context for row in folder.results["rows"]}
+        evaluation = replace(evaluation, lengths=sorted(scored | set(evaluation.lengths)))
+        measurement = Measurement(evaluation, trained.data, context)
         for found in measurement.of(trained.model, folder.results, folder.losses.keys()):
             folder.add(found)
         folder.set_status("finished")  # also where it failed when it was first scored
@@ -69,11 +74,14 @@ def as_given(cfg: DictConfig, scored: EvaluationSettings) -> EvaluationSettings:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
 def main(cfg: DictConfig) -> None:
     if attempt(lambda: score(cfg), cfg.run):
-        failed.append(cfg.run)
+        with open(os.environ[FAILED_RUNS], "a") as file:
+            file.write(f"{cfg.run}\n")
 
 
 if __name__ == "__main__":
     register_names()
-    main()
-    if failed:
-        sys.exit(SWEEP_FAILED)
+    with tempfile.NamedTemporaryFile("r") as failed:
+        os.environ[FAILED_RUNS] = failed.name
+        main()
+        if failed.read():
+            sys.exit(SWEEP_FAILED)

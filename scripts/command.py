@@ -21,6 +21,14 @@ def folder_and_options(arguments: list[str], usage: str, known: Collection[str] 
     return folders[0], options
 
 
+def number(name: str, text: str, kind: type) -> float:
+    """An option's number, of this kind. Raises ValueError, naming the option, where it is none."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name}={text}: must be a number") from None
+
+
 def end_with(main: Callable[[list[str]], int | None]) -> None:
     """Ends the process with what main makes of the command line: its exit code, or a user's mistake in one sentence."""
     try:

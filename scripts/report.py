@@ -6,7 +6,7 @@ DIR is the folder of a sweep or of a single run. Exit codes are those of a sweep
 """
 
 from eval.record.jobs import SWEEP_FAILED
-from scripts.command import end_with, folder_and_options
+from scripts.command import end_with, folder_and_options, number
 
 USAGE = "usage: python -m scripts.report DIR [reference=ENCODING] [level=0.95]"
 
@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     from eval.compare.report import write_report
 
     folder, options = folder_and_options(arguments, USAGE, {"reference", "level"})
-    level = float(options["level"]) if "level" in options else None
+    level = number("level", options["level"], float) if "level" in options else None
     failed = write_report(folder, reference=options.get("reference"), level=level)
     return SWEEP_FAILED if failed else 0
 

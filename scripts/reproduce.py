@@ -20,7 +20,7 @@ from conf.schema import LoggerSettings
 from eval.measure.rows import row_key
 from eval.record.folder import RunFolder
 from eval.record.jobs import FAILED
-from scripts.command import end_with, folder_and_options
+from scripts.command import end_with, folder_and_options, number
 from train import train
 
 USAGE = "usage: python -m scripts.reproduce RUN [cache_dir=DIR] [num_workers=N]"
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     if settings.trainer.devices != 1 or settings.trainer.num_nodes != 1:
         raise ValueError(f"{old.path} was trained on several devices: give its own command again, with another runs=")
     elsewhere = {"cache_dir": options.get("cache_dir", settings.cache_dir)}
-    elsewhere["num_workers"] = int(options.get("num_workers", settings.num_workers))
+    elsewhere["num_workers"] = number("num_workers", options.get("num_workers", settings.num_workers), int)
     with tempfile.TemporaryDirectory() as runs:
         again = replace(settings, **elsewhere, runs=runs, sweep=None, logger=LoggerSettings("none"))
         train(again)

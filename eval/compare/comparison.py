@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from conf.schema import CompareSettings
@@ -21,8 +22,8 @@ from eval.measure.statistics import Difference, compare, perplexity_interval
 from eval.record.files import write_table
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
-PLACE = ["protocol", "extension", "context_length", "position"]  # position: 0 where a row is about whole windows
-KEYS = [*PLACE, "label"]
+STRETCH = ["protocol", "extension", "context_length", "position"]  # position: 0 where a row is about whole windows
+KEYS = [*STRETCH, "label"]
 # The columns of `scored` that are there in any case; of `summary` and, with the stretch's, `positions`; of `tasks`.
 FIELDS = ["run_id", "label", "encoding", "seed", "control", "protocol", "extension", "context_length", "length_ratio"]
 FIELDS += ["position_from", "position", "status", "reason", "targets_id", "split", "precision", "executor"]
@@ -111,7 +112,7 @@ def read_comparison(
     runs = read_runs(path := Path(path), jobs)
     compared = [run for run in runs if run.problem is None]
     compare = compare or (compared[0].settings.compare if compared else CompareSettings(None, level=0.95))
-    level = level or compare.level
+    level = compare.level if level is None else level
     labels = sorted({run.label for run in compared if not run.control})
     found = find_reference(labels, reference or compare.reference)
     if reference and not (found == reference or (found or "").split(" (")[0] == reference):
@@ -189,9 +190,9 @@ def summarise(
     seeds, intervals = rows.groupby(KEYS), _intervals(windows, level)
     figures = rows.drop_duplicates(KEYS).set_index(KEYS)  # of the first seed, what is the same for all
     figures["seeds"] = seeds.size().astype("Int64")
-    figures["bits_per_byte"] = seeds["bits_per_byte"].mean(skipna=False)
+    figures["bits_per_byte"] = seeds["bits_per_byte"].agg(lambda bits: bits.mean(skipna=False))
     figures = figures.drop(columns=intervals.columns, errors="ignore").join(intervals)
-    figures = figures.reset_index().sort_values([*PLACE, "nats"], kind="stable")
+    figures = figures.reset_index().sort_values([*STRETCH, "nats"], kind="stable")
     whole = windows[windows["position"] == 0]
     rivals = whole[whole["control"].isna()]
     differences = _differences(rivals, ["protocol", "extension", "context_length"], "label", reference, level)
@@ -227,12 +228,14 @@ def _differences(
     for place, here in windows.sort_values([side, "seed", "window"]).groupby(by):
         first = here.iloc[: here["window"].nunique()]
         runs = here.iloc[:: len(first)]
-        losses = pd.DataFrame(here["nats"].to_numpy().reshape(len(runs), -1), index=runs["seed"])
-        sides = {name: losses[runs[side].eq(name).to_numpy()] for name in runs[side].unique()}
-        theirs = sides.pop(reference, losses.iloc[:0])
-        seeds = {name: own.index.intersection(theirs.index) for name, own in sides.items()}
-        seeds = {name: common for name, common in seeds.items() if len(common)}
-        pairs = {name: (sides[name].loc[s].to_numpy(), theirs.loc[s].to_numpy()) for name, s in seeds.items()}
+        losses = here["nats"].to_numpy().reshape(len(runs), -1)
+        sides: dict[str, dict[int, np.ndarray]] = {}
+        for name, seed, loss_W in zip(runs[side], runs["seed"], losses, strict=True):
+            sides.setdefault(name, {})[seed] = loss_W
+        theirs, pairs = sides.pop(reference, {}), {}
+        for name, own in sides.items():
+            if common := own.keys() & theirs.keys():
+                pairs[name] = tuple(np.stack([of[seed] for seed in sorted(common)]) for of in (own, theirs))
         found = compare(pairs, first["tokens"], first["block"], reference=reference, level=level)
         shared = dict(zip(by, place, strict=True))
         records += [shared | {side: name} | difference_fields(each) for name, each in found.items()]

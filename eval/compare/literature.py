@@ -30,8 +30,8 @@ MARGIN = 0.02  # of the perplexity
 FACTOR = 1.25
 PROTOCOLS = {"non-overlapping": "non_overlapping", "last": "fixed_targets", "sliding": "sliding"}  # by the first word
 VERDICTS = {"worse": "agree", "better": "disagree", "not separable": "not separable"}  # of the higher minus the lower
-PLACE = ["protocol", "extension", "context_length", "label"]  # what tells the summary's rows apart
-QUESTION = ["protocol", *(f"{name}_{side}" for side in ("lower", "higher") for name in PLACE[1:])]
+FIGURE = ["protocol", "extension", "context_length", "label"]  # what tells the summary's rows apart
+QUESTION = ["protocol", *(f"{name}_{side}" for side in ("lower", "higher") for name in FIGURE[1:])]
 ANSWER = ["seeds", "percent", "percent_low", "percent_high", "covers", "p_holm", "verdict", "reason"]
 COLUMNS = ["kind", "statement", "study", "corpus", "evidence", "published_protocol", "published_lower"]
 COLUMNS += ["published_higher", "published_ratio_lower", "published_ratio_higher", "published_percent", "protocol"]
@@ -76,11 +76,11 @@ def _answers(comparison: Comparison, asked: pd.DataFrame) -> pd.DataFrame:
     It is paired by blocks, since the windows of two lengths are not the same.
     """
     windows = comparison.windows.query("position == 0")
-    blocks = windows.groupby([*PLACE, "seed", "block"])[["nats", "tokens"]].sum()
+    blocks = windows.groupby([*FIGURE, "seed", "block"])[["nats", "tokens"]].sum()
     answers, compared = asked.to_dict("records"), {}
     for number, answer in enumerate(answers):
         places = [
-            (answer["protocol"], *(answer[f"{name}_{side}"] for name in PLACE[1:])) for side in ("higher", "lower")
+            (answer["protocol"], *(answer[f"{name}_{side}"] for name in FIGURE[1:])) for side in ("higher", "lower")
         ]
         sides = [blocks.loc[place].unstack("block") for place in places]
         seeds = sides[0].index.intersection(sides[1].index)
@@ -111,7 +111,7 @@ def find_statements(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
     for (_, protocol), figures in published.groupby(["study", "protocol"], sort=False):
         ratios = match_ratios(figures["published_ratio"].unique(), ours["ratio"][ours["protocol"] == protocol].unique())
         studies.append(figures.assign(ratio=figures["published_ratio"].map(ratios)))
-    sides = pd.concat(studies).merge(ours[["encoding", *PLACE, "ratio", "perplexity"]])
+    sides = pd.concat(studies).merge(ours[["encoding", *FIGURE, "ratio", "perplexity"]])
     sides["number"] = range(len(sides))
     pairs = sides.merge(sides, on=["study", "protocol"], suffixes=("_lower", "_higher"))
     same = {name: pairs[f"{name}_lower"] == pairs[f"{name}_higher"] for name in ("encoding", "label", "extension")}

@@ -23,12 +23,11 @@ def extension_configs(evaluation: EvaluationSettings) -> list[dict[str, Any]]:
     """
     names = list(dict.fromkeys(evaluation.extensions))
     for name, changed in evaluation.extension_settings.items():
-        known = extension_config(name)
-        for key in changed.keys() - known.keys():
-            has = sorted(known.keys() - {"name", "_target_"})
+        known = sorted(extension_config(name).keys() - {"name", "_target_"})
+        for key in changed.keys() - known:
             raise ValueError(
                 f"eval.extension_settings.{name}.{key}={changed[key]}: no such setting of {name}; known are "
-                f"{', '.join(has) or 'none'}"
+                f"{', '.join(known) or 'none'}"
             )
     configs = [
         {**extension_config(name), **evaluation.extension_settings.get(name, {})}

@@ -28,6 +28,9 @@ class Trained:
 
     @property
     def tokenizer(self) -> TextTokenizer:
+        """Raises ValueError for a model of a task, whose tokens stand for no text."""
+        if self.data.task is not None:
+            raise ValueError(f"data={self.data.name} is a task: it has no tokenizer; see data.task for its tokens")
         return self.data.tokenizer
 
     def encode(self, text: str) -> torch.Tensor:
