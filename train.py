@@ -69,8 +69,7 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     register_names()
-    multirun = next((argument for argument in sys.argv if argument in ("-m", "--multirun")), None)
+    multirun = {"-m", "--multirun"} & set(sys.argv)
     if multirun and not any(argument.startswith("sweep=") for argument in sys.argv):
-        beside = next((argument for argument in sys.argv if "=" in argument), multirun)  # overrides stand together
-        sys.argv.insert(sys.argv.index(beside) + 1, f"sweep={sweep_name(sys.argv[1:])}")
+        sys.argv.append(f"sweep={sweep_name(sys.argv[1:])}")
     main()

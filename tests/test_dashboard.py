@@ -110,6 +110,13 @@ def test_a_sweep_is_summed_up_in_a_run_of_its_own(tmp_path):
     }
 
 
+def test_a_sweep_without_a_comparison_is_summed_up_too(tmp_path):
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "report.html").write_text("<!doctype html>")
+    track_sweep(LOGGER, Comparison(tmp_path / "odd", [], None, 0.95, objection="they differ"))
+    assert records(offline_run(tmp_path, "summary-odd"))["artifact"]
+
+
 def test_the_end_of_wandb_is_not_the_end_of_the_run(tmp_path):
     import psutil
     import wandb

@@ -1,0 +1,109 @@
+"""`python -m eval`: a mistake answers at once, costs no row, and counts in whatever process it was made.
+
+python -m pytest tests/test_score_again.py
+"""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conf.schema import ROOT
+from eval.measure.extended import extension_configs
+from eval.record.folder import RunFolder
+from eval.record.trained import load
+from tests.small import SETTINGS
+from train import train
+
+SMOKE = ["experiment=smoke", "training.tokens=2048", "eval.windows=12", "eval.targets=8", "logger=none"]
+
+
+@pytest.fixture(scope="module")
+def finished(program, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    done = program(*SMOKE, "encoding=rope", "eval.extensions=[none,yarn]", "run_id=rope", runs=runs)
+    assert done.returncode == 0, done.stderr
+    return runs / "rope"
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "rope")
+
+
+@pytest.fixture
+def score(program):
+    return lambda *arguments: program(*arguments, runs=None, command=("-m", "eval"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (["extension=yarn", "extension.beta_slow=abc"], "extension.beta_slow='abc': must be a finite number"),
+        (["+eval.extension_settings.yarn.beta_slow=abc"], "extension.beta_slow='abc'"),
+        (["+eval.extension_settings.yarn.name=pi"], "eval.extension_settings.yarn.name=pi: no such setting"),
+        (["+eval.extension_settings.yarn._target_=os.system"], "no such setting of yarn"),
+        (["+eval.extension_settings.yarn=3"], "eval.extension_settings={'yarn': 3}: must be settings by name"),
+    ],
+)
+def test_an_extension_that_cannot_be_costs_no_row(score, run, argument, message):
+    before = RunFolder(run).results
+    done = score(f"run={run}", *argument)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert RunFolder(run).results == before
+
+
+def test_a_name_is_no_setting_of_an_extension():
+    for key in ("name", "_target_"):
+        SETTINGS.extension_settings["pi"] = {key: "yarn"}
+        try:
+            with pytest.raises(ValueError, match=rf"extension_settings\.pi\.{key}=yarn: no such setting"):
+                extension_configs(SETTINGS)
+        finally:
+            del SETTINGS.extension_settings["pi"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("eval.split=test", "which run?"),
+        ("run=nowhere", "not a run's folder"),
+        ("run={run} eval.precision=16", "eval.precision='16'"),
+        ("run={run} +eval.foo=1", "foo"),
+    ],
+)
+def test_a_mistake_answers_before_anything_heavy_is_imported(run, argument, message):
+    script = f"""
+import runpy, sys
+sys.argv = ["eval", *{argument.format(run=run).split()!r}]
+try:
+    runpy.run_module("eval", run_name="__main__")
+except SystemExit as stop:
+    assert stop.code == 1
+assert not {{"torch", "lightning", "datasets"}} & set(sys.modules)
+print("light")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("light\n") and message in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("launcher", ["basic", "two_jobs"])
+def test_a_run_that_could_not_be_scored_counts_wherever_its_job_ran(score, run, launcher):
+    done = score("-m", f"run={run},nowhere", "extension=window", f"hydra/launcher={launcher}")
+    assert done.returncode == 3 and "nowhere is not a run's folder" in done.stderr
+    assert {row["extension"] for row in RunFolder(run).results["rows"]} == {"none", "yarn", "window"}
+
+
+def test_a_run_whose_results_are_damaged_is_not_taken_for_a_trained_one(score, run):
+    (run / "results.json").write_text("{")
+    done = score(f"run={run}")
+    assert done.returncode == 1 and "finish the run first" in done.stderr
+    assert not RunFolder(run).finished
+
+
+def test_a_model_of_a_task_says_that_it_has_no_tokenizer(composed):
+    settings = composed("experiment=tasks", "model=nano", "training.tokens=1024", "data.examples=4", "logger=none")
+    train(settings)
+    with pytest.raises(ValueError, match="data=copy is a task: it has no tokenizer"):
+        load(RunFolder.of(settings).path).encode("a text")
