@@ -10,7 +10,7 @@ import pytest
 
 from eval.compare.comparison import FIGURES, Comparison, read_comparison, write_comparison
 from eval.compare.conclusion import conclude
-from eval.measure.statistics import compare, holm
+from eval.measure.statistics import compare, holm, perplexity_interval
 from eval.record.files import read_json, write_json
 from tests.synthetic import CONTEXT, LENGTHS, make_run
 
@@ -49,6 +49,9 @@ def test_figures_are_those_of_the_losses_on_disk(tmp_path):
         assert row["nats"] == pytest.approx(losses.mean(), rel=1e-12)
         assert row["perplexity"] == pytest.approx(math.exp(losses.mean()), rel=1e-12)
         assert (row["seeds"], row["tokens"]) == (2, len(losses) / 2)
+        interval = perplexity_interval(losses.reshape(2, 24, 16).sum(axis=2), np.full(24, 16), np.arange(24))
+        bounds = (interval.perplexity_low, interval.perplexity_high)
+        assert (row["perplexity_low"], row["perplexity_high"]) == pytest.approx(bounds, rel=1e-12)
 
 
 def test_differences_are_those_of_the_statistics(tmp_path):

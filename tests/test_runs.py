@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from eval.compare.comparison import read_comparison
+from eval.record.files import read_json, write_json
 from tests.synthetic import make_run
 
 
@@ -128,3 +129,13 @@ def test_tasks_that_were_scored_otherwise_are_not_compared(tmp_path):
     for name, split in (("rope", "test"), ("alibi", "validation")):
         make_run(tmp_path, name, results={"tasks": [{**task, "split": split}]})
     assert "copy at 8" in read_comparison(tmp_path).objection
+
+
+def test_a_run_that_failed_by_its_settings_says_by_what_it_failed(tmp_path):
+    make_run(tmp_path, "rope")
+    failed = make_run(tmp_path, "alibi", state="failed", error="training.tokens=0: must be at least 1")
+    config = read_json(failed.path / "config.json")
+    config["training"]["tokens"] = 0
+    write_json(failed.path / "config.json", config)
+    (left_out,) = read_comparison(tmp_path).left_out
+    assert (left_out.state, left_out.problem) == ("failed", "training.tokens=0: must be at least 1")

@@ -1,0 +1,60 @@
+"""A run's folder keeps what is measured, in the place of what was there, and never beside what it can't stand by.
+
+python -m pytest tests/test_folder.py
+"""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from eval.measure.measurement import Measurement
+from eval.measure.rows import Measured, row_key
+from eval.record.folder import RunFolder
+from tests.small import CONTEXT, SETTINGS, small_stream
+
+
+def row(extension="none", targets="one", **more):
+    place = {"protocol": "fixed_targets", "extension": extension, "context_length": 8, "split": "test"}
+    return {**place, "targets_id": targets, "status": "ok", **more}
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def test_a_row_takes_the_place_of_the_one_of_its_key(folder):
+    folder.add(Measured(rows=[row(nats=1.0), row("pi", nats=2.0)]))
+    folder.add(Measured(rows=[row(nats=3.0)]))
+    assert {each["extension"]: each["nats"] for each in folder.results["rows"]} == {"none": 3.0, "pi": 2.0}
+
+
+def test_rows_on_other_targets_do_not_stay_beside_the_new(folder):
+    floor = row(control="unigram")
+    folder.add(Measured(rows=[row(), row("pi"), floor, row(context_length=16)]))
+    folder.add(Measured(rows=[row(targets="two")]))
+    kept = {row_key(each): each for each in folder.results["rows"]}
+    assert list(kept.values()) == [floor, row(context_length=16), row(targets="two")]
+
+
+def test_losses_probes_and_tasks_are_added_to_those_that_are_there(folder):
+    keys = [row_key(row()), row_key(row("pi"))]
+    for number, key in enumerate(keys):
+        name, task = f"probe {number}", {"extension": "none", "length": 9 - number}
+        losses = {key: np.full(3, number, np.float32)}
+        folder.add(Measured(losses=losses, probes={name: [{}]}, probe_settings={name: {"n": number}}, tasks=[task]))
+    assert {key: losses.tolist() for key, losses in folder.losses.items()} == {keys[0]: [0] * 3, keys[1]: [1] * 3}
+    results = folder.results
+    assert results["probes"] == {"probe 0": [{}], "probe 1": [{}]}
+    assert results["probe_settings"] == {"probe 0": {"n": 0}, "probe 1": {"n": 1}}
+    assert [task["length"] for task in results["tasks"]] == [8, 9]
+
+
+def test_probes_alone_are_held_against_the_documents_before_training():
+    settings = replace(SETTINGS, protocols=[], probes=["bias"], lengths=[1, 100])
+    stream = small_stream(40, 60)
+    data = SimpleNamespace(streams={"train": stream, "validation": stream, "test": stream}, task=None)
+    with pytest.raises(ValueError, match="no held-out document is longer than 59 tokens"):
+        Measurement(settings, data, CONTEXT)
