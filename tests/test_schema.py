@@ -19,6 +19,10 @@ REFUSED = [  # the command, and what its refusal says
     *((f"training.{key}=0", f"training.{key}=0: must be at least 1") for key in ("tokens", "batch_size", "accumulate")),
     *((f"training.{key}=-1", f"training.{key}=-1") for key in ("tokens", "batch_size", "accumulate", "log_every")),
     ("training.log_every=0", "training.log_every=0"),
+    ("data.max_tokens=1", "data.max_tokens=1: leaves nothing to learn from"),
+    ("data.max_documents=2.5", "data.max_documents"),
+    ("data=copy data.examples=0", "data.examples=0: must be at least 1"),
+    ("trainer.accelerator=tpu", "trainer.accelerator='tpu': must be auto, cpu, gpu or cuda"),
     *(
         (f"training.{key}={value}", f"training.{key}={shown}: must be finite")
         for key in ("lr", "min_lr", "warmup", "weight_decay", "clip", "encoding_lr")
