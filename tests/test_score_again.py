@@ -107,3 +107,10 @@ def test_a_model_of_a_task_says_that_it_has_no_tokenizer(composed):
     train(settings)
     with pytest.raises(ValueError, match="data=copy is a task: it has no tokenizer"):
         load(RunFolder.of(settings).path).encode("a text")
+
+
+def test_a_whole_file_of_conf_eval_takes_the_place_of_how_the_run_was_scored(score, run):
+    done = score(f"run={run}", "eval=smoke", "eval.extensions=[none,yarn]")
+    assert done.returncode == 0, done.stderr
+    fixed = {row["tokens"] for row in RunFolder(run).results["rows"] if row["protocol"] == "fixed_targets"}
+    assert fixed == {16 * 16}  # windows x targets of conf/eval/smoke.yaml; the run was scored on 12 x 8
