@@ -14,28 +14,30 @@ from typing import Any
 
 import numpy as np
 
+from conf.typed import plain
 from eval.measure.rows import Measured, row_key
 from eval.measure.statistics import perplexity_interval
 from eval.record.files import write_json, write_table
 from eval.record.folder import RunFolder
-from eval.record.identity import run_id
-from tests.composed import composed
+from eval.record.identity import run_id, settings_of
 
 CONTEXT = 32
 LENGTHS = (32, 64, 128, 256)
 WINDOWS, TARGETS = 24, 16  # of fixed_targets
 
-CONFIG = composed(
-    "model=nano",
-    "tokenizer.vocab_size=512",
-    "logger=none",
-    "sweep=synthetic",
-    "run_id=synthetic",
-    f"context={CONTEXT}",
-    "training.tokens=60_000",
-    "training.batch_size=32",
-    f"eval.targets={TARGETS}",
-    f"eval.windows={WINDOWS}",
+CONFIG = plain(
+    settings_of(
+        "model=nano",
+        "tokenizer.vocab_size=512",
+        "logger=none",
+        "sweep=synthetic",
+        "run_id=synthetic",
+        f"context={CONTEXT}",
+        "training.tokens=60_000",
+        "training.batch_size=32",
+        f"eval.targets={TARGETS}",
+        f"eval.windows={WINDOWS}",
+    )
 )
 
 RESULTS = {

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
+from omegaconf import DictConfig
 
 from conf.schema import Settings
 from conf.typed import plain, typed
@@ -57,8 +58,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @classmethod
-    def of(cls, settings: Settings) -> RunFolder:
-        """The folder of a run by its settings."""
+    def of(cls, settings: Settings | DictConfig) -> RunFolder:
+        """The folder of a run by its settings, or by the config that they could not be made of."""
         return cls(Path(settings.runs, settings.sweep or "", settings.run_id))
 
     @property

@@ -9,7 +9,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -88,7 +87,7 @@ def _record(cfg: DictConfig, error: Exception) -> None:
 
     try:
         check_names(cfg.run_id, cfg.sweep)
-        folder = RunFolder(Path(cfg.runs, cfg.sweep or "", cfg.run_id))
+        folder = RunFolder.of(cfg)
         if folder.status["state"] != "failed":
             folder.path.mkdir(parents=True, exist_ok=True)
             if not folder.trained:
