@@ -114,3 +114,10 @@ def test_a_whole_file_of_conf_eval_takes_the_place_of_how_the_run_was_scored(sco
     assert done.returncode == 0, done.stderr
     fixed = {row["tokens"] for row in RunFolder(run).results["rows"] if row["protocol"] == "fixed_targets"}
     assert fixed == {16 * 16}  # windows x targets of conf/eval/smoke.yaml; the run was scored on 12 x 8
+
+
+def test_a_model_is_not_loaded_beside_data_that_it_was_not_trained_on(run):
+    assert load(run).model is not None
+    RunFolder(run).update(corpus_hash="of another text")
+    with pytest.raises(ValueError, match=r"trained on other data than data=shakespeare is now \(corpus_hash\)"):
+        load(run)

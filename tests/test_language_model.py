@@ -1,0 +1,32 @@
+"""The learning rate over a run, by its definition: a linear rise, then the chosen decay to `min_lr`.
+
+python -m pytest tests/test_language_model.py
+"""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from eval.record.identity import settings_of
+from model.training.language_model import learning_rate
+
+TRAINING = replace(settings_of().training, warmup=0.1, min_lr=0.2)
+STEPS = 100  # ten of them of warm-up
+
+DECAYED = {  # at a share of the steps after the warm-up
+    "cosine": lambda done: 0.2 + 0.8 * (1 + math.cos(math.pi * done)) / 2,
+    "linear": lambda done: 0.2 + 0.8 * (1 - done),
+    "constant": lambda done: 1.0,
+}
+
+
+@pytest.mark.parametrize("schedule", DECAYED)
+def test_the_rate_rises_then_decays_as_chosen(schedule):
+    rates = [learning_rate(replace(TRAINING, schedule=schedule), step, STEPS) for step in range(STEPS + 1)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:] == pytest.approx([DECAYED[schedule](step / 90) for step in range(91)])
+
+
+def test_a_run_shorter_than_its_warm_up_has_one_step_of_it():
+    assert learning_rate(replace(TRAINING, warmup=0.0), 0, 1) == 1.0

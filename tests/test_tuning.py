@@ -1,0 +1,41 @@
+"""The learning rate that trials choose: the lowest validation loss, on validation alone, the trials apart from the run.
+
+python -m pytest tests/test_tuning.py
+"""
+
+import pytest
+
+from eval.record.folder import RunFolder
+from eval.record.identity import settings_of
+from eval.record.tuning import tuned
+from model.training.language_model import LossNotFiniteError
+
+
+def settings_for(runs, rates):
+    return settings_of(f"runs={runs}", "sweep=fair", "logger=none", f"tuning={{lr:{rates},seed:7}}")
+
+
+def test_the_rate_of_the_lowest_validation_loss_is_taken(tmp_path, capsys):
+    trials = []
+
+    def train(trial):
+        trials.append(trial)
+        folder = RunFolder.of(trial)
+        folder.path.mkdir(parents=True)
+        folder.update(training={"val_loss": abs(trial.training.lr - 2e-3)})
+
+    settings = settings_for(tmp_path, "[1e-3,2e-3,3e-3]")
+    chosen = tuned(settings, train)
+    assert chosen.training.lr == 2e-3 and chosen.run_id == settings.run_id and chosen.seed == settings.seed
+    assert {trial.eval.split for trial in trials} == {"validation"} and {trial.seed for trial in trials} == {7}
+    assert all(trial.eval.protocols == trial.eval.probes == [] and trial.tuning is None for trial in trials)
+    assert len({trial.run_id for trial in trials}) == 3 and {trial.sweep for trial in trials} == {"fair/tuning"}
+    assert "edge" not in capsys.readouterr().out
+
+
+def test_where_no_rate_gives_a_finite_loss_the_grid_is_named(tmp_path):
+    def train(trial):
+        raise LossNotFiniteError("not finite")
+
+    with pytest.raises(ValueError, match=r"tuning.lr=\[1.0, 2.0\]: no rate gave a finite loss"):
+        tuned(settings_for(tmp_path, "[1,2]"), train)
