@@ -326,5 +326,5 @@ def test_an_offline_wandb_run_holds_the_curves(program, tmp_path):
 
 def test_a_model_that_cannot_be_built_is_refused_before_any_text_is_read(composed, tmp_path):
     missing = ["data=text", f"data.path={tmp_path}/nowhere"]
-    with pytest.raises(ValueError, match="encoding.base=-1"):
+    with pytest.raises(ValueError, match=r"encoding\.base=-1"):
         train(composed(*SMOKE, *missing, "encoding.base=-1"))
