@@ -21,35 +21,41 @@ def train(settings: Settings) -> None:
     from data.module import build_data
     from eval.compare.comparison import read_comparison
     from eval.compare.report import write_files
-    from eval.measure.measurement import Measurement
+    from eval.measure.measurement import Measurement, fingerprint
     from eval.record.folder import RunFolder
     from eval.record.provenance import describe_run
     from eval.record.terminal import announce, print_results
     from eval.record.tracking import track_run
+    from eval.record.trained import is_trained
     from eval.record.tuning import tuned
     from model.build import check_model
     from model.training.language_model import build_language_model
     from model.training.meter import Meter
-    from model.training.trainer import fit, prepare_process
+    from model.training.trainer import fit, prepare_process, restore
 
     prepare_process(settings.trainer.threads)
-    folder = RunFolder.of(settings)
+    folder, asked = RunFolder.of(settings), fingerprint(settings.eval)
     with folder.hold():
-        folder.check_same(settings)
-        if folder.finished:
+        folder.begin(settings)
+        if folder.scored(asked):
             print(f"{folder.path} is finished already")
         else:
             settings = tuned(settings, train)
-            with folder.recording(settings), track_run(settings) as tracker:
+            with folder.recording(settings, asked), track_run(settings) as tracker:
                 check_model(settings)
                 data = build_data(settings)
                 folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
                 measurement = Measurement(settings.eval, data, settings.context)
                 model = build_language_model(settings, data.vocab_size, data.separators)
                 meter = Meter(settings, report=tracker.log_point)
-                announce(settings, data, model, folder)
-                fit(settings, model, data, folder.path, meter)
-                folder.describe(describe_run(settings, data, model, meter), meter.curve)
+                if is_trained(folder, settings):
+                    print(f"{folder.path} has been trained; scoring what is missing", flush=True)
+                    restore(settings, model, data, folder.path)
+                else:
+                    announce(settings, data, model, folder)
+                    fit(settings, model, data, folder.path, meter)
+                    folder.describe(describe_run(settings, data, model, meter), meter.curve)
+                folder.turn_to(measurement.key)
                 for found in measurement.of(model.transformer, folder.results, folder.losses.keys()):
                     folder.add(found)
                     tracker.log_rows([*found.rows, *found.tasks])

@@ -3,6 +3,8 @@ type by its full name. The yaml files hold the values and say what they mean; wh
 object is made, by a ValueError that names the setting. Light to import: nothing but Hydra.
 """
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -147,6 +149,13 @@ class EvaluationSettings(Checked):
         self.check("lengths", bool(lengths) and lengths[0] >= 2, problem)
         return lengths
 
+    def targets_key(self, context: int) -> str:
+        """What chooses the targets, as a hash: rows of one key stand on the same ones, whatever else is asked for."""
+        lengths = self.context_lengths(context)
+        chosen = [self.split, self.targets, self.windows, self.tokens, self.stride, self.cross_documents]
+        chosen += [min(self.targets, lengths[0]), lengths[-1]]
+        return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
+
     def probe_lengths(self, context: int) -> list[int]:
         """Those of `context_lengths` at which probes run."""
         longest, lengths = self.probe.longest, self.context_lengths(context)
@@ -284,6 +293,7 @@ class Settings(Checked):
     run_id: str
     cache_dir: str
     num_workers: int
+    force: bool
 
     def __post_init__(self):
         self.check_each("seed num_workers", lambda value: value >= 0, "must not be negative")
@@ -294,6 +304,8 @@ class Settings(Checked):
         check_names(self.run_id, self.sweep)
         problem = f"can't be shared by {self.shares} (accumulate x devices x nodes): choose a multiple of it"
         self.training.check("batch_size", self.training.batch_size % self.shares == 0, problem)
+        alone = self.trainer.devices * self.trainer.num_nodes == 1  # others might begin with what the first throws away
+        self.check("force", alone or not self.force, "a run on several devices can't; remove its folder instead")
         self.eval.context_lengths(self.context)
         if self.eval.probes:
             self.eval.span(self.context)

@@ -1,16 +1,20 @@
 """Scores a finished run again: python -m eval run=DIR [eval.lengths=[1,16]] [extension=yarn] [extension.tune=true].
 
+    python -m eval run=SWEEP eval.lengths=[16]      all runs of a sweep, and its report
     python -m eval --help                           all settings
     python -m eval -m run=A,B extension=yarn,pi     runs and extensions, one after the other
 
-Settings are those of conf/eval, as the run was scored, and those of the extension's file; rows that are new or changed
-are added to its results.
+Settings are those of conf/eval, as the run was trained with them, and those of the extension's file. What is missing
+is scored. Where the settings choose other targets, as a longer length does, the rows on the old ones are kept for when
+they are asked for again, and the run shows the new.
 """
 
 import os
 import sys
 import tempfile
-from dataclasses import replace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,49 +24,83 @@ from conf.schema import CONF, EvaluationSettings, ScoringSettings
 from conf.typed import composed_as, plain, typed
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
-from eval.record.jobs import SWEEP_FAILED, attempt
+from eval.record.jobs import MISTAKES, SWEEP_FAILED, attempt, one_sentence
 
 FAILED_RUNS = "TRAINSHORT_FAILED_RUNS"  # in the environment: the file in which jobs, in whatever process, note failures
 
 
 def score(cfg: DictConfig) -> None:
-    """Scores the run of cfg.run."""
+    """Scores the run of cfg.run, or all runs of that sweep."""
     asked = composed_as(ScoringSettings, cfg)
     if asked.run is None:
-        raise ValueError("which run? Give its folder: python -m eval run=DIR")
-    folder = RunFolder(asked.run)
-    evaluation, context = as_given(cfg, folder.settings.eval), folder.settings.context
+        raise ValueError("which run? Give its folder, or that of a sweep: python -m eval run=DIR")
+    path = Path(asked.run)
+    folders = runs_of(path)
+    evaluations = [as_given(cfg, folder.settings.eval) for folder in folders]
 
     from eval.compare.comparison import read_comparison
-    from eval.compare.report import write_files
-    from eval.measure.measurement import Measurement
+    from eval.compare.report import print_comparison, write_files
+
+    elsewhere = {"cache_dir": asked.cache_dir, "num_workers": asked.num_workers}
+    elsewhere = {key: value for key, value in elsewhere.items() if value is not None}
+    if folders[0].path == path:
+        score_run(folders[0], evaluations[0], elsewhere)
+        write_files(read_comparison(path))
+        return
+    failed = []
+    for folder, evaluation in zip(folders, evaluations, strict=True):
+        try:
+            score_run(folder, evaluation, elsewhere)
+        except MISTAKES as error:
+            failed.append(folder.name)
+            print(f"{folder.name}: {one_sentence(error)}", file=sys.stderr)
+    comparison = read_comparison(path)
+    write_files(comparison)
+    print_comparison(comparison)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(folders)} runs could not be scored: {', '.join(failed)}")
+
+
+def runs_of(path: Path) -> list[RunFolder]:
+    """The run of a folder, or the finished ones of a sweep's. Raises ValueError where it is neither."""
+    if (path / "config.json").exists():
+        return [RunFolder(path)]
+    inside = [RunFolder(found.parent) for found in sorted(path.glob("*/config.json"))]
+    if not (finished := [folder for folder in inside if folder.finished]):
+        found = "a sweep of which no run is finished" if inside else "not the folder of a run or a sweep"
+        raise ValueError(f"{path} is {found}")
+    return finished
+
+
+def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapping[str, Any]) -> None:
+    """Scores one run, and shows the rows that were asked for. elsewhere: settings of where its data lie."""
+    from eval.measure.measurement import Measurement, fingerprint
     from eval.record.terminal import print_results
     from eval.record.trained import load
     from model.training.trainer import prepare_process
 
+    context = folder.settings.context
     prepare_process(folder.settings.trainer.threads)
-    elsewhere = {"cache_dir": asked.cache_dir, "num_workers": asked.num_workers}
     with folder.hold():
-        trained = load(folder.path, **{key: value for key, value in elsewhere.items() if value is not None})
-        scored = {row["context_length"] / context for row in folder.results["rows"]}
-        evaluation = replace(evaluation, lengths=sorted(scored | set(evaluation.lengths)))
+        trained = load(folder.path, **elsewhere)
         measurement = Measurement(evaluation, trained.data, context)
+        folder.turn_to(measurement.key)
         for found in measurement.of(trained.model, folder.results, folder.losses.keys()):
             folder.add(found)
-        folder.set_status("finished")  # also where it failed when it was first scored
-    write_files(read_comparison(folder.path))
+        folder.set_status("finished", scored=fingerprint(evaluation))  # also where it failed when it was first scored
     results = folder.results
     print_results({**results, "rows": measurement.asked(results["rows"])}, context)
 
 
-def as_given(cfg: DictConfig, scored: EvaluationSettings) -> EvaluationSettings:
-    """The evaluation that a run was scored by, with what the command line sets in its place."""
+def as_given(cfg: DictConfig, configured: EvaluationSettings) -> EvaluationSettings:
+    """The evaluation that a run was trained with, with what the command line sets in its place; lengths are added."""
     keys = [override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task]
-    evaluation = OmegaConf.create({"eval": plain(scored)})
+    evaluation = OmegaConf.create({"eval": plain(configured)})
     for key in keys:
         if key.partition(".")[0] == "eval":
             OmegaConf.update(evaluation, key, OmegaConf.select(cfg, key))
     values = OmegaConf.to_container(evaluation.eval)
+    values["lengths"] = sorted({*configured.lengths, *values["lengths"]})
     if cfg.extension is not None:
         settings = OmegaConf.to_container(cfg.extension)
         name = settings.pop("name")

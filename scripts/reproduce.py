@@ -25,7 +25,7 @@ from train import train
 
 USAGE = "usage: python -m scripts.reproduce RUN [cache_dir=DIR] [num_workers=N]"
 TIMINGS = {"seconds", "tokens_per_second", "peak_memory"}
-MADE_IN = {"commit", "machine", "versions", "sweep"}
+MADE_IN = {"commit", "machine", "versions", "sweep", "others"}
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         new = RunFolder.of(again)
         later = scored_later(old, new)
         found = list(differences(compared(old, later), compared(new, later)))
-        made_in = [name for name in sorted(MADE_IN - {"sweep"}) if old.results[name] != new.results[name]]
+        made_in = [name for name in sorted(MADE_IN - {"sweep", "others"}) if old.results[name] != new.results[name]]
     print(*found, sep="\n", end="\n" if found else "")
     if count := sum(map(len, later.values())):
         print(f"not compared: {count} that `python -m eval` scored later, with settings of its own")
@@ -56,12 +56,18 @@ def main(arguments: list[str]) -> int:
 
 def made(folder: RunFolder) -> dict[str, dict[str, Any]]:
     """What scoring has made, by kind and key, and the settings that tell whether two of one key ask for the same."""
-    results = folder.results
+    results = as_configured(folder)
     return {
         "rows": {row_key(row): row["targets_id"] for row in results["rows"]},
         "probes": results.get("probe_settings", {}),
         "tasks": {_task_key(row): row["split"] for row in results.get("tasks", [])},
     }
+
+
+def as_configured(folder: RunFolder) -> dict[str, Any]:
+    """A run's results with the rows of the evaluation that its own configuration asks for."""
+    settings = folder.settings
+    return folder.shown_as(settings.eval.targets_key(settings.context))
 
 
 def scored_later(old: RunFolder, new: RunFolder) -> dict[str, set[str]]:
@@ -76,7 +82,7 @@ def scored_later(old: RunFolder, new: RunFolder) -> dict[str, set[str]]:
 
 def compared(folder: RunFolder, left_out: Mapping[str, Collection[str]]) -> dict[str, Any]:
     """What must come out again: results.json, its lists by their keys, and the losses."""
-    results = {key: value for key, value in folder.results.items() if key not in MADE_IN}
+    results = {key: value for key, value in as_configured(folder).items() if key not in MADE_IN}
     by_key = {
         "rows": {row_key(row): row for row in results["rows"]},
         "probes": results.get("probes", {}),

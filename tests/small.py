@@ -49,6 +49,7 @@ def evaluate(
     for tuning and for n-grams, where the test has them."""
     streams = Streams(stream, calibration or stream, floors or stream)
     perplexity = Perplexity(settings, streams, CONTEXT)
+    folder.turn_to(perplexity.key)
     for found in perplexity.rows(model, folder.results["rows"], folder.losses.keys()):
         folder.add(found)
     return perplexity.asked(folder.results["rows"])

@@ -3,6 +3,7 @@
 python -m pytest tests/test_folder.py
 """
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -31,12 +32,29 @@ def test_a_row_takes_the_place_of_the_one_of_its_key(folder):
     assert {each["extension"]: each["nats"] for each in folder.results["rows"]} == {"none": 3.0, "pi": 2.0}
 
 
-def test_rows_on_other_targets_do_not_stay_beside_the_new(folder):
-    floor = row(control="unigram")
-    folder.add(Measured(rows=[row(), row("pi"), floor, row(context_length=16)]))
+def test_the_evaluation_that_was_shown_is_kept_while_another_is(folder):
+    probes = {"probes": {"repeat": [{"n": 1}]}, "probe_settings": {"repeat": {"windows": 2}}}
+    folder.turn_to("one")
+    folder.add(Measured(rows=[row(), row("pi")], **probes))
+    shown = folder.results
+    folder.turn_to("two")
+    assert folder.results["rows"] == [] and folder.results["probes"] == {}
     folder.add(Measured(rows=[row(targets="two")]))
-    kept = {row_key(each): each for each in folder.results["rows"]}
-    assert list(kept.values()) == [floor, row(context_length=16), row(targets="two")]
+    assert folder.shown_as("one")["rows"] == shown["rows"] and folder.shown_as("two") == folder.results
+    folder.turn_to("one")
+    assert {**folder.results, "others": {}} == shown
+
+
+def test_rows_of_an_earlier_version_do_not_stand_beside_new_ones(folder):
+    folder.add(Measured(rows=[row()]))
+    folder.turn_to("one")
+    assert folder.results["rows"] == [] and folder.results["others"][""]["rows"] == [row()]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_number_that_is_not_finite_is_written_as_none(folder, value):
+    folder.update(training={"loss": value, "all": [value, 1.0]})
+    assert folder.results["training"] == {"loss": None, "all": [None, 1.0]}
 
 
 def test_losses_probes_and_tasks_are_added_to_those_that_are_there(folder):

@@ -75,15 +75,25 @@ def test_what_is_scored_is_not_scored_again(folder, passes):
     assert len(more) > len(rows) and len(passes) > done
 
 
-@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"split": "validation"}, {"targets": 2}])
-def test_another_setting_replaces_the_rows_it_touches(folder, change):
-    model, settings = small_model(), replace(SETTINGS, protocols=["fixed_targets"])
+def test_another_precision_replaces_the_rows(folder):
+    model, settings = small_model().float(), replace(SETTINGS, protocols=["fixed_targets"])
     before = evaluate(model, STREAM, folder, settings)
-    after = evaluate(model, STREAM, folder, replace(settings, **change))
-    assert len(folder.results["rows"]) == len(after) == len(before)
-    name, value = next(iter(change.items()))
-    assert all(row.get(name, value) == value for row in after)
-    assert all(a["seconds"] is not b["seconds"] and a != b for a, b in zip(after, before, strict=True))
+    after = evaluate(model, STREAM, folder, replace(settings, precision="bf16"))
+    assert folder.results["rows"] == after and {row["precision"] for row in after} == {"bf16"}
+    assert any(a["nats"] != b["nats"] for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("change", [{"split": "validation"}, {"targets": 2}, {"windows": 3}, {"lengths": [1, 2, 3, 7]}])
+def test_rows_on_other_targets_replace_none_and_come_back_unscored(folder, passes, change):
+    model, settings = small_model("rope"), replace(SETTINGS, extensions=["none", "pi"])
+    before = evaluate(model, STREAM, folder, settings)
+    changed = replace(settings, extensions=["ntk"], **change)
+    after = evaluate(model, STREAM, folder, changed)
+    assert folder.results["rows"] == after and {row["extension"] for row in after} == {"ntk"}
+    windows, done = folder.windows, len(passes)
+    assert evaluate(model, STREAM, folder, settings) == before == folder.results["rows"]
+    assert evaluate(model, STREAM, folder, changed) == after
+    assert len(passes) == done and folder.windows.equals(windows)
 
 
 def test_an_extension_with_other_settings_is_scored_again(folder, passes):
@@ -98,17 +108,6 @@ def test_an_extension_with_other_settings_is_scored_again(folder, passes):
     assert len(passes) == done
     again = evaluate(model, STREAM, folder, settings)
     assert all(row["extension_settings"] == "window=None" for row in again)
-
-
-def test_rows_that_would_lose_their_targets_are_not_dropped_unasked(folder):
-    model, settings = small_model("rope"), replace(SETTINGS, protocols=["fixed_targets"])
-    before = evaluate(model, STREAM, folder, replace(settings, extensions=["none", "pi"]))
-    longer = replace(settings, lengths=[*SETTINGS.lengths, 4], extensions=["ntk"])
-    with pytest.raises(ValueError, match=r"eval.extensions=\[none,pi,ntk\]"):
-        evaluate(model, STREAM, folder, longer)
-    assert folder.results["rows"] == before
-    after = evaluate(model, STREAM, folder, replace(longer, extensions=["none", "pi", "ntk"]))
-    assert len({row["targets_id"] for row in after}) == 1
 
 
 def test_rows_whose_losses_are_gone_are_scored_again(folder, passes):

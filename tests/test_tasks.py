@@ -216,7 +216,8 @@ def scored_rows(tmp_path, encoding, *overrides):
     data = build_data(settings)
     model = build_language_model(settings, data.vocab_size, data.separators).transformer
     folder = RunFolder(tmp_path)
-    for found in score_task(model, data, settings.eval, Streams.of(data.streams, settings.eval.split)):
+    known = folder.results.get("tasks", [])
+    for found in score_task(model, data, settings.eval, Streams.of(data.streams, settings.eval.split), known):
         folder.add(found)
     return folder.results["tasks"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +13,10 @@ import pandas as pd
 from conf.schema import Settings
 from eval.record.files import read_json
 from eval.record.folder import RunFolder
-from eval.record.identity import NOT_IDENTITY
+from eval.record.identity import NOT_TRAINING
 
 # What must be equal between runs that are compared: settings (or whole groups), and the data by results.json.
-COMPARED_SETTINGS = ("model", "data.name", "training.tokens", "eval.split", "eval.precision")
+COMPARED_SETTINGS = ("model", "data.name", "training.tokens")
 COMPARED_RESULTS = ("corpus_hash", "tokenizer_hash")
 # The settings that choose which tokens are scored.
 TARGET_SETTINGS = ("context", "data", "eval")
@@ -30,7 +31,8 @@ class Run:
     problem: why the run takes no part in the comparison; None where it does.
     control: what the run is a control for, where it is one: shown beside the encodings, never ranked among them.
     time: when it reached that state, ISO 8601.
-    settings: None where they can't be read; flat: config.json as one level, {"training.lr": 0.003, ...}.
+    settings: None where they can't be read; flat: config.json as one level, {"training.lr": 0.003, ...}, and how the
+        hash of the encoding's source begins.
     windows: of eval.record.folder; none where the run has a problem.
     """
 
@@ -67,6 +69,8 @@ def read_runs(path: Path, jobs: Collection[str] = ()) -> list[Run]:
     if not folders:
         raise ValueError(f"{path} holds no run: give the folder of a run or of a sweep")
     runs = [_read_run(RunFolder(folder)) for folder in folders]
+    if key := _evaluation(runs):
+        runs = [run if run.results.get("evaluation") == key else _read_run(run.folder, key) for run in runs]
     context = min((run.settings.context for run in runs if run.problem is None), default=0)
     runs = [
         replace(run, control=f"trained on a context of {run.settings.context:,} tokens")
@@ -78,17 +82,27 @@ def read_runs(path: Path, jobs: Collection[str] = ()) -> list[Run]:
     return sorted(runs, key=lambda run: (run.label, run.seed if run.seed is not None else -1, run.name))
 
 
-def _read_run(folder: RunFolder) -> Run:
-    """One run, labelled by its folder; where a file is damaged, with as much as could be read."""
+def _evaluation(runs: Sequence[Run]) -> str | None:
+    """The key of the evaluation by which the runs are compared: the one that most of them have, of several such the one
+    that most of them show. A single run that was scored otherwise since takes part as it was."""
+    shown = Counter(run.results.get("evaluation") for run in runs if run.problem is None)
+    known = Counter(key for run in runs if run.problem is None for key in run.results.get("others", {})) + shown
+    return max(sorted(filter(None, known)), key=lambda key: (known[key], shown[key]), default=None)
+
+
+def _read_run(folder: RunFolder, evaluation: str | None = None) -> Run:
+    """One run, labelled by its folder, with the rows of an evaluation (None: the one that it shows); where a file is
+    damaged, with as much as could be read."""
     status = folder.status
     known: dict[str, Any] = {"folder": folder, "label": folder.name, "state": status["state"]}
     known |= {"time": status.get("time"), "problem": _unfinished(status)}
     try:
         if known["state"] != "missing" or (folder.path / "config.json").exists():
             known |= {"settings": folder.settings, "flat": flatten(read_json(folder.path / "config.json"))}
-            known["results"] = folder.results
+            results = known["results"] = folder.shown_as(evaluation)
+            known["flat"]["source"] = results.get("identity", {}).get("source", "")[:6]
         if known["problem"] is None:
-            known["windows"] = folder.windows
+            known["windows"] = folder.windows_of(results["rows"])
     except (ValueError, OSError) as error:
         if known["state"] != "failed":  # settings that can't be may be what it failed by
             known |= {"state": "damaged", "problem": str(error)}
@@ -133,7 +147,7 @@ def _label(run: Run, runs: Sequence[Run]) -> str:
         return run.name
     alike = (run.encoding, run.control)
     same = [each.flat for each in runs if each.settings and (each.encoding, each.control) == alike]
-    keys = sorted(key for key in differing(same) if key.split(".")[0] not in (*NOT_IDENTITY, "seed"))
+    keys = sorted(key for key in differing(same) if key.split(".")[0] not in (*NOT_TRAINING, "seed"))
     parts = [f"context={run.settings.context}"] if run.control else []
     parts += [f"{key.removeprefix('encoding.')}={run.flat.get(key)}" for key in keys]
     return f"{run.encoding} ({', '.join(parts)})" if parts else run.encoding

@@ -6,7 +6,7 @@ token exactly where greedy decoding writes the same answer, so this is greedy ex
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from scipy.stats import binomtest
 
 from conf.schema import EvaluationSettings
 from data.module import WindowDataModule
-from eval.measure.extended import extended_encoding, extension_configs
-from eval.measure.rows import Measured
+from eval.measure.extended import extended_encoding, extension_configs, extension_identity
+from eval.measure.rows import Measured, Row
 from eval.measure.scoring import Scorer
 from eval.measure.streams import Streams
 from model.encodings import PositionEncoding
@@ -25,12 +25,14 @@ from model.extensions import build_extension
 from model.transformer import Transformer
 
 LEVEL = 0.95
+IDENTITY = ("extension", "length", "split", "precision", "extension_settings", "extension_source")
 
 
 def score_task(
-    model: Transformer, data: WindowDataModule, evaluation: EvaluationSettings, streams: Streams
+    model: Transformer, data: WindowDataModule, evaluation: EvaluationSettings, streams: Streams, known: Sequence[Row]
 ) -> Iterator[Measured]:
-    """The rows of a task's exact match, an extension and length each; of a corpus that is no task, nothing.
+    """The rows of a task's exact match that are not known, an extension and length each; of a corpus that is no task,
+    nothing.
 
     Lengths are eval.lengths times the longest trained length, at least 1. Tested are the split's examples of that
     length, the same for every run.
@@ -39,10 +41,18 @@ def score_task(
         return
     scorer = Scorer(model, streams.scored, evaluation.batch_tokens, evaluation.precision)
     lengths = sorted({max(1, round(multiple * data.longest)) for multiple in evaluation.lengths})
+    there = {_identity(row) for row in known}
     for config in extension_configs(evaluation):
         for length in lengths:
             row = {"protocol": "exact_match", "task": data.name, "extension": config["name"], "length": length}
-            yield Measured(tasks=[row | _row(scorer, data, config, length, evaluation, streams)])
+            row |= {"split": evaluation.split, "precision": scorer.precision, **extension_identity(config)}
+            if _identity(row) not in there:
+                yield Measured(tasks=[row | _row(scorer, data, config, length, evaluation, streams)])
+
+
+def _identity(row: Row) -> tuple:
+    """What must be the same for a row to answer the same question; examples and model are those of the run."""
+    return tuple(row.get(name) for name in IDENTITY)
 
 
 def _row(
@@ -57,8 +67,6 @@ def _row(
     place = {
         "length_ratio": length / data.longest,
         "context_length": context,
-        "split": evaluation.split,
-        "precision": scorer.precision,
     }
     try:
         if length > data.longest and build_extension(config).needs_tuning:

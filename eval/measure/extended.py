@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from conf.schema import EvaluationSettings
+from conf.source import source_hash
 from data.stream import TokenStream
 from eval.measure.protocols import plan
 from eval.measure.scoring import Scorer
@@ -38,9 +39,13 @@ def extension_configs(evaluation: EvaluationSettings) -> list[dict[str, Any]]:
     return configs
 
 
-def extension_settings(config: Mapping[str, Any]) -> str:
-    """The settings of an extension's config in a line, for its rows."""
-    return ", ".join(f"{key}={value}" for key, value in config.items() if key not in ("name", "_target_"))
+def extension_identity(config: Mapping[str, Any]) -> dict[str, str]:
+    """The fields by which a row says what an extension was: its settings in a line, and a hash of its source."""
+    if config["name"] == "none":
+        return {}
+    settings = ", ".join(f"{key}={value}" for key, value in config.items() if key not in ("name", "_target_"))
+    source = {"extension_source": source_hash(config)[:8]}
+    return source | ({"extension_settings": settings} if settings else {})
 
 
 def extended_encoding(

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from conf.schema import EvaluationSettings
+from conf.source import source_hash
 from data.module import WindowDataModule
 from eval.measure.exact_match import score_task
+from eval.measure.extended import extension_configs
 from eval.measure.perplexity import Perplexity
 from eval.measure.probes import run_probes
 from eval.measure.protocols import check_lengths
 from eval.measure.rows import Measured, Row
 from eval.measure.streams import Streams
 from model.transformer import Transformer
+
+
+def fingerprint(evaluation: EvaluationSettings) -> str:
+    """All that an evaluation asks for, as a SHA-256, hexadecimal: its settings, and the settings and the source of its
+    extensions, protocols and probes."""
+    extensions = extension_configs(evaluation)
+    modules = [f"eval.measure.protocols.{name}" for name in evaluation.protocols]
+    modules += [f"eval.measure.probes.{name}" for name in evaluation.probes]
+    asked = asdict(evaluation), extensions, source_hash(*extensions, *modules)
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 class Measurement:
@@ -34,7 +49,12 @@ class Measurement:
         the keys of the rows that have their losses."""
         yield from self.perplexity.rows(model, results["rows"], stored)
         yield from run_probes(model, self.streams.scored, self.evaluation, results.get("probe_settings", {}))
-        yield from score_task(model, self.data, self.evaluation, self.streams)
+        yield from score_task(model, self.data, self.evaluation, self.streams, results.get("tasks", []))
+
+    @property
+    def key(self) -> str:
+        """Of the evaluation that its rows are of."""
+        return self.perplexity.key
 
     def asked(self, rows: Iterable[Row]) -> list[Row]:
         """Those rows of perplexity that this evaluation asks for."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from conf.schema import CONTROLS, EvaluationSettings
 from data.windows import document_bounds
-from eval.measure.extended import extended_encoding, extension_configs, extension_settings
+from eval.measure.extended import extended_encoding, extension_configs, extension_identity
 from eval.measure.ngram import NGram
 from eval.measure.protocols import plan, protocol
 from eval.measure.rows import PLACE, Measured, Row, row_key
@@ -21,7 +21,8 @@ from eval.measure.targets import Targets
 from model.attention import record_executors
 from model.transformer import Transformer
 
-IDENTITY = (*PLACE, "control", "split", "precision", "extension_settings", "targets_id")
+IDENTITY = ("evaluation", *PLACE, "control", "split", "precision", "targets_id")
+IDENTITY += ("extension_settings", "extension_source")
 FLOOR_TOKENS = 1 << 24  # an n-gram is fitted on at most so many tokens from the start of the training split
 
 
@@ -33,7 +34,7 @@ class Perplexity:
 
     def __init__(self, evaluation: EvaluationSettings, streams: Streams, context: int):
         self.evaluation, self.streams, self.context = evaluation, streams, context
-        self.lengths = evaluation.context_lengths(context)
+        self.lengths, self.key = evaluation.context_lengths(context), evaluation.targets_key(context)
         self.extensions = extension_configs(evaluation)
         bounds = document_bounds(streams.scored, evaluation.cross_documents)
         self.targets: dict[int, dict[str, Targets]] = {length: {} for length in self.lengths}
@@ -46,9 +47,7 @@ class Perplexity:
         """Scores what is missing, an extension at a length at a time, then the floors.
 
         known: the rows that there are; stored: the keys of those that have their losses.
-        Raises ValueError where known rows that are not scored now could not stay beside those that are.
         """
-        self._check_targets(known)
         there = {_identity(row) for row in known if row["status"] != "ok" or row_key(row) in stored}
 
         def missing(base: Row) -> dict[str, Targets]:
@@ -79,10 +78,9 @@ class Perplexity:
 
     def _bases(self, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The fields by which the rows of an extension say what they are of, by length."""
-        own = extension_settings(config)
+        own = extension_identity(config)
         for length in self.lengths:
-            base = self._base(config["name"], length, self.evaluation.precision)
-            yield base | ({"extension_settings": own} if own else {})
+            yield self._base(config["name"], length, self.evaluation.precision) | own
 
     def _floor_bases(self) -> Iterator[dict[str, Any]]:
         for control in self.evaluation.controls:
@@ -91,6 +89,7 @@ class Perplexity:
 
     def _base(self, extension: str, length: int, precision: str) -> dict[str, Any]:
         return {
+            "evaluation": self.key,
             "extension": extension,
             "context_length": length,
             "length_ratio": length / self.context,
@@ -102,20 +101,6 @@ class Perplexity:
         """The fields by which the rows of each protocol say what they are of."""
         for name, targets in self.targets[base["context_length"]].items():
             yield {"protocol": name, **base, "targets_id": targets.id}
-
-    def _check_targets(self, known: Iterable[Row]) -> None:
-        """Raises ValueError where rows that are not scored now stand on other targets than those that are."""
-        asked, lost = [config["name"] for config in self.extensions], set()
-        for row in known:
-            targets = self.targets.get(row["context_length"], {}).get(row["protocol"])
-            comparable = "control" not in row and row["split"] == self.evaluation.split
-            if comparable and targets and row["targets_id"] != targets.id:
-                lost |= {row["extension"]} - set(asked)
-        if lost:
-            raise ValueError(
-                f"these settings choose other targets at every length, and {', '.join(sorted(lost))} would have no "
-                f"rows: score them together, by 'eval.extensions=[{','.join([*sorted(lost), *asked])}]'"
-            )
 
     def _score(self, scorer: Scorer, config: Mapping[str, Any], targets: Mapping[str, Targets], base: Row) -> Measured:
         """The rows of one extension and length."""

@@ -27,9 +27,10 @@ class Measured:
 
 
 def row_key(row: Row) -> str:
-    """protocol/extension/context length, and where it has them the control and the position.
+    """The evaluation, protocol/extension/context length, and where it has them the control and the position.
 
-    >>> row_key({"protocol": "positions", "extension": "none", "context_length": 64, "position": 8})
-    'positions/none/64/8'
+    >>> place = {"protocol": "positions", "extension": "none", "context_length": 64, "position": 8}
+    >>> row_key({"evaluation": "1f2e3d4c", **place})
+    '1f2e3d4c/positions/none/64/8'
     """
-    return "/".join(str(row[name]) for name in (*PLACE, *(name for name in PART if name in row)))
+    return "/".join(str(row[name]) for name in ("evaluation", *PLACE, *PART) if name in row)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import traceback
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,19 @@ from omegaconf import DictConfig
 
 from conf.schema import Settings
 from conf.typed import plain, typed
-from eval.measure.rows import PART, PLACE, Measured, row_key
+from eval.measure.rows import PART, PLACE, Measured, Row, row_key
 from eval.record.files import PARTIAL, read_json, write_atomic, write_json, write_table
-from eval.record.identity import config_hash
+from eval.record.identity import identity
 from model.devices import Interrupted, rank
 
 SCHEMA = 1
 WINDOW = ["start", "stop", "tokens", "document", "block"]  # the columns of losses.npz's "/windows"
+WORDS = {  # for what a run's identity differs in
+    "settings": "other settings",
+    "source": "another source of its encoding or task",
+    "files": "other files of its data or tokenizer",
+}
+PER_EVALUATION = ("rows", "probes", "probe_settings")  # of results.json
 STATES = ("running", "finished", "failed", "interrupted")
 
 
@@ -89,6 +96,11 @@ class RunFolder:
     def finished(self) -> bool:
         return self.status["state"] == "finished"
 
+    def scored(self, asked: str) -> bool:
+        """Whether the run has come to its end, and what it was scored by last is what is asked for."""
+        status = self.status
+        return status["state"] == "finished" and status.get("scored") == asked
+
     @property
     def trained(self) -> bool:
         """Whether it holds what training has made, to its end or in part."""
@@ -101,13 +113,18 @@ class RunFolder:
 
     @property
     def windows(self) -> pd.DataFrame:
-        """Every scored window of every row that has figures, in the rows' order: the row's key and place, where the
-        window starts and stops in the stream, its document, block and scored tokens, and nats, the sum of their losses.
+        """`windows_of` the rows that the run shows."""
+        return self.windows_of(self.results["rows"])
+
+    def windows_of(self, rows: Sequence[Row]) -> pd.DataFrame:
+        """Every scored window of those of the rows that have figures, in their order: the row's key and place, where
+        the window starts and stops in the stream, its document, block and scored tokens, and nats, the sum of their
+        losses.
 
         Raises ValueError where a row's losses are missing.
         """
         losses = self.losses
-        rows = [row for row in self.results["rows"] if row["status"] == "ok"]
+        rows = [row for row in rows if row["status"] == "ok"]
         keys = [row_key(row) for row in rows]
         if lacking := [key for key in keys if key not in losses]:
             raise ValueError(f"{self.path / 'losses.npz'} lacks the losses of {lacking[0]}: score the run again")
@@ -133,10 +150,31 @@ class RunFolder:
         except ValueError:
             return pd.DataFrame()
 
-    def check_same(self, settings: Settings) -> None:
-        """Raises ValueError where the folder holds a run of other settings than these: a name that was given twice."""
-        if self.trained and config_hash(plain(self.settings)) != config_hash(plain(settings)):
-            raise ValueError(f"{self.path} is a run with other settings: choose another run_id, or remove it")
+    def begin(self, settings: Settings) -> None:
+        """Makes sure that what the folder holds is of the run of these settings. With `force` that is thrown away; else
+        raises ValueError where it is another run, of a name that was given twice."""
+        if settings.force:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            for name in ("status.json", "results.json", "losses.npz", "curve.csv"):
+                (self.path / name).unlink(missing_ok=True)
+        own = identity(plain(settings))
+        if not self.trained:
+            for other, changed in self._others(own, settings):
+                print(f"{other.name} has the same settings and {changed}: this is another run, {self.name}")
+        elif changed := _differing(self.results.get("identity", {}), own):
+            raise ValueError(
+                f"{self.path} is a run with {changed}: choose another run_id, or train it anew by force=true"
+            )
+        self.update(identity=own)
+
+    def _others(self, own: Mapping[str, str], settings: Settings) -> Iterator[tuple[RunFolder, str]]:
+        """The runs beside this one that have its settings, and in what they differ all the same."""
+        for path in sorted(self.path.parent.glob(f"{settings.encoding['name']}-s{settings.seed}-*/results.json")):
+            found = {}
+            with suppress(ValueError):  # a damaged one speaks for itself
+                found = read_json(path).get("identity", {})
+            if path.parent != self.path and found.get("settings") == own["settings"]:
+                yield RunFolder(path.parent), _differing(found, own)
 
     def require(self, **facts: Any) -> None:
         """Keeps facts of the run's data in results.json. Raises ValueError where it was begun with others."""
@@ -144,9 +182,23 @@ class RunFolder:
         changed = [name for name, value in facts.items() if results.get(name, value) != value]
         if changed and self.trained:
             raise ValueError(
-                f"{self.path} was begun on other data ({', '.join(changed)} differ): choose another run_id"
+                f"{self.path} was begun on other data ({', '.join(changed)} differ): choose another run_id, or train "
+                "it anew by force=true"
             )
         self.update(**facts)
+
+    def turn_to(self, key: str) -> None:
+        """Makes the rows and probes of one evaluation those that the run shows; the ones that it has shown are kept
+        under `others` in results.json, by the key of theirs, until they are asked for again."""
+        results = self.results
+        shown = results.get("evaluation", "")  # rows of an earlier version don't say
+        if shown == key:
+            return
+        others = dict(results.get("others", {}))
+        if results["rows"] or results.get("probes"):
+            others[shown] = {name: results[name] for name in PER_EVALUATION if name in results}
+        part = {"rows": [], "probes": {}, "probe_settings": {}} | others.pop(key, {})
+        self.update(**part, others=others, evaluation=key)
 
     def set_status(self, state: str, **more: Any) -> None:
         assert state in STATES
@@ -194,13 +246,14 @@ class RunFolder:
             warnings.warn(f"{error}; it stands aside as *.damaged, and the run is scored again", stacklevel=3)
 
     @contextmanager
-    def recording(self, settings: Settings) -> Iterator[None]:
-        """Records the settings, that the run goes on, and how it ends."""
+    def recording(self, settings: Settings, scored: str) -> Iterator[None]:
+        """Records the settings, that the run goes on, and how it ends. scored: what the run is then scored by, as
+        `eval.measure.measurement.fingerprint` has it."""
         try:
             write_json(self.path / "config.json", plain(settings))
             self.set_status("running")
             yield
-            self.set_status("finished")
+            self.set_status("finished", scored=scored)
         except (Interrupted, SystemExit) as error:  # a cluster's launcher exits to queue the job again
             self.set_status("interrupted", error=str(error))
             raise
@@ -219,6 +272,12 @@ class RunFolder:
             raise ValueError(f"{path} has schema {results.get('schema')}, this program reads {SCHEMA}: score it again")
         return results
 
+    def shown_as(self, key: str | None) -> dict[str, Any]:
+        """results.json as it is where the run shows the evaluation of this key; as it is where it has none such."""
+        results = self.results
+        part = results.get("others", {}).get(key)
+        return {**results, **part, "evaluation": key} if part else results
+
     def update(self, **fields: Any) -> None:
         """Sets fields of results.json beside its rows."""
         write_json(self.path / "results.json", {**self.results, **fields})
@@ -229,20 +288,14 @@ class RunFolder:
         self.update(**facts)
 
     def add(self, found: Measured) -> None:
-        """Adds what was measured, in the place of what was measured there before. A row that was scored on other
-        targets than the new ones at its place can't stand beside them, and is dropped. The losses are written first."""
-
-        def place(row: Mapping[str, Any]) -> tuple:
-            return row["protocol"], row["context_length"], row["split"], "control" in row
-
+        """Adds what was measured, in the place of what was measured there before. The losses are written first."""
         if found.losses:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **{**self.losses, **found.losses})
             write_atomic(self.path / "losses.npz", buffer.getvalue())
         results = self.results
-        targets = {place(row): row["targets_id"] for row in found.rows}
-        old = [row for row in results["rows"] if targets.get(place(row), row["targets_id"]) == row["targets_id"]]
-        changed: dict[str, Any] = {"rows": list({row_key(row): row for row in [*old, *found.rows]}.values())}
+        rows = {row_key(row): row for row in [*results["rows"], *found.rows]}
+        changed: dict[str, Any] = {"rows": list(rows.values())}
         for name in ("probes", "probe_settings"):
             if new := getattr(found, name):
                 changed[name] = {**results.get(name, {}), **new}
@@ -263,3 +316,8 @@ class RunFolder:
                 return dict(file)
         except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
             raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
+
+
+def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """What two identities differ in, in words; "" where in nothing that both of them have."""
+    return " and ".join(WORDS[name] for name, value in new.items() if old.get(name, value) != value)

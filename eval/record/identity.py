@@ -11,28 +11,53 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
 from conf.compose import composed
+from conf.source import source_hash
 from conf.typed import composed_as
+from data.inputs import input_hash
 
 # Settings that change where and how a run is carried out, and not what it computes.
-NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
+NOT_IDENTITY = (
+    "hydra",
+    "run_id",
+    "sweep",
+    "runs",
+    "cache_dir",
+    "num_workers",
+    "logger",
+    "compare",
+    "experiment",
+    "force",
+)
+NOT_TRAINING = (*NOT_IDENTITY, "eval")  # how a model is scored is no part of how it was trained
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, str]:
+    """What the numbers of a training depend on, a SHA-256 each (hexadecimal): of its plain settings, of the source of
+    its encoding (and of its task), and of the local files that its data and its tokenizer are made of."""
+    settings = {key: value for key, value in config.items() if key not in NOT_TRAINING}
+    if settings.get("tuning"):  # chooses the learning rate
+        settings["training"] = {key: value for key, value in settings["training"].items() if key != "lr"}
+    data = config["data"]
+    task = [f"data.sources.{data['source']}"] if "examples" in data else []
+    return {
+        "settings": hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
+        "source": source_hash(config["encoding"], *task),
+        "files": input_hash(data, config["tokenizer"]),
+    }
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of those of a run's plain settings that its numbers depend on, hexadecimal. A learning rate that `tuning`
-    chooses is none of them."""
-    settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    if settings.get("tuning"):
-        settings["training"] = {key: value for key, value in settings["training"].items() if key != "lr"}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    """SHA-256 of a run's `identity`, hexadecimal."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """Readable and unique, as in rope-s0-1f2e3d: the same settings find the same folder again."""
+    """Readable and unique, as in rope-s0-1f2e3d: the same settings, source and files find the same folder again."""
     return f"{config['encoding']['name']}-s{config['seed']}-{config_hash(config)[:6]}"
 
 
 def _resolve_run_id(_root_: DictConfig) -> str:
-    names = [name for name in _root_ if name not in NOT_IDENTITY]
+    names = [name for name in _root_ if name not in NOT_TRAINING]
     return run_id({name: OmegaConf.to_container(_root_, resolve=False)[name] for name in names})
 
 

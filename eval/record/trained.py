@@ -42,6 +42,12 @@ class Trained:
         return self.tokenizer.decode(tokens.tolist())
 
 
+def is_trained(folder: RunFolder, settings: Settings) -> bool:
+    """Whether a run has been trained to its end: its last checkpoint is there, and what is known of its training."""
+    checkpoint = newest(folder.checkpoints)
+    return checkpoint is not None and checkpoint_step(checkpoint) == settings.steps and "training" in folder.results
+
+
 def load(run: Path | str, **elsewhere: Any) -> Trained:
     """The model of a finished run's folder. elsewhere: settings of where it reads from, such as cache_dir.
 
@@ -49,13 +55,12 @@ def load(run: Path | str, **elsewhere: Any) -> Trained:
     """
     folder = RunFolder(run)
     settings = replace(folder.settings, **elsewhere)
-    checkpoint = newest(folder.checkpoints)
-    if checkpoint is None or checkpoint_step(checkpoint) != settings.steps or "training" not in folder.results:
+    if not is_trained(folder, settings):
         raise ValueError(f"{folder.path} has not been trained to its end: finish the run first, by its own command")
     data = build_data(settings)
     for key in ("corpus_hash", "tokenizer_hash"):
         if folder.results.get(key) != getattr(data, key):
             raise ValueError(f"{folder.path} was trained on other data than data={data.name} is now ({key})")
     model = build_transformer(settings, data.vocab_size, data.separators)
-    model.load_state_dict(load_weights(checkpoint))
+    model.load_state_dict(load_weights(newest(folder.checkpoints)))
     return Trained(folder, settings, data, model.eval())

@@ -20,6 +20,8 @@ from model.devices import out_of_memory, rank, uses_gpu
 from model.training.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
 from model.training.meter import Meter
 
+SHORT = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}  # what Lightning takes them for
+
 
 def fit(settings: Settings, module: L.LightningModule, data: L.LightningDataModule, folder: Path, meter: Meter):
     """Trains the module, from the newest checkpoint of folder/checkpoints where there is one; leaves it on its device.
@@ -38,10 +40,15 @@ def fit(settings: Settings, module: L.LightningModule, data: L.LightningDataModu
             f"and context={settings.context}: raise training.accumulate, which keeps the batch, or shorten the "
             "context, or choose a smaller model"
         ) from error
-    if isinstance(trainer.strategy, FullyShardedStrategy):
-        module.transformer = build_transformer(settings, data.vocab_size, data.separators)
-        module.transformer.load_state_dict(load_weights(newest(folder / "checkpoints")))
-    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    restore(settings, module, data, folder)
+
+
+def restore(settings: Settings, module: L.LightningModule, data: L.LightningDataModule, folder: Path) -> None:
+    """Gives a module the weights of its last checkpoint, whole and in float32 whatever they were trained in, on the
+    device of the run: what is scored now is what is scored when the run is loaded again."""
+    module.transformer = build_transformer(settings, data.vocab_size, data.separators)
+    module.transformer.load_state_dict(load_weights(newest(folder / "checkpoints")))
+    module.to("cuda" if uses_gpu(settings.trainer.accelerator) else "cpu", torch.float32)
 
 
 def build_trainer(settings: Settings, folder: Path, meter: Meter) -> L.Trainer:
@@ -110,9 +117,9 @@ class RandomNumbers(L.Callback):
 
 
 def choose_precision(trainer: TrainerSettings) -> str:
-    """Lightning's name of the precision; "auto" is bfloat16 (mixed) where the device computes in it, else float32."""
+    """Lightning's full name of the precision; "auto" is bf16-mixed where the device computes so, else 32-true."""
     if trainer.precision != "auto":
-        return trainer.precision
+        return SHORT.get(trainer.precision, trainer.precision)
     if uses_gpu(trainer.accelerator):
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

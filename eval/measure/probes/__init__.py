@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from conf.schema import EvaluationSettings
+from conf.source import source_hash
 from data.stream import TokenStream
 from data.windows import Windows, document_bounds, fixed_target_windows
 from eval.measure.rows import Measured
@@ -30,10 +31,11 @@ def run_probes(
 ) -> Iterator[Measured]:
     """Runs the probes that are not known with these settings. known: the settings of each that was run, by its name."""
     values = asdict(evaluation)
-    asked = {name: values[name] for name in SETTINGS}
     for name in evaluation.probes:
+        module = f"eval.measure.probes.{name}"
+        asked = {key: values[key] for key in SETTINGS} | {"source": source_hash(module)}
         if known.get(name) != asked:
-            probe = importlib.import_module(f"eval.measure.probes.{name}").probe
+            probe = importlib.import_module(module).probe
             yield Measured(probes={name: probe(Probed(model, stream, evaluation))}, probe_settings={name: asked})
 
 
