@@ -15,10 +15,11 @@ from conf.schema import CorpusSettings, Settings, TaskSettings
 from conf.typed import split
 from data.corpus import SPLITS, build_corpus, source_class
 from data.prepare import Prepared, prepare
+from data.recipe import build_recipe
 from data.separators import separators
 from data.stream import TokenStream
 from data.task import ANSWER, SEPARATOR, Task, draw
-from data.tokenizer import TextTokenizer, build_recipe
+from data.tokenizer import TextTokenizer
 from data.windows import EndlessSampler, TrainingWindows, gather_windows, non_overlapping_windows
 
 

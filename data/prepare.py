@@ -20,12 +20,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from data.corpus import SPLITS, Corpus, Document
+from data.recipe import Recipe
 from data.stream import TokenStream, crc32, open_stream, write_stream
-from data.tokenizer import Bpe, Byte, Char, Pretrained, TextTokenizer
+from data.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raised whenever the same settings would give other files
+FORMAT = 2  # raised whenever the same settings would give other files
 LOCK_SECONDS = 1800
 
 
@@ -40,7 +41,7 @@ class Prepared:
 
 def prepare(
     corpus: Corpus,
-    recipe: Bpe | Byte | Char | Pretrained,
+    recipe: Recipe,
     cache_dir: str | Path,
     max_documents: int | None = None,
     max_tokens: int | None = None,
@@ -76,7 +77,7 @@ def prepare(
 def _build(
     folder: Path,
     corpus: Corpus,
-    recipe: Bpe | Byte | Char | Pretrained,
+    recipe: Recipe,
     max_documents: int | None,
     max_tokens: int | None,
 ) -> None:
@@ -100,7 +101,7 @@ def _build(
             "format": FORMAT,
             "vocab_size": tokenizer.vocab_size,
             "separator": tokenizer.separator,
-            "separator_token": tokenizer.tokenizer.id_to_token(tokenizer.separator),
+            "separator_token": tokenizer.separator_token,
             "splits": splits,
             "corpus_hash": hashlib.sha256("".join(splits[s]["sha256"] for s in SPLITS).encode()).hexdigest(),
             "tokenizer_hash": tokenizer.hash,

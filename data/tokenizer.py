@@ -7,54 +7,69 @@ tokens' sizes; `pretrained` reads a tokenizer.json. The separator opens each doc
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models
 
-from data.corpus import Document, construct, utf8
+from data.corpus import Document
+from data.reading import utf8
 
-SEPARATOR = "<|endoftext|>"
-UNKNOWN = "<|unknown|>"
 PIECE_CHARACTERS = 1_000_000  # a longer document is encoded piece by piece, in bounded memory
-
-# What BPE never merges across: words, contractions, line feeds, punctuation, numbers, blanks; a space goes with what it
-# precedes. Every repetition is bounded, so one endless line or word costs time and memory in proportion to its length.
-WORDS = (
-    r" ?\p{L}{1,32}|'\p{L}{1,2}(?!\p{L})|\n{1,32}| ?[^\s\p{L}\p{N}]{1,32}| ?\p{N}{1,32}"
-    r"|[^\S\n]{1,32}(?!\S)|[^\S\n]{1,32}"
-)
 
 
 class TextTokenizer:
     """A tokenizer with its separator; `token_sizes` holds the bytes of every token where they are fixed.
 
-    Attributes: `vocab_size` (one more than the largest id), `separator` (its id), `hash` (SHA-256 of the JSON).
+    The separator is the token of that name where no text is encoded as it; where there is none, or where its id is
+    another token's too or stands for text that spells it, the separator is an id of its own above all others.
+
+    Attributes: `vocab_size` (one more than the largest id), `separator` (its id), `separator_token` (its name), `hash`
+    (SHA-256 of the JSON).
     """
 
-    def __init__(self, tokenizer: Tokenizer, separator: str = SEPARATOR):
+    def __init__(self, tokenizer: Tokenizer, separator: str):
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True  # text that spells a special token is text
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None  # BPE dropout would tokenize at random
-        if tokenizer.token_to_id(separator) is None:
-            tokenizer.add_special_tokens([AddedToken(separator, special=True, normalized=False)])
-        self.tokenizer = tokenizer
-        self.separator: int = tokenizer.token_to_id(separator)
-        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+        self.tokenizer, self.separator_token = tokenizer, separator
+        ids = list(tokenizer.get_vocab().values())
+        self.separator = tokenizer.token_to_id(separator)
+        if ids.count(self.separator) != 1 or self._spells(self.separator, separator):
+            self.separator = max(ids) + 1
+        self.vocab_size = max(*ids, self.separator) + 1
         self.hash = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
         self.token_sizes = _byte_level_sizes(tokenizer, self.vocab_size)
 
+    def _spells(self, token: int, name: str) -> bool:
+        """Whether text that holds the token's name is encoded as the token."""
+        try:
+            return token in self.tokenizer.encode(f"{name} {name}{name}", add_special_tokens=False).ids
+        except Exception:  # the library's, for what the vocabulary doesn't know
+            return False
+
     @classmethod
-    def load(cls, path: Path, separator: str = SEPARATOR) -> "TextTokenizer":
+    def load(cls, path: Path, separator: str) -> "TextTokenizer":
         """Read a tokenizer.json. Raises ValueError naming the file if it is none."""
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_str(_with_unknown(path.read_text(encoding="utf-8")))
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{path} is not a tokenizer.json that `tokenizers` reads: {error}") from error
+        return cls(tokenizer, separator)
+
+    @classmethod
+    def of_the_hub(cls, name: str, revision: str, separator: str) -> "TextTokenizer":
+        """The tokenizer of a hub repository. Raises ValueError if there is none, or the hub does not answer."""
+        try:
+            tokenizer = Tokenizer.from_str(_with_unknown(Tokenizer.from_pretrained(name, revision=revision).to_str()))
+        except Exception as error:  # the library raises bare Exception for what its client raises
+            raise ValueError(
+                f"tokenizer.path={name} is no file, and the hub gives no tokenizer of that name: {error}. "
+                "Without a network set HF_HUB_OFFLINE=1 to use what is downloaded already, or choose tokenizer=bpe"
+            ) from error
         return cls(tokenizer, separator)
 
     def save(self, path: Path) -> None:
@@ -69,14 +84,17 @@ class TextTokenizer:
 
         The bytes of a document sum to the length of its text in UTF-8, whatever the tokenizer normalises or drops:
         where tokens have no fixed size, a token's is how far it moves the end of what has been read.
-        Raises ValueError naming the document if its text has no UTF-8 form.
+        Raises ValueError for a text without a UTF-8 form, one that the tokenizer can't encode or takes for a separator.
         """
         documents = list(documents)
-        pieces = [list(_pieces(document.text)) for document in documents]
+        groups = [list(pieces(document.text)) for document in documents]
         encode = self.tokenizer.encode_batch if self.token_sizes is None else self.tokenizer.encode_batch_fast
         lengths = [len(utf8(document.text, document.name)) for document in documents]
-        encodings = iter(encode([piece for group in pieces for piece in group], add_special_tokens=False))
-        for document, group, length in zip(documents, pieces, lengths, strict=True):
+        try:
+            encodings = iter(encode([piece for group in groups for piece in group], add_special_tokens=False))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"this tokenizer can't encode the text ({error}): choose another") from error
+        for document, group, length in zip(documents, groups, lengths, strict=True):
             ids, sizes = [np.array([self.separator])], [np.array([0])]
             for piece in group:
                 encoding = next(encodings)
@@ -86,6 +104,11 @@ class TextTokenizer:
                 else:
                     sizes.append(self.token_sizes[ids[-1]])
             ids, sizes = np.concatenate(ids), np.concatenate(sizes)
+            if (ids[1:] == self.separator).any():
+                raise ValueError(
+                    f"{document.name}: its text holds the token {self.separator_token!r}, which is to open documents: "
+                    "set tokenizer.separator to one that no text holds"
+                )
             if sizes.sum() != length or sizes.max() > np.iinfo(np.uint16).max:
                 raise ValueError(
                     f"{document.name}: the tokens' bytes sum to {sizes.sum()} (largest token {sizes.max()}), its text "
@@ -94,114 +117,16 @@ class TextTokenizer:
             yield ids, sizes
 
 
-@dataclass(frozen=True)
-class Bpe:
-    """Byte-level BPE with `vocab_size` tokens, trained on the first `train_megabytes` of the training split."""
-
-    vocab_size: int
-    train_megabytes: float = 100
-
-    def fingerprint(self) -> str:
-        return f"bpe {WORDS} {self.vocab_size} {self.train_megabytes}"
-
-    def build(self, train: Iterable[Document]) -> TextTokenizer:
-        """Raises ValueError for a vocabulary without room for the 256 bytes and the separator."""
-        if self.vocab_size < 257:
-            raise ValueError(f"tokenizer.vocab_size={self.vocab_size} is below 257: 256 bytes and the separator")
-        tokenizer = Tokenizer(models.BPE())
-        words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size,
-            special_tokens=[SEPARATOR],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(_first_megabytes(train, self.train_megabytes), trainer)
-        return TextTokenizer(tokenizer)
-
-
-@dataclass(frozen=True)
-class Byte:
-    """The 256 bytes, id = byte, and the separator (256); learns nothing."""
-
-    def fingerprint(self) -> str:
-        return "byte"
-
-    def build(self, train: Iterable[Document]) -> TextTokenizer:
-        vocab = {character: byte for byte, character in enumerate(byte_characters())}
-        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-        words = pre_tokenizers.Split(Regex(r"[\s\S]{1,64}"), behavior="isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
-        tokenizer.decoder = decoders.ByteLevel()
-        return TextTokenizer(tokenizer)
-
-
-@dataclass(frozen=True)
-class Char:
-    """The characters of the training split, in code point order; any other one becomes the unknown token.
-
-    An unknown token keeps its character's bytes, so bits a byte flatter a model where unknowns are frequent.
-    """
-
-    def fingerprint(self) -> str:
-        return "char"
-
-    def build(self, train: Iterable[Document]) -> TextTokenizer:
-        characters = sorted(set().union(*(set(document.text) for document in train)))
-        vocab = {token: i for i, token in enumerate([SEPARATOR, UNKNOWN, *characters])}
-        tokenizer = Tokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-        tokenizer.decoder = decoders.Fuse()
-        return TextTokenizer(tokenizer)
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A tokenizer.json at `path`, or the tokenizer of a hub repository of that name at `revision`.
-
-    `separator` is the token that opens a document; it is added to the vocabulary if it is not in it.
-    """
-
-    path: str
-    revision: str = "main"
-    separator: str = SEPARATOR
-
-    def fingerprint(self) -> str:
-        file = Path(self.path)
-        content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else f"{self.path}@{self.revision}"
-        return f"pretrained {content} {self.separator}"
-
-    def build(self, train: Iterable[Document]) -> TextTokenizer:
-        """Raises ValueError if there is neither such a file nor, reachable, such a repository."""
-        if Path(self.path).is_file():
-            return TextTokenizer.load(Path(self.path), self.separator)
-        if Path(self.path).suffix == ".json":
-            raise ValueError(f"tokenizer.path={self.path} does not exist")
-        try:
-            tokenizer = Tokenizer.from_pretrained(self.path, revision=self.revision)
-        except Exception as error:  # the library raises bare Exception for what its client raises
-            raise ValueError(
-                f"tokenizer.path={self.path} is no file, and the hub gives no tokenizer of that name: {error}. "
-                "Without a network set HF_HUB_OFFLINE=1 to use what is downloaded already, or choose tokenizer=bpe"
-            ) from error
-        return TextTokenizer(tokenizer, self.separator)
-
-
-TOKENIZERS = {"bpe": Bpe, "byte": Byte, "char": Char, "pretrained": Pretrained}
-
-
-def build_recipe(config: Mapping[str, object]) -> Bpe | Byte | Char | Pretrained:
-    """How to make the tokenizer of a config: its `name` and settings. Raises ValueError for an unknown one."""
-    name = config.get("name")
-    if name not in TOKENIZERS:
-        raise ValueError(f"tokenizer.name={name!r} is unknown; the tokenizers are {', '.join(TOKENIZERS)}")
-    settings = {key: value for key, value in config.items() if key != "name"}
-    return construct(TOKENIZERS[name], settings, "tokenizer", f"tokenizer={name}")
+def _with_unknown(tokenizer_json: str) -> str:
+    """A tokenizer's JSON whose vocabulary holds the token that it names for what it doesn't know, where it lacked it:
+    the library can't encode an unknown word then."""
+    tokenizer = json.loads(tokenizer_json)
+    vocab, unknown = tokenizer["model"]["vocab"], tokenizer["model"].get("unk_token")
+    if unknown is None or unknown in vocab:
+        return tokenizer_json
+    added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    vocab[unknown] = added.get(unknown, 1 + max([*vocab.values(), *added.values()]))
+    return json.dumps(tokenizer, ensure_ascii=False)
 
 
 def byte_characters() -> list[str]:
@@ -242,7 +167,7 @@ def _sizes_from_offsets(offsets: list[tuple[int, int]], text: str) -> np.ndarray
     return np.diff(bytes_before[ends], prepend=0)
 
 
-def _pieces(text: str) -> Iterator[str]:
+def pieces(text: str) -> Iterator[str]:
     """`text` in pieces of at most PIECE_CHARACTERS, cut before the last run of line feeds where there is one."""
     start = 0
     while len(text) - start > PIECE_CHARACTERS:
@@ -254,14 +179,3 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:end]
         start = end
     yield text[start:]
-
-
-def _first_megabytes(documents: Iterable[Document], megabytes: float) -> Iterator[str]:
-    left = int(megabytes * 1_000_000)
-    for document in documents:
-        for piece in _pieces(document.text):
-            utf8(piece, document.name)
-            yield piece[:left]
-            left -= len(piece)
-            if left <= 0:
-                return

@@ -11,8 +11,8 @@ from conf.schema import CONF, CorpusSettings, Settings, TaskSettings, options
 from conf.signature import check_types, parameters
 from conf.typed import split
 from data.corpus import source_class
+from data.recipe import build_recipe
 from data.task import Task
-from data.tokenizer import build_recipe
 from eval.record.identity import settings_of
 from model.build import build_transformer, check_model
 from model.catalogue import extension_config, extension_names

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from conf.schema import CONF, CorpusSettings, TaskSettings, modules
 from conf.signature import parameters
-from data.corpus import SPLITS, Document, build_corpus, read_text, source_class, split_by_content
+from data.corpus import SPLITS, Document, build_corpus, source_class
 from data.module import TextDataModule
-from data.sources import hub
+from data.reading import read_text
 from data.sources.hub import join_articles
+from data.splits import split_by_content
 from data.task import Task
 from tests.texts import BYTE, data_of, prepared
 
@@ -96,7 +97,7 @@ def test_every_hub_file_reads_its_splits_without_code_from_the_hub(name, monkeyp
         asked.append((path, config, options))
         return [{"text": " = A = \n"}, {"text": " word . \n"}, {"text": " = B = \n"}, {"text": " word . \n"}]
 
-    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     settings = yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text())
     module = TextDataModule(
         settings.get("data", settings) | ({"path": "o/n"} if name == "hub" else {}),
@@ -114,7 +115,7 @@ def test_a_hub_that_does_not_answer_is_one_error_that_says_what_to_do(monkeypatc
     def load_dataset(*_, **__):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     with pytest.raises(ValueError, match=r"roneneldan/TinyStories.*no route.*HF_HUB_OFFLINE"):
         next(build_corpus("hub", {"path": "roneneldan/TinyStories"}).documents("train"))
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from conf.schema import CONF
 from data.corpus import Document, build_corpus
-from data.tokenizer import SEPARATOR, build_recipe
+from data.recipe import SEPARATOR, build_recipe
 from tests.texts import BPE, VERSES, data_of, prepared
 
 

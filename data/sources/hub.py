@@ -1,17 +1,16 @@
 """A data set of the Hugging Face hub, through `datasets`. No code from the hub is ever run: its scripts are refused.
 
 The prepared tokens are cached under the settings, not the content, so that a prepared data set opens without a
-network; pin `revision` to be sure of the content. The content's hash is recorded in the results all the same.
+network; pin `revision` to be sure of the content. The content's hash is recorded in the results all the same. A folder
+on this machine may stand in for the hub: its content counts.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
-
-from datasets import load_dataset
+from pathlib import Path
 
 from data.corpus import SPLITS, Corpus, Document
+from data.reading import files_below, local, normalised
 
 ARTICLE = re.compile(r" = (?!=).*[^= ] = \n?")  # a row like " = Title = "; sections have more equals signs
 
@@ -19,7 +18,8 @@ ARTICLE = re.compile(r" = (?!=).*[^= ] = \n?")  # a row like " = Title = "; sect
 class Source(Corpus):
     """The rows of a hub data set as documents.
 
-    - `path`: the data set's name on the hub, such as "Salesforce/wikitext"; `config` and `revision` narrow it down.
+    - `path`: the data set's name on the hub, such as "Salesforce/wikitext", or a folder; `config` and `revision` narrow
+      it down.
     - `splits`: where train, validation and test come from, such as {test: "validation[50%:]"}.
     - `column`: which column holds the text.
     - `join_articles`: rows are lines, as in WikiText: a row " = Title = " opens a document.
@@ -42,7 +42,13 @@ class Source(Corpus):
         splits = splits or {split: split for split in SPLITS}
         if sorted(splits) != sorted(SPLITS):
             raise ValueError(f"data.splits={dict(splits)} must name a split of {path} for each of {list(SPLITS)}")
-        self._settings = {
+        self._local = folder if (folder := local(path)).exists() else None
+        if self._local and (self._local.is_file() or set("[]?*") & set(path) or "::" in path):
+            raise ValueError(
+                f"data.path={path} lies on this machine, and `datasets` would take it for a pattern or a script: give "
+                "a folder whose path is free of [ ] ? * and ::, or use data=text, which reads files by their own names"
+            )
+        self.settings = {
             "path": path,
             "config": config,
             "revision": revision,
@@ -52,18 +58,21 @@ class Source(Corpus):
             "streaming": streaming,
         }
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
+    def files(self) -> dict[str, Path]:
+        """Those of a folder on this machine, which `datasets` reads as a data set of the hub."""
+        return {name: file for name, file in files_below(self._local).items() if file.is_file()} if self._local else {}
 
     def documents(self, split: str) -> Iterator[Document]:
         rows = self._rows(split)
-        return join_articles(rows) if self._settings["join_articles"] else rows
+        return join_articles(rows) if self.settings["join_articles"] else rows
 
     def _rows(self, split: str) -> Iterator[Document]:
-        settings, column = self._settings, self._settings["column"]
+        from datasets import load_dataset
+
+        settings, column = self.settings, self.settings["column"]
         try:
             rows = load_dataset(
-                settings["path"],
+                str(self._local or settings["path"]),
                 settings["config"],
                 split=settings["splits"][split],
                 revision=settings["revision"],
@@ -72,12 +81,17 @@ class Source(Corpus):
             for number, row in enumerate(rows):
                 if not isinstance(row.get(column), str):
                     raise ValueError(f"row {number} has no text in column {column!r} (its columns: {', '.join(row)})")
-                yield Document(f"{settings['splits'][split]}:{number}", row[column])
+                yield Document(f"{settings['splits'][split]}:{number}", normalised(row[column], f"row {number}"))
         except Exception as error:  # ConnectionError, DatasetNotFoundError, ValueError, ... by what failed
+            remedy = (
+                "data=text reads local files itself"
+                if self._local
+                else "Without a network set HF_HUB_OFFLINE=1 to use what is downloaded already, or choose "
+                "data=shakespeare or data=text"
+            )
             raise ValueError(
                 f"the hub's data set {settings['path']} (config {settings['config']}, split "
-                f"{settings['splits'][split]}) cannot be read: {type(error).__name__}: {error}. Without a network set "
-                "HF_HUB_OFFLINE=1 to use what is downloaded already, or choose data=shakespeare or data=text"
+                f"{settings['splits'][split]}) cannot be read: {type(error).__name__}: {error}. {remedy}"
             ) from error
 
 

