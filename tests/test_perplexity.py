@@ -19,6 +19,7 @@ from eval.measure.rows import row_key
 from eval.measure.streams import Streams
 from eval.measure.targets import targets_of
 from eval.record.folder import RunFolder
+from eval.record.terminal import print_rows
 from model.catalogue import extension_config
 from model.transformer import Transformer
 from tests.small import CONTEXT, SEPARATOR, SETTINGS, VOCABULARY, evaluate, small_model, small_stream, token_loss
@@ -222,3 +223,13 @@ def test_an_extensions_setting_is_its_own_and_none_is_ignored():
     for name in ("pi", "yarn"):
         with pytest.raises(ValueError, match=rf"extension_settings\.{name}\.wide=8: no such setting of {name}"):
             extension_configs(replace(both, extension_settings={name: {"wide": 8}}))
+
+
+def test_a_perplexity_beyond_what_a_float_holds_is_written_and_shown_as_such(folder, capsys):
+    model = small_model().float()
+    with torch.no_grad():
+        model.norm.weight.mul_(1e4)
+    rows = evaluate(model, STREAM, folder, replace(SETTINGS, protocols=["fixed_targets"]))
+    assert all(row["nats"] > 800 and row["perplexity"] is None and row["status"] == "ok" for row in rows)
+    print_rows(rows, "a model that is very sure, and wrong")
+    assert capsys.readouterr().out.count(" overflow ") == len(rows)

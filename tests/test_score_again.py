@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from conf.schema import ROOT
+from eval.__main__ import runs_of
 from eval.measure.extended import extension_configs
 from eval.record.folder import RunFolder
 from eval.record.trained import load
@@ -69,7 +70,7 @@ def test_what_is_no_setting_of_an_extension_is_refused(changed, message):
     ("argument", "message"),
     [
         ("eval.split=test", "which run?"),
-        ("run=nowhere", "not a run's folder"),
+        ("run=nowhere", "not the folder of a run or a sweep"),
         ("run={run} eval.precision=16", "eval.precision='16'"),
         ("run={run} +eval.foo=1", "foo"),
     ],
@@ -91,7 +92,7 @@ print("light")
 
 def test_a_run_that_could_not_be_scored_counts_in_whatever_process_its_job_ran(score, run):
     done = score("-m", f"run={run},nowhere", "extension=window", "hydra/launcher=two_jobs")
-    assert done.returncode == 3 and "nowhere is not a run's folder" in done.stderr
+    assert done.returncode == 3 and "nowhere is not the folder of a run or a sweep" in done.stderr
     assert {row["extension"] for row in RunFolder(run).results["rows"]} == {"none", "yarn", "window"}
 
 
@@ -121,3 +122,24 @@ def test_a_model_is_not_loaded_beside_data_that_it_was_not_trained_on(run):
     RunFolder(run).update(corpus_hash="of another text")
     with pytest.raises(ValueError, match=r"trained on other data than data=shakespeare is now \(corpus_hash\)"):
         load(run)
+
+
+def test_a_sweeps_folder_stands_for_its_runs_and_old_lengths_come_back(score, finished, tmp_path):
+    sweep = tmp_path / "sweep"
+    folders = [RunFolder(shutil.copytree(finished, sweep / name)) for name in ("one", "two")]
+    before = [folder.results["rows"] for folder in folders]
+    done = score(f"run={sweep}", "eval.lengths=[16]", "eval.extensions=[none]")
+    assert done.returncode == 0 and (sweep / "report.html").exists(), done.stderr
+    for folder, rows in zip(folders, before, strict=True):
+        assert max(row["context_length"] for row in folder.results["rows"]) == 512
+        assert folder.shown_as(rows[0]["evaluation"])["rows"] == rows
+    done = score(f"run={folders[0].path}")
+    assert done.returncode == 0 and folders[0].results["rows"] == before[0], done.stderr
+
+
+def test_a_sweep_without_a_finished_run_is_said_to_be_one(finished, tmp_path):
+    RunFolder(shutil.copytree(finished, tmp_path / "run")).set_status("failed")
+    with pytest.raises(ValueError, match="is a sweep of which no run is finished"):
+        runs_of(tmp_path)
+    with pytest.raises(ValueError, match="is not the folder of a run or a sweep"):
+        runs_of(tmp_path / "run" / "checkpoints")

@@ -26,7 +26,7 @@ from conf.schema import (
     options,
 )
 from conf.typed import plain, split, typed
-from eval.record.identity import config_hash, run_id, settings_of
+from eval.record.identity import identity, run_id, settings_of
 
 FAIR = "experiment=fair"
 EXPERIMENTS = [f"experiment={name}" for name in options("experiment")]
@@ -40,7 +40,7 @@ def test_settings_that_are_written_and_read_back_are_the_same(choice):
     again = typed(Settings, values)
     assert again == settings and plain(again) == values
     assert run_id(values) == settings.run_id == again.run_id
-    assert config_hash(values) == config_hash(plain(settings))
+    assert identity(values) == identity(plain(settings))
     for field in fields(settings):
         kind, of_again = type(getattr(settings, field.name)), type(getattr(again, field.name))
         assert kind is of_again, field.name

@@ -33,7 +33,7 @@ from conf.schema import Settings
 from conf.typed import plain, typed
 from eval.measure.rows import PART, PLACE, Measured, Row, row_key
 from eval.record.files import PARTIAL, read_json, write_atomic, write_json, write_table
-from eval.record.identity import identity
+from eval.record.identity import digest, identity
 from model.devices import Interrupted, rank
 
 SCHEMA = 1
@@ -165,7 +165,7 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} is a run with {changed}: choose another run_id, or train it anew by force=true"
             )
-        self.update(identity=own)
+        self.update(identity=own, config_hash=digest(own))
 
     def _others(self, own: Mapping[str, str], settings: Settings) -> Iterator[tuple[RunFolder, str]]:
         """The runs beside this one that have its settings, and in what they differ all the same."""

@@ -46,14 +46,14 @@ def identity(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a run's `identity`, hexadecimal."""
-    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()
+def digest(identity: Mapping[str, str]) -> str:
+    """SHA-256 of all that an identity holds, hexadecimal."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def run_id(config: Mapping[str, Any]) -> str:
     """Readable and unique, as in rope-s0-1f2e3d: the same settings, source and files find the same folder again."""
-    return f"{config['encoding']['name']}-s{config['seed']}-{config_hash(config)[:6]}"
+    return f"{config['encoding']['name']}-s{config['seed']}-{digest(identity(config))[:6]}"
 
 
 def _resolve_run_id(_root_: DictConfig) -> str:

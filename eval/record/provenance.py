@@ -12,9 +12,7 @@ from typing import Any
 import torch
 
 from conf.schema import Settings
-from conf.typed import plain
 from data.module import WindowDataModule
-from eval.record.identity import config_hash
 from model.training.language_model import LanguageModel
 from model.training.meter import Meter
 from model.training.trainer import choose_precision
@@ -30,7 +28,6 @@ def describe_run(settings: Settings, data: WindowDataModule, module: LanguageMod
         "encoding": settings.encoding["name"],
         "seed": settings.seed,
         "context": settings.context,
-        "config_hash": config_hash(plain(settings)),
         "corpus": settings.data["name"],
         "corpus_hash": data.corpus_hash,
         "tokenizer_hash": data.tokenizer_hash,

@@ -74,10 +74,16 @@ def print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
         if row["status"] != "ok":
             table.add_row(*place, row["reason"])
             continue
-        interval = "-" if row["perplexity_low"] is None else f"{row['perplexity_low']:.2f}-{row['perplexity_high']:.2f}"
+        interval = f"{_figure(row['perplexity_low'])}-{_figure(row['perplexity_high'])}"
+        interval = "-" if "interval_reason" in row else interval
         bits = "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.3f}"
-        table.add_row(*place, f"{row['perplexity']:.2f}", interval, f"{row['nats']:.4f}", bits, f"{row['tokens']:,}")
+        table.add_row(*place, _figure(row["perplexity"]), interval, f"{row['nats']:.4f}", bits, f"{row['tokens']:,}")
     console().print(table)
+
+
+def _figure(perplexity: float | None) -> str:
+    """A perplexity; results.json can't hold one that is beyond what a float is."""
+    return "overflow" if perplexity is None else f"{perplexity:.2f}"
 
 
 def console() -> Console:
