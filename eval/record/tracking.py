@@ -266,7 +266,7 @@ def _remove_replaced(run) -> None:
 
 
 def _let_go() -> None:
-    """Forgets W&B's own process, which has died: the next run in this process starts another."""
+    """Ends W&B's own process, or forgets it where it has died: the next run in this process starts another."""
     import wandb
 
     with suppress(Exception):
@@ -307,13 +307,14 @@ def _start(
         if mode != "online":
             raise
         mode, reason = "offline", f"online W&B says: {one_sentence(error)}"
+        _let_go()  # of the id, which the first attempt holds
         run = init(mode)
     Tracker(run).define()
-    where = {
-        "online": f": {run.url}",
-        "offline": f": wandb sync {run.dir.removesuffix('/files')}; wandb leet {place}/wandb",
-    }
-    print(f"W&B: {mode} ({reason}){where.get(mode, '')}")
+    if mode == "offline":
+        where = f": wandb sync {run.dir.removesuffix('/files')}; wandb leet {place}/wandb"
+    else:
+        where = f": {run.url}" if run.url else ""
+    print(f"W&B: {mode} ({reason}){where}")
     return run
 
 
@@ -324,6 +325,7 @@ def choose_mode() -> tuple[str, str]:
 
     asked = os.environ.get("WANDB_MODE") or None
     if asked is not None and asked not in MODES:
+        os.environ["WANDB_MODE"] = "offline"  # W&B reads it too, and stops
         return "offline", f"WANDB_MODE={asked!r} is none of W&B's modes: online, offline, disabled"
     if asked is not None and MODES[asked] != "online":
         return MODES[asked], "WANDB_MODE"
