@@ -223,25 +223,25 @@ def track(
             _let_go()
 
 
-def track_run(settings: Settings, given_id: str | None = None) -> AbstractContextManager[Tracker]:
+def track_run(settings: Settings) -> AbstractContextManager[Tracker]:
     """`track` for the run of these settings. Its id may be given by WANDB_RUN_ID, as an agent of W&B's sweeps does,
     where it is no job of a sweep, whose jobs would share it."""
-    folder, logger = RunFolder.of(settings).path, settings.logger
-    if settings.sweep is None:
-        given_id = given_id or os.environ.get("WANDB_RUN_ID")
-    name = logger.display_name or settings.run_id
-    return track(logger, name, folder, settings.runs, settings.sweep, config=plain(settings), given_id=given_id)
+    given_id = os.environ.get("WANDB_RUN_ID") if settings.sweep is None else None
+    return _track_settings(settings, RunFolder.of(settings).path, given_id)
 
 
 def track_scored(folder: RunFolder, model: Transformer, data: WindowDataModule) -> None:
     """The record of a finished run that was scored again, whole, under the run's own id."""
-    settings = folder.settings
-    logger = settings.logger
-    name = logger.display_name or settings.run_id
-    with track(logger, name, folder.path, settings.runs, settings.sweep, config=plain(settings)) as tracker:
+    with _track_settings(folder.settings, folder.path) as tracker:
         for point in folder.curve.to_dict("records"):
             tracker.log_point({field: value for field, value in point.items() if pd.notna(value)})
         tracker.log_run(folder, model, data)
+
+
+def _track_settings(settings: Settings, folder: Path, given_id: str | None = None) -> AbstractContextManager[Tracker]:
+    logger, runs, group = settings.logger, settings.runs, settings.sweep
+    name = logger.display_name or settings.run_id
+    return track(logger, name, folder, runs, group, config=plain(settings), given_id=given_id)
 
 
 def record_id(folder: Path, name: str, given: str | None = None) -> str:
