@@ -39,29 +39,33 @@ def train(settings: Settings) -> None:
         folder.begin(settings)
         if folder.scored(asked):
             print(f"{folder.path} is finished already")
+            if not settings.sweep:
+                write_files(read_comparison(folder.path))
         else:
             settings = tuned(settings, train)
-            with folder.recording(settings, asked), track_run(settings) as tracker:
-                check_model(settings)
-                data = build_data(settings)
-                folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
-                measurement = Measurement(settings.eval, data, settings.context)
-                model = build_language_model(settings, data.vocab_size, data.separators)
-                meter = Meter(settings, report=tracker.log_point)
-                if is_trained(folder, settings):
-                    print(f"{folder.path} has been trained; scoring what is missing", flush=True)
-                    restore(settings, model, data, folder.path)
-                else:
-                    announce(settings, data, model, folder)
-                    fit(settings, model, data, folder.path, meter)
-                    folder.describe(describe_run(settings, data, model, meter), meter.curve)
-                folder.turn_to(measurement.key)
-                for found in measurement.of(model.transformer, folder.results, folder.losses.keys()):
-                    folder.add(found)
-                    tracker.log_rows([*found.rows, *found.tasks])
-                tracker.summarise(folder.results["training"])
-    if not settings.sweep:
-        write_files(read_comparison(folder.path))
+            with track_run(settings) as tracker:
+                with folder.recording(settings, asked):
+                    check_model(settings)
+                    data = build_data(settings)
+                    folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
+                    measurement = Measurement(settings.eval, data, settings.context)
+                    model = build_language_model(settings, data.vocab_size, data.separators)
+                    if is_trained(folder, settings):
+                        print(f"{folder.path} has been trained; scoring what is missing", flush=True)
+                        restore(settings, model, data, folder.path)
+                        tracker.log_curve(folder.curve)
+                    else:
+                        announce(settings, data, model, folder)
+                        meter = Meter(settings, report=tracker.log_point)
+                        fit(settings, model, data, folder.path, meter)
+                        folder.describe(describe_run(settings, data, model, meter), meter.curve)
+                    folder.turn_to(measurement.key)
+                    for found in measurement.of(model.transformer, folder.results, folder.losses.keys()):
+                        folder.add(found)
+                        tracker.log_figures([*found.rows, *found.tasks], settings.context)
+                if not settings.sweep:
+                    write_files(read_comparison(folder.path))
+                tracker.log_run(folder, model.transformer, data)
     print_results(folder.results, settings.context)
     print(folder.path)
 

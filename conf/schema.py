@@ -248,12 +248,25 @@ class TrainerSettings(Checked):
 
 
 @dataclass
-class LoggerSettings:
-    """conf/logger: W&B, or nothing beside the files."""
+class LoggerSettings(Checked):
+    """conf/logger: W&B, or none for files alone. None: W&B's default, or as conf/logger/auto.yaml says."""
 
     name: str
     project: str | None = None
+    entity: str | None = None
+    run_group: str | None = None
+    display_name: str | None = None
     tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    dir: str | None = None
+    checkpoint: bool = False
+
+    group = "logger"
+
+    def __post_init__(self):
+        plain = not set(self.project or "") & set("/\\#?%:") and len(self.project or "") <= 128
+        self.check("project", plain, "W&B takes at most 128 characters, and none of / \\ # ? % :")
+        self.check("tags", all(1 <= len(tag) <= 64 for tag in self.tags), "W&B takes tags of 1 to 64 characters")
 
 
 @dataclass

@@ -45,7 +45,6 @@ def score(cfg: DictConfig) -> None:
     elsewhere = {key: value for key, value in elsewhere.items() if value is not None}
     if folders[0].path == path:
         score_run(folders[0], evaluations[0], elsewhere)
-        write_files(read_comparison(path))
         return
     failed = []
     for folder, evaluation in zip(folders, evaluations, strict=True):
@@ -73,9 +72,12 @@ def runs_of(path: Path) -> list[RunFolder]:
 
 
 def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapping[str, Any]) -> None:
-    """Scores one run, and shows the rows that were asked for. elsewhere: settings of where its data lie."""
+    """Scores one run, writes its report, and shows the rows that were asked for. elsewhere: settings of where its data lie."""
+    from eval.compare.comparison import read_comparison
+    from eval.compare.report import write_files
     from eval.measure.measurement import Measurement, fingerprint
     from eval.record.terminal import print_results
+    from eval.record.tracking import track_scored
     from eval.record.trained import load
     from model.training.trainer import prepare_process
 
@@ -88,6 +90,8 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
         for found in measurement.of(trained.model, folder.results, folder.losses.keys()):
             folder.add(found)
         folder.set_status("finished", scored=fingerprint(evaluation))  # also where it failed when it was first scored
+    write_files(read_comparison(folder.path))
+    track_scored(folder, trained.model, trained.data)
     results = folder.results
     print_results({**results, "rows": measurement.asked(results["rows"])}, context)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from conf.schema import CONF
 from eval.record.files import write_json
+from eval.record.jobs import one_sentence
 from eval.record.tracking import CONTEXT_LENGTH, CURVE, POSITION, TOKENS, TRAIN, choose_mode, metric
 from scripts.command import end_with
 
@@ -113,12 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if mode == "online":
         import wandb
 
-        workspace = build_workspace(options.entity or wandb.Api().default_entity, options.project)
-        print(workspace.save().url)
-    else:
-        workspace = build_workspace(options.entity or "you", options.project)
-        write_json(Path(options.out), as_json(workspace))
-        print(f"W&B: {mode} ({reason}): what would be saved stands in {options.out}")
+        try:
+            workspace = build_workspace(options.entity or wandb.Api().default_entity, options.project)
+            print(workspace.save().url)
+            return 0
+        except Exception as error:  # W&B has many
+            mode, reason = "not saved", one_sentence(error)
+    workspace = build_workspace(options.entity or "you", options.project)
+    write_json(Path(options.out), as_json(workspace))
+    print(f"W&B: {mode} ({reason}): what would be saved stands in {options.out}")
     return 0
 
 

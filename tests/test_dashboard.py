@@ -4,8 +4,6 @@ python -m pytest tests/test_dashboard.py
 """
 
 import json
-import subprocess
-import sys
 import warnings
 
 import pandas as pd
@@ -16,6 +14,7 @@ from eval.compare.comparison import Comparison
 from eval.compare.sweep import track_sweep
 from eval.record.tracking import choose_mode, track
 from scripts.dashboard import as_json, build_workspace, main
+from tests.wandb_records import offline_runs, records
 
 LOGGER = LoggerSettings("auto", project="trainshort")
 
@@ -29,32 +28,17 @@ def logged_out(monkeypatch, tmp_path):
     monkeypatch.setattr("wandb.login", lambda **_: False)
 
 
-def records(folder):
-    """What an offline run holds, by `wandb leet inspect`: records by their type."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180).stdout.splitlines()
-    found = {}
-    for record in map(json.loads, lines):
-        found.setdefault(record["type"], []).append(record[record["type"]])
-    return found
-
-
 def logged(folder):
     """The sets of names that were logged together, and the names in the summary."""
     found = records(folder)
     return [set(each["item"]) for each in found["history"]], {
-        name for each in found["summary"] for name in each["update"]
+        name for each in found["summary"] for name in each.get("update", {})
     }
 
 
 def panels():
     spec = as_json(build_workspace("someone", "trainshort"))["spec"]
     return [panel for section in spec["section"]["panelBankConfig"]["sections"] for panel in section["panels"]]
-
-
-def offline_run(runs, name):
-    (folder,) = (runs / "wandb").glob(f"offline-run-*-{name}*")
-    return folder
 
 
 def test_every_panel_shows_what_a_run_really_logs(program, tmp_path):
@@ -71,7 +55,7 @@ def test_every_panel_shows_what_a_run_really_logs(program, tmp_path):
         WANDB_MODE="offline",
     )
     assert done.returncode == 0, done.stderr
-    together, summary = logged(offline_run(tmp_path, "rope"))
+    together, summary = logged(*offline_runs(tmp_path, "rope"))
     for panel in panels():
         settings = panel["config"]
         if panel["viewType"] == "Bar Chart":
@@ -90,6 +74,27 @@ def test_the_dashboard_is_written_where_it_cannot_be_saved(tmp_path, capsys):
     assert "not logged in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "WANDB_MODE"])
+def test_the_dashboard_ends_in_a_sentence_where_wandb_refuses(monkeypatch, tmp_path, capsys, name):
+    def refuse(**_):
+        raise ValueError("API key must have 40+ characters,\n has 5.")
+
+    monkeypatch.setattr("wandb.login", refuse)
+    monkeypatch.setenv(name, "short")
+    assert main(["--out", str(tmp_path / "dashboard.json")]) == 0
+    reason = {"WANDB_API_KEY": "has 5.", "WANDB_MODE": "none of W&B's modes"}[name]
+    assert reason in capsys.readouterr().out and (tmp_path / "dashboard.json").exists()
+
+
+def test_the_dashboard_is_written_where_wandb_does_not_save_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("scripts.dashboard.choose_mode", lambda: ("online", "logged in"))
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("wandb.Api", lambda: 1 / 0)
+    assert main(["--out", str(tmp_path / "dashboard.json")]) == 0
+    assert "not saved (division by zero)" in capsys.readouterr().out and (tmp_path / "dashboard.json").exists()
+
+
 def test_a_sweep_is_summed_up_in_a_run_of_its_own(tmp_path):
     sweep = tmp_path / "compare"
     sweep.mkdir()
@@ -97,8 +102,8 @@ def test_a_sweep_is_summed_up_in_a_run_of_its_own(tmp_path):
     rows = [{**row, "context_length": 32, "verdict": "better"}, {**row, "context_length": 64, "verdict": None}]
     (sweep / "report.html").write_text("<!doctype html>")
     comparison = Comparison(sweep, [], "rope", 0.95, summary=pd.DataFrame(rows))
-    track_sweep(LOGGER, comparison)
-    folder = offline_run(tmp_path, "summary-compare")
+    track_sweep(LOGGER, comparison, str(tmp_path))
+    (folder,) = offline_runs(tmp_path, "summary-compare")
     found = records(folder)
     assert found["run"][0]["job_type"] == "sweep"
     assert found["artifact"], "report.html is an artifact"
@@ -113,8 +118,8 @@ def test_a_sweep_is_summed_up_in_a_run_of_its_own(tmp_path):
 def test_a_sweep_without_a_comparison_is_summed_up_too(tmp_path):
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "report.html").write_text("<!doctype html>")
-    track_sweep(LOGGER, Comparison(tmp_path / "odd", [], None, 0.95, objection="they differ"))
-    assert records(offline_run(tmp_path, "summary-odd"))["artifact"]
+    track_sweep(LOGGER, Comparison(tmp_path / "odd", [], None, 0.95, objection="they differ"), str(tmp_path))
+    assert records(*offline_runs(tmp_path, "summary-odd"))["artifact"]
 
 
 def test_the_end_of_wandb_is_not_the_end_of_the_run(tmp_path):
@@ -125,16 +130,16 @@ def test_the_end_of_wandb_is_not_the_end_of_the_run(tmp_path):
     before = set(psutil.Process().children(recursive=True))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with track(LOGGER, "dies", tmp_path) as tracker:
+        with track(LOGGER, "dies", tmp_path, tmp_path) as tracker:
             for child in set(psutil.Process().children(recursive=True)) - before:
                 child.kill()
                 child.wait()
             for step in range(3):
-                tracker.log_point({"tokens": step, "loss": 1.0})
+                tracker.log_point({"step": step, "tokens": step, "loss": 1.0})
             tracker.summarise({"seconds": 1.0})
     assert sum("the run goes on" in str(each.message) for each in said) == 1
-    with track(LOGGER, "next", tmp_path) as tracker:
-        tracker.log_point({"tokens": 1, "loss": 1.0})
+    with track(LOGGER, "next", tmp_path, tmp_path) as tracker:
+        tracker.log_point({"step": 1, "tokens": 1, "loss": 1.0})
         assert tracker.run is not None, "the next run of this process has a W&B again"
 
 
@@ -158,7 +163,7 @@ def test_a_host_that_does_not_answer_means_offline(monkeypatch):
 
 def test_a_disabled_wandb_is_given_everything_and_keeps_nothing(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    with track(LOGGER, "disabled", tmp_path) as tracker:
-        tracker.log_point({"tokens": 1, "loss": 1.0})
+    with track(LOGGER, "disabled", tmp_path, tmp_path) as tracker:
+        tracker.log_point({"step": 1, "tokens": 1, "loss": 1.0})
     assert capsys.readouterr().out == "W&B: disabled (WANDB_MODE)\n"
     assert not list(tmp_path.rglob("*.wandb"))

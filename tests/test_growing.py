@@ -44,7 +44,7 @@ def curve(folder: RunFolder, name: str) -> list[float]:
 
 
 def assert_same_losses(found: RunFolder, expected: RunFolder) -> None:
-    for name in ("loss", "val_loss"):
+    for name in ("loss", "val_loss", "grad_norm"):
         assert curve(found, name) == pytest.approx(curve(expected, name), rel=NOISE)
     for ours, theirs in zip(found.results["rows"], expected.results["rows"], strict=True):
         assert ours["nats"] == pytest.approx(theirs["nats"], rel=NOISE)

@@ -7,9 +7,10 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from eval.record.identity import settings_of
-from model.training.language_model import learning_rate
+from model.training.language_model import LanguageModel, learning_rate
 
 TRAINING = replace(settings_of().training, warmup=0.1, min_lr=0.2)
 STEPS = 100  # ten of them of warm-up
@@ -30,3 +31,14 @@ def test_the_rate_rises_then_decays_as_chosen(schedule):
 
 def test_a_run_shorter_than_its_warm_up_has_one_step_of_it():
     assert learning_rate(replace(TRAINING, warmup=0.0), 0, 1) == 1.0
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0, 100.0])
+def test_the_gradients_norm_is_known_as_it_was_before_it_was_clipped(clip):
+    module = LanguageModel(torch.nn.Linear(2, 2), replace(TRAINING, clip=clip), STEPS)
+    weight, bias = module.parameters()
+    weight.grad, bias.grad = torch.tensor([[1.0, 2.0], [2.0, 0.0]]), torch.tensor([4.0, 0.0])
+    module.on_before_optimizer_step(None)
+    assert float(module.grad_norm) == 5.0
+    left = 1.0 if clip == 1.0 else 5.0
+    assert torch.cat([weight.grad.flatten(), bias.grad]).norm() == pytest.approx(left, rel=1e-5)

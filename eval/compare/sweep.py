@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -30,23 +31,24 @@ class SweepReport(SweepCallback):
         except Exception as error:
             give_up(error)
         try:
-            track_sweep(OmegaConf.to_object(config.logger), comparison)
+            track_sweep(OmegaConf.to_object(config.logger), comparison, config.runs)
         finally:
             if any(run.name in jobs for run in comparison.left_out):
                 sys.exit(SWEEP_FAILED)
             self.job_list.unlink()  # nothing is missing
 
 
-def track_sweep(logger: LoggerSettings, comparison: Comparison) -> None:
+def track_sweep(logger: LoggerSettings, comparison: Comparison, runs: str) -> None:
     """A run of W&B that sums up a sweep: the curves with their intervals and, of each protocol's longest context, the
-    comparison with its verdicts as tables, and report.html as an artifact."""
+    comparison with its verdicts as tables, and report.html as an artifact. runs: the folder that sweeps lie in."""
     from eval.compare.comparison import summary_table
     from eval.record.tracking import SWEEP, track
 
     folder, table = comparison.path, summary_table(comparison)
+    sweep = os.path.relpath(folder, runs)
     plain = table[table["extension"] == "none"]
     last = plain[plain["context_length"] == plain.groupby("protocol")["context_length"].transform("max")]
-    with track(logger, "summary", folder.parent, folder.name, job_type=SWEEP) as tracker:
+    with track(logger, "summary", folder, runs, sweep, job_type=SWEEP) as tracker:
         tracker.log_table("sweep/curves", table)
         tracker.log_table("sweep/comparison", last)
         tracker.keep_file(folder / "report.html", "report")

@@ -7,6 +7,7 @@ A run's folder:
     losses.npz       the scored tokens' losses of every row, float32, and the windows they stand in
     curve.csv        the training curve
     checkpoints/     the newest two
+    wandb-id         W&B's id of the run
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ class RunFolder:
 
     @property
     def curve(self) -> pd.DataFrame:
-        """curve.csv: step, tokens, seconds, loss (nats a token), lr, tokens_per_second and, at validations, val_loss;
+        """curve.csv: step, tokens, seconds, loss (nats a token), lr, grad_norm (before it was clipped),
+        tokens_per_second and, at validations, val_loss;
         empty where there is none that can be read."""
         path = self.path / "curve.csv"
         try:

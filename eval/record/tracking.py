@@ -1,14 +1,20 @@
 """W&B as a mirror of the files: never a prompt, never a hang, never a lost run.
 
-Offline runs of all sweeps lie in one folder, runs/wandb, so that the terminal dashboard can overlay them.
+A record of W&B is whole by itself: it begins with what was known when the run was begun or taken up again, and ends
+with all of it, under an id that is kept in the run's folder. So the newest record of an id stands for those before it,
+in the terminal and on W&B's page, where a run without `resume` and what `wandb sync` uploads overwrite the run of their
+id. Offline records of all sweeps lie in one folder, runs/wandb, so that the terminal dashboard can overlay them.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import shutil
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,14 +24,31 @@ import pandas as pd
 
 from conf.schema import LoggerSettings, Settings
 from conf.typed import plain
+from data.module import WindowDataModule
+from eval.record.files import write_atomic
+from eval.record.folder import RunFolder
+from eval.record.jobs import one_sentence
+from eval.record.sample import sample
 from model.devices import rank
+from model.training.checkpoint import newest
+from model.transformer import Transformer
 
 REACH_SECONDS = 3
 INIT_SECONDS = 30
+MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
+ID_FILE = "wandb-id"  # in the folder of a run or a sweep
 FIGURES = ("perplexity", "nats", "bits_per_byte", "exact_match", "token_accuracy")  # of a row, where it has them
-# What W&B calls a field of the training curve's points; the axes, each a metric itself; the job type of a sweep's run.
-CURVE = {"loss": "train/loss", "lr": "train/lr", "tokens_per_second": "train/tokens_per_second", "val_loss": "val/loss"}
-TOKENS, CONTEXT_LENGTH, POSITION = "tokens", "eval/context_length", "eval/position"
+SORTED = ("perplexity", "bits_per_byte", "exact_match")  # those that runs are sorted by
+# What W&B calls a field of the training curve's points; its axes, each a metric itself; the job type of a sweep's run.
+CURVE = {
+    "loss": "train/loss",
+    "val_loss": "val/loss",
+    "lr": "train/lr",
+    "grad_norm": "train/grad_norm",
+    "tokens_per_second": "train/tokens_per_second",
+}
+STEP, TOKENS, CONTEXT_LENGTH, POSITION = "step", "tokens", "context_length", "position"
+LOSSES = ("loss", "val_loss")  # the last of which the summary has as the curve's
 TRAIN, SWEEP = "train", "sweep"
 
 
@@ -45,18 +68,54 @@ class Tracker:
         self.run = run
 
     def log_point(self, point: Mapping[str, float]) -> None:
-        """A point of the training curve, against tokens."""
-        self._log({TOKENS: point["tokens"], **{CURVE[k]: v for k, v in point.items() if k in CURVE}})
+        """A point of the training curve, against tokens; W&B's own step is the optimizer's."""
+        values = {STEP: point["step"], TOKENS: point["tokens"], **{CURVE[k]: v for k, v in point.items() if k in CURVE}}
+        self._try(lambda: self.run.log(values, step=int(point["step"])))
 
-    def log_rows(self, rows: list[Mapping[str, Any]]) -> None:
-        """Points of the extrapolation curves, against the context length (or the position), by `metric`."""
-        for row in rows:
-            if row["status"] != "ok":
-                continue
-            what = row.get("control", row["extension"])
-            point = {POSITION: row["position"]} if "position" in row else {CONTEXT_LENGTH: row["context_length"]}
-            figures = {k: row[k] for k in FIGURES if row.get(k) is not None}
-            self._log({**point, **{metric(row["protocol"], key, what): value for key, value in figures.items()}})
+    def log_curve(self, curve: pd.DataFrame) -> None:
+        """A training curve as a run's folder has it."""
+        for point in curve.to_dict("records"):
+            self.log_point({field: value for field, value in point.items() if pd.notna(value)})
+
+    def log_figures(self, rows: Iterable[Mapping[str, Any]], context: int) -> None:
+        """Single values of the run to sort by: a figure at each multiple of the training context, as they are found."""
+        self.summarise(figures(rows, context))
+
+    def log_run(self, folder: RunFolder, model: Transformer, data: WindowDataModule) -> None:
+        """All that is known of a run once it is trained and scored, beside its training curve: the extrapolation
+        curves, the summary, a text sample and, where there are such files, its report and checkpoint."""
+        if self.run is None:
+            return
+        settings, results = folder.settings, folder.results
+        rows = [*results["rows"], *results.get("tasks", [])]
+        self.log_rows(rows)
+        self.log_figures(rows, settings.context)
+        facts = {name: value for name, value in results["training"].items() if name not in LOSSES}
+        self.summarise({**facts, **{f"parameters/{part}": count for part, count in results["parameters"].items()}})
+        if data.task is None:
+            self.log_table("sample", pd.DataFrame([sample(model, data, settings.context)]))
+        if (report := folder.path / "report.html").exists():
+            self.keep_file(report, "report")
+        if settings.logger.checkpoint:
+            self.keep_file(newest(folder.checkpoints), "model")
+
+    def log_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The extrapolation curves, by `metric`: what was scored at one context length (or position) is one entry, and
+        the entries ascend, since W&B joins points in the order in which they come. Of rows that share a place and a
+        name the first is the run's own."""
+        entries: dict[tuple[str, int], dict[str, float]] = {}
+        for row in _scored(rows):
+            axis = POSITION if POSITION in row else CONTEXT_LENGTH
+            entry = entries.setdefault((axis, row[axis]), {})
+            for figure in FIGURES:
+                if row.get(figure) is not None:
+                    name = metric(row["protocol"], figure, row.get("control", row["extension"]))
+                    entry.setdefault(name, row[figure])
+        for axis in (CONTEXT_LENGTH, POSITION):
+            names = dict.fromkeys(name for (of, _), entry in entries.items() if of == axis for name in entry)
+            self._try(lambda names=names, axis=axis: [self._define(name, axis) for name in names])
+        for (axis, place), entry in sorted(entries.items()):
+            self._log({axis: place, **entry})
 
     def log_table(self, name: str, frame: pd.DataFrame) -> None:
         """A frame as a table, None where a value is missing."""
@@ -76,11 +135,22 @@ class Tracker:
         self._try(send)
 
     def summarise(self, fields: Mapping[str, Any]) -> None:
-        """Single values of the run: cost, parameters, last losses."""
+        """Single values of the run: figures, cost, parameters."""
         self._try(lambda: self.run.summary.update(dict(fields)))
 
+    def define(self) -> None:
+        """Says which field is whose axis. No patterns: where two match, W&B takes either."""
+        for axis in (STEP, TOKENS, CONTEXT_LENGTH, POSITION):
+            self.run.define_metric(axis, hidden=True, summary="none")
+        for field, name in CURVE.items():
+            self._define(name, TOKENS, None if field in LOSSES else "none")
+
+    def _define(self, name: str, axis: str, summary: str | None = "none") -> None:
+        self.run.define_metric(name, step_metric=axis, summary=summary)
+
     def _log(self, values: Mapping[str, Any]) -> None:
-        self._try(lambda: self.run.log(dict(values)))
+        """An entry of its own, after those before."""
+        self._try(lambda: self.run.log(dict(values), step=self.run.step + 1))
 
     def _try(self, action) -> None:
         if self.run is None:
@@ -92,22 +162,54 @@ class Tracker:
             self.run = None
 
 
+def figures(rows: Iterable[Mapping[str, Any]], context: int) -> dict[str, float]:
+    """What runs are sorted by, named by protocol, figure and multiple of the training context; floors are the corpus',
+    and no run's.
+
+    >>> figures([{"status": "ok", "protocol": "sliding", "extension": "pi", "context_length": 48, "nats": 3.0,
+    ...           "perplexity": 20.1}], context=32)
+    {'sliding/pi/perplexity/1.5x': 20.1}
+    """
+    named: dict[str, float] = {}
+    for row in _scored(rows):
+        if POSITION in row or "control" in row:
+            continue
+        multiple = row.get("length_ratio", row["context_length"] / context)
+        for figure in SORTED:
+            if row.get(figure) is not None:
+                name = metric(row["protocol"], figure, row["extension"]).removeprefix("eval/")
+                named.setdefault(f"{name}/{multiple:g}x", row[figure])
+    return named
+
+
+def _scored(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    return (row for row in rows if row["status"] == "ok")
+
+
 @contextmanager
 def track(
     logger: LoggerSettings,
     name: str,
     folder: Path | str,
+    runs: Path | str,
     group: str | None = None,
     *,
     config: Mapping[str, Any] | None = None,
     job_type: str = TRAIN,
+    given_id: str | None = None,
 ) -> Iterator[Tracker]:
-    """A tracker for one run; says in one line which mode was chosen, and why. config: what W&B shows as the run's."""
+    """A tracker for one run of W&B; says in one line which mode was chosen, and why.
+
+    folder: what the run is a record of; its id is kept there. runs: where W&B's own files lie, unless logger.dir is
+    given. config: what W&B shows as the run's. given_id: an id in the place of the folder's.
+    """
     if logger.name == "none" or rank():
         yield Tracker()
         return
     try:
-        run = _start(logger, config or {}, name, Path(folder), job_type, group)
+        identifier = record_id(Path(folder), f"{name}-{group}" if group else name, given_id)
+        place = Path(logger.dir or runs)
+        run = _start(logger, config or {}, identifier, name, place, job_type, logger.run_group or group)
     except Exception as error:
         warnings.warn(f"W&B could not start ({error}); the run goes on, its files are complete", stacklevel=3)
         yield Tracker()
@@ -119,72 +221,126 @@ def track(
     finally:
         try:
             run.finish(exit_code=code)
+            if code == 0 and tracker.run is not None:
+                _remove_replaced(run)
         except Exception as error:
             warnings.warn(f"W&B could not finish ({error}); the files are complete", stacklevel=3)
             _let_go()
 
 
 def track_run(settings: Settings) -> AbstractContextManager[Tracker]:
-    """`track` for the run of these settings, in the folder of all runs."""
-    return track(settings.logger, settings.run_id, settings.runs, settings.sweep, config=plain(settings))
+    """`track` for the run of these settings. Its id may be given by WANDB_RUN_ID, as an agent of W&B's sweeps does,
+    where it is no job of a sweep, whose jobs would share it."""
+    given_id = os.environ.get("WANDB_RUN_ID") if settings.sweep is None else None
+    return _track_settings(settings, RunFolder.of(settings).path, given_id)
+
+
+def track_scored(folder: RunFolder, model: Transformer, data: WindowDataModule) -> None:
+    """The record of a finished run that was scored again, whole, under the run's own id."""
+    with _track_settings(folder.settings, folder.path) as tracker:
+        tracker.log_curve(folder.curve)
+        tracker.log_run(folder, model, data)
+
+
+def _track_settings(settings: Settings, folder: Path, given_id: str | None = None) -> AbstractContextManager[Tracker]:
+    logger, runs, group = settings.logger, settings.runs, settings.sweep
+    name = logger.display_name or settings.run_id
+    return track(logger, name, folder, runs, group, config=plain(settings), given_id=given_id)
+
+
+def record_id(folder: Path, name: str, given: str | None = None) -> str:
+    """W&B's id of what lies in a folder, kept there in a file: the name, as far as an id can hold it (the terminal
+    shows how the id begins), and eight random characters, so that no two users, names or folders share one."""
+    path = folder / ID_FILE
+    if given is None and path.exists():
+        return path.read_text().strip()
+    folder.mkdir(parents=True, exist_ok=True)
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", name)[:80].strip("-")
+    identifier = given or f"{readable}-{secrets.token_hex(4)}"
+    write_atomic(path, identifier.encode())
+    return identifier
+
+
+def _remove_replaced(run) -> None:
+    """Removes the offline records of a run that the one just finished stands for."""
+    own = Path(run.settings.sync_dir)
+    for record in own.parent.glob(f"offline-run-????????_??????-{run.id}"):
+        if record != own:
+            shutil.rmtree(record)
 
 
 def _let_go() -> None:
-    """Forgets W&B's own process, which has died: the next run in this process starts another."""
+    """Ends W&B's own process, or forgets it where it has died: the next run in this process starts another."""
     import wandb
 
     with suppress(Exception):
         wandb.teardown()
 
 
-def _start(logger: LoggerSettings, config: Mapping, name: str, folder: Path, job_type: str, group: str | None):
+def _start(
+    logger: LoggerSettings, config: Mapping, identifier: str, name: str, place: Path, job_type: str, group: str | None
+):
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
-    os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve() / "wandb"))  # what `wandb sync` uploads of artifacts
+    os.environ.setdefault("WANDB_DATA_DIR", str(place.resolve() / "wandb"))  # what `wandb sync` uploads of artifacts
     import wandb
 
+    tags = logger.tags or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    (place / "wandb").mkdir(parents=True, exist_ok=True)
+
+    def init(mode: str):
+        return wandb.init(
+            project=logger.project,
+            entity=logger.entity,
+            group=group,
+            job_type=job_type,
+            name=name,
+            notes=logger.notes,
+            id=identifier,
+            tags=[*tags, config["encoding"]["name"]] if "encoding" in config else tags,
+            config=dict(config),
+            dir=place,
+            mode=mode,
+            settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off", silent=True),
+        )
+
     mode, reason = choose_mode()
-    (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
-        project=logger.project,
-        group=group,
-        job_type=job_type,
-        name=name,
-        id=f"{name}-{group}" if group else name,  # the terminal shows how the id begins
-        resume="allow" if mode == "online" else None,
-        tags=[*logger.tags, config["encoding"]["name"]] if "encoding" in config else logger.tags,
-        config=dict(config),
-        dir=folder,
-        mode=mode,
-        settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off", silent=True),
-    )
-    for axis in (TOKENS, CONTEXT_LENGTH, POSITION):
-        run.define_metric(axis, hidden=True)
-    for pattern in ("train/*", "val/*"):
-        run.define_metric(pattern, step_metric=TOKENS)
-    run.define_metric("eval/positions/*", step_metric=POSITION)  # the first pattern that matches counts
-    run.define_metric("eval/*", step_metric=CONTEXT_LENGTH)
-    where = {
-        "online": f": {run.url}",
-        "offline": f": wandb sync {run.dir.removesuffix('/files')}; wandb leet {folder}/wandb",
-    }
-    print(f"W&B: {mode} ({reason}){where.get(mode, '')}")
+    try:
+        run = init(mode)
+    except Exception as error:
+        if mode != "online":
+            raise
+        mode, reason = "offline", f"online W&B says: {one_sentence(error)}"
+        _let_go()  # of the id, which the first attempt holds
+        run = init(mode)
+    Tracker(run).define()
+    if mode == "offline":
+        where = f": wandb sync {run.dir.removesuffix('/files')}; wandb leet {place}/wandb"
+    else:
+        where = f": {run.url}" if run.url else ""
+    print(f"W&B: {mode} ({reason}){where}")
     return run
 
 
 def choose_mode() -> tuple[str, str]:
     """W&B's mode, and why: what WANDB_MODE says, else online when logged in and reachable, else offline; never online
-    without a login, which W&B would ask for."""
+    without a login, which W&B would ask for, nor with one that can't be right."""
     import wandb
 
-    mode = os.environ.get("WANDB_MODE")
-    if mode and mode != "online":
-        return mode, "WANDB_MODE"
-    if not wandb.login(prompt=False, verify=False):
-        return "offline", "not logged in"
-    if mode:
-        return mode, "WANDB_MODE"
-    host = urlparse(wandb.setup().settings.base_url)
+    asked = os.environ.get("WANDB_MODE") or None
+    if asked is not None and asked not in MODES:
+        os.environ["WANDB_MODE"] = "offline"  # W&B reads it too, and stops
+        return "offline", f"WANDB_MODE={asked!r} is none of W&B's modes: online, offline, disabled"
+    if asked is not None and MODES[asked] != "online":
+        return MODES[asked], "WANDB_MODE"
+    try:
+        if not wandb.login(prompt=False, verify=False):
+            return "offline", "not logged in"
+        host = urlparse(wandb.setup().settings.base_url)
+    except Exception as error:
+        return "offline", f"no login: {one_sentence(error)}"
+    if asked:
+        return "online", "WANDB_MODE"
     if not any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY")):
         try:
             socket.create_connection((host.hostname, host.port or 443), timeout=REACH_SECONDS).close()

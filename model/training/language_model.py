@@ -43,6 +43,7 @@ class LanguageModel(L.LightningModule):
         super().__init__()
         self.transformer, self.settings, self.steps = transformer, training, steps
         self.first_bad_step = torch.tensor(-1)  # of this device; no buffer, or DDP would send the first device's to all
+        self.grad_norm = torch.tensor(math.nan)  # at the last step, before it was clipped
 
     def on_fit_start(self) -> None:
         self.first_bad_step = self.first_bad_step.to(self.device)
@@ -90,8 +91,7 @@ class LanguageModel(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer) -> None:
         """Clips here, and not through the trainer, which can't clip under mixed precision with a fused optimizer."""
-        if self.settings.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.clip)
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.clip or math.inf)
 
     def configure_model(self) -> None:
         """Shards the transformer over the devices where the strategy has a mesh of them (trainer=fsdp)."""

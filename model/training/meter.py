@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from torch.distributed.tensor import DTensor
 
 from conf.schema import Settings
 
@@ -35,7 +36,8 @@ def peak_memory() -> int:
 class Meter(L.Callback):
     """Measures a training run, shows its progress, and reports points of its curve.
 
-    report: called with each point, a dict of step, tokens, seconds, loss, lr, tokens_per_second or val_loss.
+    report: called with each point, a dict of step, tokens, seconds, loss, lr, grad_norm (before clipping),
+    tokens_per_second or val_loss; those of a checkpoint are reported again.
     A terminal gets a progress bar, anything else a line now and then. The curve is part of the checkpoint.
     """
 
@@ -69,6 +71,7 @@ class Meter(L.Callback):
             return
         module.check_finite()
         loss = self._mean_sum() / self._losses
+        norm = module.grad_norm
         seconds = time.perf_counter() - self._mark
         self.seconds += seconds
         point = {
@@ -77,6 +80,7 @@ class Meter(L.Callback):
             "seconds": self.seconds,
             "loss": loss,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "grad_norm": float(norm.full_tensor() if isinstance(norm, DTensor) else norm),  # FSDP's is in parts
             "tokens_per_second": (step - self._marked_step) * self.tokens_a_step / seconds,
         }
         self._add(trainer, point)
@@ -128,6 +132,8 @@ class Meter(L.Callback):
 
     def load_state_dict(self, state):
         self.curve, self.seconds, self._pending = state["curve"], state["seconds"], state["pending"]
+        for point in self.curve:
+            self.report(point)
 
     def summary(self) -> dict[str, float]:
         """tokens trained on, seconds, the median training speed (tokens/s), last losses (nats), peak memory (bytes)."""

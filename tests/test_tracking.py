@@ -1,0 +1,284 @@
+"""W&B's records: each whole by itself, under an id of its own; online against a server on this machine.
+
+python -m pytest tests/test_tracking.py
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import wandb
+
+from conf.schema import LoggerSettings
+from eval.compare.comparison import read_comparison
+from eval.compare.report import write_files
+from eval.compare.sweep import track_sweep
+from eval.record.folder import RunFolder
+from eval.record.identity import settings_of
+from eval.record.sample import CONTINUATION, PROMPT, sample
+from eval.record.tracking import ID_FILE, record_id, track, track_run, track_scored
+from eval.record.trained import load
+from tests.test_resume import Killed, stop_at
+from tests.wandb_records import history, offline_runs, records, summary
+from tests.wandb_server import KEY, wandb_server
+from train import train
+
+LOGGER = LoggerSettings("auto", project="trainshort")
+SMOKE = [
+    "experiment=smoke",
+    "logger=auto",
+    "tokenizer=byte",
+    "training.tokens=20480",
+    "training.log_every=2",
+    "eval.windows=12",
+]
+SMOKE += ["eval.targets=8", "eval.lengths=[1,2]", "eval.protocols=[fixed_targets,positions]", "eval.probes=[]"]
+NAMES = ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "a;b", "a'b", "a b", "a,b", "ä", " ", "x" * 300]
+AXES = {"step", "tokens", "context_length", "position"}
+STEPS = [*range(2, 21, 2)]
+
+
+def point(step: int) -> dict[str, float]:
+    return {"step": step, "tokens": 32 * step, "loss": 1 / step, "lr": 1e-3, "grad_norm": 2.0, "tokens_per_second": 9.0}
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """Not logged in, whoever runs the tests, and a W&B that knows of none before."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with wandb_server() as (url, runs):
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield runs
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def test_every_name_gets_an_id_that_wandb_takes_and_no_two_share_it(tmp_path):
+    found = [record_id(tmp_path / str(n), f"rope-s0-70e3d1-{name}") for n, name in enumerate([*NAMES, *NAMES])]
+    assert len(set(found)) == 2 * len(NAMES)
+    for identifier in found:
+        assert wandb.Settings(run_id=identifier).run_id == identifier and len(identifier) <= 128
+        assert identifier.startswith("rope-s0-70e3d1")
+
+
+def test_an_id_stays_its_folders(tmp_path):
+    first = record_id(tmp_path, "rope")
+    assert record_id(tmp_path, "rope") == first == (tmp_path / ID_FILE).read_text()
+    assert record_id(tmp_path, "rope", given="of-an-agent") == "of-an-agent" == record_id(tmp_path, "rope")
+
+
+def test_a_sweep_of_any_name_leaves_its_records_in_the_one_folder(composed, offline, tmp_path):
+    run = composed(*SMOKE, "sweep='a/b #?%:;c'")
+    train(run)
+    comparison = read_comparison(tmp_path / run.sweep)
+    write_files(comparison)
+    track_sweep(run.logger, comparison, str(tmp_path))
+    (of_run,) = offline_runs(tmp_path, "rope")
+    (of_sweep,) = offline_runs(tmp_path, "summary-a-b-c")
+    assert len(list(tmp_path.rglob("*.wandb"))) == 2
+    assert records(of_run)["run"][0]["run_group"] == records(of_sweep)["run"][0]["run_group"] == run.sweep
+
+
+def untabled(entry: dict) -> dict:
+    """An entry without the table in it, whose file has a name of its own."""
+    return {name: value for name, value in entry.items() if not name.startswith("sample")}
+
+
+def test_a_record_says_everything_once(composed, offline, tmp_path):
+    run = composed(*SMOKE, "logger.checkpoint=true")
+    train(run)
+    (folder,) = offline_runs(tmp_path)
+    entries, last, found = history(folder), summary(folder), records(folder)
+    results = RunFolder.of(run).results
+
+    by_length = [entry for entry in entries if "context_length" in entry]
+    assert [entry["context_length"] for entry in by_length] == [32, 64]
+    places = [entry["position"] for entry in entries if "position" in entry]
+    assert places == sorted(set(places)) and len(places) > 2
+    trained = [entry for entry in entries if "train/loss" in entry]
+    assert [entry["step"] for entry in trained] == STEPS
+    assert [entry["tokens"] for entry in trained] == [1024 * step for step in STEPS]
+    assert {"train/lr", "train/grad_norm", "train/tokens_per_second"} <= trained[0].keys()
+
+    perplexity = {
+        row["context_length"]: row["perplexity"]
+        for row in results["rows"]
+        if row["protocol"] == "fixed_targets" and "control" not in row
+    }
+    assert [last[f"fixed_targets/perplexity/{multiple}x"] for multiple in (1, 2)] == [perplexity[32], perplexity[64]]
+    assert last["parameters/total"] == results["parameters"]["total"]
+    assert last["tokens_per_second"] == results["training"]["tokens_per_second"]
+    assert last["train/loss"] == pytest.approx(results["training"]["loss"])
+    numbers = [value for name, value in last.items() if isinstance(value, float)]
+    assert len(set(numbers)) == len(numbers), "no figure stands under two names"
+
+    defined = {record["name"]: record for record in found["metric"]}
+    assert all(record["options"].get("hidden", False) == (name in AXES) for name, record in defined.items())
+    curves = {name for entry in entries for name in entry if name.startswith(("train/", "val/", "eval/"))}
+    axis = {"train": "tokens", "val": "tokens", "eval": "context_length"}
+    for name in curves:
+        expected = "position" if name.startswith("eval/positions/") else axis[name.partition("/")[0]]
+        assert defined[name]["step_metric"] == expected
+
+    kinds = {record["type"] for record in found["artifact"]}
+    assert {"report", "model"} <= kinds
+    assert list(folder.rglob("sample*.table.json"))
+
+    trained = load(RunFolder.of(run).path)
+    track_scored(trained.folder, trained.model, trained.data)
+    (again,) = offline_runs(tmp_path)
+    assert again != folder, "the record of a run that is scored again stands for the one before"
+    assert [untabled(entry) for entry in history(again)] == [untabled(entry) for entry in entries]
+
+
+def test_a_run_that_goes_on_offline_leaves_one_record_with_the_whole_curve(composed, offline, tmp_path, monkeypatch):
+    run = composed(*SMOKE)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, 13)
+        train(run)
+    (first,) = offline_runs(tmp_path)
+    assert [entry["step"] for entry in history(first) if "train/loss" in entry][-1] == 12
+    train(run)
+    (whole,) = offline_runs(tmp_path)
+    assert whole != first
+    assert [entry["step"] for entry in history(whole) if "train/loss" in entry] == STEPS
+
+
+def test_what_a_stopped_run_left_and_what_it_became_are_one_run_at_the_server(tmp_path, offline, server, monkeypatch):
+    with pytest.raises(KeyError), track(LOGGER, "rope", tmp_path / "run", tmp_path) as tracker:
+        for step in (1, 2, 3):
+            tracker.log_point(point(step))
+        raise KeyError
+    (first,) = offline_runs(tmp_path)
+    kept = tmp_path / "elsewhere" / first.name
+    first.rename(kept.parent.mkdir() or kept)
+    with track(LOGGER, "rope", tmp_path / "run", tmp_path) as tracker:
+        for step in (1, 2, 3, 4, 5):
+            tracker.log_point(point(step))
+    (second,) = offline_runs(tmp_path)
+    monkeypatch.delenv("WANDB_MODE")
+    command = [sys.executable, "-m", "wandb", "sync", kept, second]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (identifier,) = server.history
+    assert identifier == (tmp_path / "run" / ID_FILE).read_text()
+    assert server.column(identifier, "step") == server.column(identifier, "_step") == [1, 2, 3, 4, 5]
+
+
+def test_online_a_run_that_goes_on_is_the_run_that_was_stopped(tmp_path, server, capsys):
+    for last in (3, 5):
+        with track(LOGGER, "rope", tmp_path / "run", tmp_path) as tracker:
+            for step in range(1, last + 1):
+                tracker.log_point(point(step))
+    (identifier,) = server.history
+    assert server.column(identifier, "step") == [1, 2, 3, 4, 5]
+    assert server.summary[identifier]["train/loss"] == pytest.approx(1 / 5)
+    assert "W&B: online (logged in): http" in capsys.readouterr().out
+
+
+def test_two_users_of_one_project_with_the_same_settings_have_two_runs(tmp_path, server):
+    for user in ("one", "other"):
+        with track(LOGGER, "rope-s0-70e3d1", tmp_path / user / "rope-s0-70e3d1", tmp_path / user) as tracker:
+            tracker.log_point(point(1))
+    assert len(server.history) == 2
+
+
+def test_a_key_that_the_server_refuses_leaves_an_offline_record(tmp_path, monkeypatch, capsys):
+    with wandb_server(refuse=True) as (url, _):
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        with track(LOGGER, "rope", tmp_path, tmp_path) as tracker:
+            tracker.log_point(point(1))
+    assert "W&B: offline (online W&B says: user is not logged in)" in capsys.readouterr().out
+    assert history(*offline_runs(tmp_path))[0]["step"] == 1
+
+
+MISTAKES = {
+    "WANDB_API_KEY": ("short", "API key must have 40+ characters, has 5"),
+    "WANDB_MODE": ("ofline", "WANDB_MODE='ofline' is none of W&B's modes: online, offline, disabled"),
+    "WANDB_BASE_URL": ("nowhere", "valid URL"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_wandbs_variables_leaves_an_offline_record_and_a_sentence(tmp_path, monkeypatch, capsys, name):
+    value, reason = MISTAKES[name]
+    monkeypatch.setenv(name, value)
+    with track(LOGGER, "rope", tmp_path, tmp_path) as tracker:
+        tracker.log_point(point(1))
+    monkeypatch.delenv(name)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("W&B: offline (") and reason in said
+    assert history(*offline_runs(tmp_path))[0]["step"] == 1
+
+
+VARIABLES = {
+    "WANDB_PROJECT": "mine",
+    "WANDB_ENTITY": "team",
+    "WANDB_TAGS": "a,b c",
+    "WANDB_NAME": "shown",
+    "WANDB_RUN_GROUP": "together",
+    "WANDB_NOTES": "why",
+}
+FIELDS = ["project", "entity", "tags", "display_name", "run_group", "notes"]
+OVERRIDES = ["project=ours", "entity=us", "tags=[c]", "display_name=seen", "run_group=apart", "notes=how"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], ["mine", "team", ["a", "b c"], "shown", "together", "why"]),
+        (OVERRIDES, ["ours", "us", ["c"], "seen", "apart", "how"]),
+    ],
+)
+def test_the_command_line_goes_before_wandbs_variables(tmp_path, offline, monkeypatch, overrides, expected):
+    for name, value in {**VARIABLES, "WANDB_DIR": str(tmp_path / "variables")}.items():
+        monkeypatch.setenv(name, value)
+    settings = settings_of(*(f"logger.{override}" for override in overrides), f"runs={tmp_path}")
+    with track_run(settings) as tracker:
+        tracker.log_point(point(1))
+    (record,) = records(*offline_runs(tmp_path / "variables"))["run"]
+    expected[2] = [*expected[2], "rope"]
+    assert [record[field] for field in FIELDS] == expected
+
+
+def test_an_agents_id_is_the_runs_but_not_that_of_a_sweeps_jobs(composed, offline, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_RUN_ID", "of-an-agent")
+    for sweep in (None, "compare"):
+        with track_run(composed(*SMOKE, f"sweep={sweep or 'null'}")) as tracker:
+            assert (tracker.run.id == "of-an-agent") == (sweep is None)
+
+
+@pytest.mark.parametrize("setting", ["project=a/b", "tags=['']"])
+def test_what_wandb_would_refuse_is_refused_by_its_name(setting):
+    with pytest.raises(ValueError, match=f"logger.{setting.partition('=')[0]}=.*W&B takes"):
+        settings_of(f"logger.{setting}")
+
+
+def test_a_sample_is_the_most_likely_continuation_of_a_held_out_text(composed):
+    run = composed(*SMOKE, "logger=none", "context=48")
+    train(run)
+    trained = load(RunFolder.of(run).path)
+    found = sample(trained.model, trained.data, run.context)
+    assert found == sample(trained.model, trained.data, run.context)
+    prompt = trained.encode(found["prompt"])
+    assert prompt.shape[1] == min(PROMPT, 24)
+    best = trained.model(prompt)[0, -1].argmax()
+    assert found["continuation"].startswith(trained.decode(best[None]))
+    texts = [trained.encode(found["prompt"] + found[part]).shape[1] for part in ("continuation", "document")]
+    assert max(texts) <= PROMPT + CONTINUATION
