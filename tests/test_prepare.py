@@ -140,3 +140,12 @@ def test_a_changed_file_of_a_folder_that_stands_in_for_the_hub_is_read_anew(tmp_
     assert train() == "a text\n"
     (tmp_path / "set" / "train.txt").write_text("another")
     assert train() == "another"
+
+
+def test_what_was_left_out_is_said_each_time_a_corpus_is_opened(texts, tmp_path, caplog):
+    (texts / "picture.png").write_bytes(b"\x89PNG")
+    (texts / "empty.txt").write_text("\n")
+    for _ in range(2):
+        prepared(data_of(texts), BYTE, context=8, batch_size=2, cache_dir=tmp_path / "cache")
+        assert caplog.text.count("picture.png") == 1 and caplog.text.count("1 empty documents left out") == 1
+        caplog.clear()

@@ -56,13 +56,17 @@ def compressed(write):
 
 def read(path, **settings):
     """The texts of a path; parts of a text that was cut are joined again."""
+    return read_with_remarks(path, **settings)[0]
+
+
+def read_with_remarks(path, **settings):
     corpus = build_corpus("text", {"path": str(path), **settings})
     documents = [document for split in SPLITS for document in corpus.documents(split)]
     joined = {}
     for document in documents:
         name = document.name.partition(" [")[0]
         joined[name] = joined.get(name, "") + document.text
-    return [joined[name] for name in sorted(joined)]
+    return [joined[name] for name in sorted(joined)], " ".join(corpus.remarks())
 
 
 # ------------------------------------------------------------------------------------------------- names and patterns
@@ -102,7 +106,7 @@ def test_an_unknown_home_is_a_path_that_does_not_exist():
 # -------------------------------------------------------------------------------------------------------------- links
 
 
-def test_linked_folders_are_read_once_and_links_to_nothing_are_named(tmp_path, caplog):
+def test_linked_folders_are_read_once_and_links_to_nothing_are_named(tmp_path):
     corpus = tmp_path / "corpus"
     write_jsonl(corpus / "own.jsonl", rows("own"))
     write_jsonl(tmp_path / "elsewhere" / "deep" / "linked.jsonl", rows("linked"))
@@ -111,8 +115,9 @@ def test_linked_folders_are_read_once_and_links_to_nothing_are_named(tmp_path, c
     os.symlink(corpus, tmp_path / "elsewhere" / "back")
     os.symlink("/nonexistent", corpus / "dangling.txt")
     os.symlink("itself", corpus / "itself")
-    assert sorted(read(corpus)) == sorted([*rows("own"), *rows("linked")])
-    assert "being a link to nothing: dangling.txt, itself" in caplog.text
+    texts, remarks = read_with_remarks(corpus)
+    assert sorted(texts) == sorted([*rows("own"), *rows("linked")])
+    assert "being a link to nothing: dangling.txt, itself" in remarks
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
@@ -139,13 +144,14 @@ def test_a_column_is_read_by_its_name(tmp_path, column):
     assert read(tmp_path / "rows.jsonl", column=column) == rows("own")
 
 
-def test_empty_shards_are_left_out_and_counted(tmp_path, caplog):
+def test_empty_shards_are_left_out_and_counted(tmp_path):
     write_jsonl(tmp_path / "part-0.jsonl", rows("own"))
     write_parquet(tmp_path / "part-1.parquet", rows("more"))
     write_parquet(tmp_path / "part-2.parquet", [])
     (tmp_path / "part-3.jsonl").write_text("")
-    assert sorted(read(tmp_path)) == sorted([*rows("own"), *rows("more")])
-    assert "2 files without a row, left out: part-2.parquet, part-3.jsonl" in caplog.text
+    texts, remarks = read_with_remarks(tmp_path)
+    assert sorted(texts) == sorted([*rows("own"), *rows("more")])
+    assert "2 files without a row, left out: part-2.parquet, part-3.jsonl" in remarks
 
 
 def test_an_empty_file_alone_holds_no_text(tmp_path):
@@ -265,12 +271,13 @@ def test_a_long_text_fits_a_csv(tmp_path):
 # ----------------------------------------------------------------------------------------------------------- suffixes
 
 
-def test_the_files_that_are_read_are_chosen_by_suffix_and_the_others_are_named(tmp_path, caplog):
+def test_the_files_that_are_read_are_chosen_by_suffix_and_the_others_are_named(tmp_path):
     for name in ("a.rst", "b.TXT", "c.py"):
         (tmp_path / name).write_text(name)
-    assert read(tmp_path) == ["b.TXT"]
-    assert "2 files ending in none of .txt, .md, .jsonl or .parquet, not read" in caplog.text
-    assert "(see data.suffixes): a.rst, c.py" in caplog.text
+    texts, remarks = read_with_remarks(tmp_path)
+    assert texts == ["b.TXT"]
+    assert "2 files ending in none of .txt, .md, .jsonl or .parquet, not read" in remarks
+    assert "(see data.suffixes): a.rst, c.py" in remarks
     assert read(tmp_path, suffixes=[".rst", ".py"]) == ["a.rst", "c.py"]
 
 

@@ -7,7 +7,6 @@ files of rows without a row are named in a warning. Text is UTF-8; line ends bec
 dropped, nothing else is changed. Without a validation and test path, `data.splits.split_by_content` makes the splits.
 """
 
-import logging
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,6 @@ from data.corpus import Corpus, Document
 from data.reading import files_below, local, read_text
 from data.rows import reader, rows
 from data.splits import split_by_content
-
-log = logging.getLogger(__name__)
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 
@@ -49,6 +46,7 @@ class Source(Corpus):
             raise ValueError(f"data.suffixes={list(suffixes)}: must be ends of file names, such as [.txt, .rst]")
         paths = {"train": path, "validation": validation_path, "test": test_path} if test_path else {"all": path}
         self._roots = {split: local(root) for split, root in paths.items()}
+        self._remarks: list[str] = []
         self.settings = {"column": column, "suffixes": [suffix.lower() for suffix in words]}
 
     def files(self) -> dict[str, Path]:
@@ -58,18 +56,21 @@ class Source(Corpus):
     def documents(self, split: str) -> Iterator[Document]:
         yield from self._splits[split]
 
+    def remarks(self) -> list[str]:
+        return self._remarks
+
     @cached_property
     def _splits(self) -> dict[str, list[Document]]:
         read = {split: list(self._read(root)) for split, root in self._roots.items()}
         return split_by_content(read["all"]) if "all" in read else read
 
     def _read(self, root: Path) -> Iterator[Document]:
-        """All documents under a path; their names are relative to it. What is left out is named in warnings."""
+        """All documents under a path; their names are relative to it. What is left out is remarked on."""
         known, empty = self._known(root), []
         others = {name: file for name, file in _below(root).items() if name not in known}
         stray = [name for name, file in others.items() if file.is_file()]
-        _warn(root, f"ending in none of {self._suffixes}, not read (see data.suffixes)", stray)
-        _warn(root, "not read, being a link to nothing", [name for name in others if name not in stray])
+        self._remark(root, f"ending in none of {self._suffixes}, not read (see data.suffixes)", stray)
+        self._remark(root, "not read, being a link to nothing", [name for name in others if name not in stray])
         for name, file in known.items():
             shown = name.encode(errors="surrogateescape").decode(errors="replace")
             if reader(name) is None:
@@ -80,7 +81,12 @@ class Source(Corpus):
                 yield Document(f"{shown}:{found}", text)
             if found < 0:
                 empty.append(name)
-        _warn(root, "without a row, left out", empty)
+        self._remark(root, "without a row, left out", empty)
+
+    def _remark(self, root: Path, problem: str, names: list[str]) -> None:
+        if names:
+            shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            self._remarks.append(f"{root}: {len(names)} {'file' if len(names) == 1 else 'files'} {problem}: {shown}")
 
     def _known(self, root: Path) -> dict[str, Path]:
         """The files under a path that are read, by name. Raises ValueError for none."""
@@ -100,9 +106,3 @@ class Source(Corpus):
 
 def _below(root: Path) -> dict[str, Path]:
     return files_below(root) if root.is_dir() else {root.name: root}
-
-
-def _warn(root: Path, problem: str, names: list[str]) -> None:
-    if names:
-        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        log.warning("%s: %d %s %s: %s", root, len(names), "file" if len(names) == 1 else "files", problem, shown)
