@@ -44,6 +44,10 @@ class Corpus:
         """The local files that it reads, by name; none where it reads something else."""
         return {}
 
+    def remarks(self) -> list[str]:
+        """What the user should know of what was left out, a sentence each; complete once all documents are read."""
+        return []
+
     def fingerprint(self) -> str:
         """A hash that names the prepared tokens in the cache: of its settings and its files; of every document's name
         and text where it names neither."""

@@ -142,15 +142,24 @@ class TextDataModule(WindowDataModule):
         return separators(self.tokenizer)
 
     def describe(self) -> str:
-        """One line: the documents and tokens of train / validation / test."""
+        """A line on the splits, and one on how much of the training split fits the context: a warning below a half."""
         splits = self.streams.values()
         documents = "/".join(str(stream.num_documents) for stream in splits)
         tokens = "/".join(f"{len(stream) / 1e6:.3g}M" for stream in splits)
-        size = self.streams["test"].bytes_per_token
-        return (
-            f"{self.name}: {documents} documents, {tokens} tokens (train/validation/test), "
-            f"{size:.2f} bytes a test token, vocabulary {self.vocab_size}"
+        sizes = [meta["bytes"] for meta in self.prepare()._prepared.meta["splits"].values()]
+        shares = "/".join(f"{100 * size / sum(sizes):.3g}" for size in sizes)
+        held = (
+            f"{self.name}: {documents} documents, {tokens} tokens, {shares} % of the text (train/validation/test), "
+            f"{self.streams['test'].bytes_per_token:.2f} bytes a test token, vocabulary {self.vocab_size}"
         )
+        windows = self.train_windows()
+        read = f"{100 * windows.readable:.3g} % of the training text can be read at a context of {self.context} tokens"
+        if windows.readable < 0.5:
+            read = (
+                f"warning: only {read} ({windows.num_documents:,} of {self.streams['train'].num_documents:,} documents "
+                "are longer): shorten the context, or set data.cross_documents=true"
+            )
+        return f"{held}\n{read}"
 
     def train_windows(self) -> TrainingWindows:
         """The endless sequence of training windows."""

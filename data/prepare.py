@@ -46,11 +46,21 @@ def prepare(
     max_documents: int | None = None,
     max_tokens: int | None = None,
 ) -> Prepared:
-    """Open the prepared corpus, building it first where it is missing, or (with a warning) damaged.
+    """Open the prepared corpus, building it first where it is missing, or (with a warning) damaged. What was left out
+    of it is said each time.
 
     `max_documents` and `max_tokens` cap each split. Of several processes that start at once, one builds and the
     others wait. Raises ValueError if the cache folder cannot be written, or the corpus cannot be used.
     """
+    prepared = _opened_or_built(corpus, recipe, cache_dir, max_documents, max_tokens)
+    for remark in prepared.meta["remarks"]:
+        log.warning(remark)
+    return prepared
+
+
+def _opened_or_built(
+    corpus: Corpus, recipe: Recipe, cache_dir: str | Path, max_documents: int | None, max_tokens: int | None
+) -> Prepared:
     parts = (FORMAT, corpus.fingerprint(), recipe.fingerprint(), max_documents, max_tokens)
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
     folder = Path(cache_dir).expanduser() / key
@@ -95,10 +105,12 @@ def _build(
         splits = {}
         for split in SPLITS:
             splits[split] = write_stream(temporary, split, documents(split), tokenizer, max_tokens)
-            if splits[split]["empty"]:
-                log.warning("%s: %d empty documents left out", split, splits[split]["empty"])
+        empty = [
+            f"{split}: {splits[split]['empty']} empty documents left out" for split in SPLITS if splits[split]["empty"]
+        ]
         meta = {
             "format": FORMAT,
+            "remarks": [*corpus.remarks(), *empty],
             "vocab_size": tokenizer.vocab_size,
             "separator": tokenizer.separator,
             "separator_token": tokenizer.separator_token,

@@ -18,10 +18,9 @@ def local(path: str | Path) -> Path:
 def files_below(folder: Path, left_out: frozenset[str] = frozenset()) -> dict[str, Path]:
     """All that is not hidden in a folder and the folders below it, by its path relative to it, in their order.
 
-    left_out: names of folders that are not entered.
-
     Links to folders are followed, each folder read once, so that links never run in a circle; a link to nothing is
-    among the files. Raises ValueError for a folder that can't be read.
+    among what is found. left_out: names of folders that are not entered. Raises ValueError for a folder that can't be
+    read.
     """
 
     def refuse(error: OSError) -> None:

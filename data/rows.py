@@ -16,6 +16,8 @@ from data.reading import decoded, normalised, opened
 
 JSON = json.JSONDecoder(parse_int=float)  # an int of another column may have more digits than Python reads as one
 
+KINDS = {type(None): "null", bool: "true or false", float: "a number", list: "a list", dict: "an object"}
+
 
 def rows(file: Path, column: str) -> Iterator[str]:
     """Each row's text in `column`, `normalised`; none of a file without rows.
@@ -24,10 +26,10 @@ def rows(file: Path, column: str) -> Iterator[str]:
     """
     for place, value in reader(file.name)(file, column):
         if not isinstance(value, str):
-            found = "nothing" if value is None else type(value).__name__
+            kind = KINDS.get(type(value), type(value).__name__)
             raise ValueError(
-                f"{file}, {place}: column {column!r} holds no text ({found}): mend the row or leave it out, or set "
-                "data.column to the column of the text"
+                f"{file}, {place}: column {column!r} holds {kind} instead of text: mend the row or leave it out, or "
+                "set data.column to the column of the text"
             )
         yield normalised(value, f"{file}, {place}")
 

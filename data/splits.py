@@ -1,48 +1,66 @@
 """Splits for corpora that have none of their own: 90 % of the text to train on, 5 % each for validation and test."""
 
 import hashlib
+import logging
 from collections import Counter
+from fractions import Fraction
 
 from data.corpus import SPLITS, Document
 from data.reading import utf8
 
-SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
+log = logging.getLogger(__name__)
+
+SHARES = {"train": Fraction(90, 100), "validation": Fraction(5, 100), "test": Fraction(5, 100)}
 
 
 def split_by_content(documents: list[Document]) -> dict[str, list[Document]]:
-    """Give every document a split by the hash of its text, so that validation and test hold 5 % of all bytes each.
+    """Give every document a split by the hash of its text, validation and test about 5 % of all bytes each.
 
     Documents are ranked by hash, so neither their order nor their names matter, and equal documents share a split:
     a text read in training is never held out. The first of the ranking that come nearest to 5 % are the validation's,
-    the last the test's. Where whole documents leave one of them below 2.5 % or above 10 % (a book beside a README),
-    those of more than 5 % are cut into contiguous parts instead, 90, 5 and 5 % of each, and all others are read in
-    training; the held-out splits then hold at least 4 %.
+    the last the test's; where documents are few they may hold up to 20 % each, with a warning. Where whole documents
+    can't come to 2.5 to 20 % (a book beside a README), those of more than 5 % are cut into contiguous parts instead,
+    90, 5 and 5 % of each, and all others are read in training; the held-out splits then hold at least 4 %.
     """
     hashes = [hashlib.sha256(utf8(document.text, document.name)).hexdigest() for document in documents]
     sizes = Counter()
     for document, digest in zip(documents, hashes, strict=True):
         sizes[digest] += len(document.text.encode())
-    share, ranked = SHARES["test"] * sizes.total(), sorted(sizes)
+    held_out = _held_out(sizes)
     splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
-    validation = _about(share, ranked, sizes)
-    test = _about(share, [digest for digest in reversed(ranked) if digest not in validation], sizes)
-    assigned = dict.fromkeys(validation, "validation") | dict.fromkeys(test, "test")
     for document, digest in zip(documents, hashes, strict=True):
-        if (validation and test) or sizes[digest] <= share:
-            splits[assigned.get(digest, "train") if validation and test else "train"].append(document)
+        if held_out or sizes[digest] <= SHARES["test"] * sizes.total():
+            splits[held_out.get(digest, "train")].append(document)
         else:
             for split, part in _contiguous_parts(document.text).items():
                 splits[split].append(Document(f"{document.name} [{split} part]", part))
     return splits
 
 
-def _about(share: float, ranked: list[str], sizes: Counter) -> set[str]:
+def _held_out(sizes: Counter) -> dict[str, str]:
+    """The splits of the texts that are held out whole, by hash; none where they can't come near their shares."""
+    ranked, share = sorted(sizes), SHARES["test"] * sizes.total()
+    for most in (2 * share, 4 * share):
+        validation = _about(share, most, ranked, sizes)
+        test = _about(share, most, [digest for digest in reversed(ranked) if digest not in validation], sizes)
+        if validation and test:
+            if most > 2 * share:
+                log.warning(
+                    "the documents are few and large: validation and test hold %.3g and %.3g %% of the text instead of "
+                    "5 each; give more documents, or held-out text of your own (data.validation_path, data.test_path)",
+                    *(100 * sum(sizes[digest] for digest in part) / sizes.total() for part in (validation, test)),
+                )
+            return dict.fromkeys(validation, "validation") | dict.fromkeys(test, "test")
+    return {}
+
+
+def _about(share: Fraction, most: Fraction, ranked: list[str], sizes: Counter) -> set[str]:
     """The first texts, by hash, that come nearest to a share of bytes; none where they stay below half of it. One that
-    would carry them beyond twice the share is passed over."""
+    would carry them beyond `most` is passed over."""
     chosen, held = set(), 0
     for digest in ranked:
         size = sizes[digest]
-        if held + size > 2 * share:
+        if held + size > most:
             continue
         if held >= share / 2 and held + size - share > share - held:
             break

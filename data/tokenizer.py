@@ -146,10 +146,11 @@ def _byte_level_sizes(tokenizer: Tokenizer, vocab_size: int) -> np.ndarray | Non
     """Bytes by id, int64 (vocab_size,), of a byte-level BPE that changes no text; None for any other tokenizer."""
     byte_level = type(tokenizer.decoder) is decoders.ByteLevel and type(tokenizer.model) is models.BPE
     adds_spaces = '"add_prefix_space": true' in json.dumps(json.loads(tokenizer.to_str())["pre_tokenizer"])
-    if not byte_level or tokenizer.normalizer is not None or adds_spaces:
+    added = tokenizer.get_added_tokens_decoder()
+    takes_spaces = any(token.lstrip or token.rstrip for token in added.values())
+    if not byte_level or tokenizer.normalizer is not None or adds_spaces or takes_spaces:
         return None
     alphabet, sizes = set(byte_characters()), np.zeros(vocab_size, dtype=np.int64)
-    added = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items()}
     for token, i in tokenizer.get_vocab().items():
         sizes[i] = len(token) if i not in added and alphabet.issuperset(token) else len(token.encode())
     return sizes

@@ -121,7 +121,8 @@ class TrainingWindows(Dataset):
     Nothing depends on the encoding, on workers or ranks, or on a global random generator; orders are taken from
     the raw output of PCG64, which numpy keeps stable across versions.
 
-    `dataset[n]` is int64 (context + 1,): inputs `[:-1]`, targets `[1:]`.
+    `dataset[n]` is int64 (context + 1,): inputs `[:-1]`, targets `[1:]`. `num_documents` are longer than `context`
+    and read; `readable` is their share of the text, in tokens.
     Raises ValueError if no document is longer than `context`.
     """
 
@@ -141,6 +142,8 @@ class TrainingWindows(Dataset):
         self._counts = np.maximum(1, lengths[long_enough] // context - 1)
         self._slack = lengths[long_enough] - 1 - self._counts * context
         self.windows_per_epoch = int(self._counts.sum())
+        self.num_documents = len(self._firsts)
+        self.readable = float((lengths - 1)[long_enough].sum() / (lengths - 1).sum())
         self._cached_epochs: dict[int, np.ndarray] = {}
 
     def __getitem__(self, n: int) -> torch.Tensor:

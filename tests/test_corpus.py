@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from conf.schema import CONF, CorpusSettings, TaskSettings, modules
 from conf.signature import parameters
@@ -17,7 +15,6 @@ from data.corpus import SPLITS, Document, build_corpus, source_class
 from data.module import TextDataModule
 from data.reading import read_text
 from data.sources.hub import join_articles
-from data.splits import split_by_content
 from data.task import Task
 from tests.texts import BYTE, data_of, prepared
 
@@ -46,20 +43,7 @@ def test_python_source_leaves_out_tests_and_is_split_by_path(tmp_path):
     assert all(before[split] <= {d.name for d in corpus.documents(split)} for split in SPLITS)
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=30, max_size=60), min_size=1, max_size=30))
-def test_equal_texts_share_a_split_and_no_split_is_empty(texts):
-    splits = split_by_content([Document(str(i), text) for i, text in enumerate(texts)])
-    assert all(splits[split] for split in SPLITS)
-    if len(set(texts)) >= 3:
-        found = [{document.text for document in splits[split]} for split in SPLITS]
-        assert sum(map(len, found)) == len(set(texts))
-        assert sum(len(splits[split]) for split in SPLITS) == len(texts)
-    else:
-        assert "".join(splits[split][0].text for split in SPLITS) == texts[0]
-
-
-def test_rows_of_jsonl_and_parquet_are_documents_and_stray_files_are_named(tmp_path, caplog):
+def test_rows_of_jsonl_and_parquet_are_documents_and_stray_files_are_named(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
@@ -70,7 +54,7 @@ def test_rows_of_jsonl_and_parquet_are_documents_and_stray_files_are_named(tmp_p
     corpus = build_corpus("text", {"path": str(tmp_path)})
     texts = {document.text for split in SPLITS for document in corpus.documents(split)}
     assert texts == {f"row {i}" for i in range(5)} | {f"column {i}" for i in range(5)} | {"one\ntwo\n"}
-    assert caplog.text.count("picture.png") == 1
+    assert [remark.count("picture.png") for remark in corpus.remarks()] == [1]
 
 
 def test_held_out_paths_of_ones_own_are_used_as_they_are(texts, tmp_path):
@@ -120,13 +104,34 @@ def test_a_hub_that_does_not_answer_is_one_error_that_says_what_to_do(monkeypatc
         next(build_corpus("hub", {"path": "roneneldan/TinyStories"}).documents("train"))
 
 
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"], ids=["NUL", "surrogate"])
+def test_a_row_of_the_hub_that_is_no_text_is_refused(monkeypatch, text):
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: [{"text": "fine"}, {"text": text}])
+    with pytest.raises(ValueError, match=r"o/n.*row 1: the text holds a.* at character 1"):
+        list(build_corpus("hub", {"path": "o/n"}).documents("train"))
+
+
+@pytest.mark.parametrize("name", ["set[1]", "set?", "a*", "a::b"])
+def test_a_local_folder_that_the_hubs_reader_takes_for_a_pattern_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"data\.path=.*pattern.*use data=text"):
+        build_corpus("hub", {"path": str(tmp_path / name)})
+
+
+def test_a_hub_folder_in_the_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.txt").write_text("text")
+    assert build_corpus("hub", {"path": "~/set"}).files() == {"train.txt": tmp_path / "set" / "train.txt"}
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b"a\0b", "binary"), (b"ok \xff", "not UTF-8 at byte 3")],
+    [(b"a\0b", "NUL at character 1"), (b"ok \xff", "not UTF-8 at byte 3"), (b"\xff\xfea\0", "not UTF-8 at byte 0")],
 )
 def test_a_file_that_is_no_text_is_named(tmp_path, content, problem):
     (tmp_path / "bad.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"bad\.txt .*{problem}"):
+    with pytest.raises(ValueError, match=rf"bad\.txt.*{problem}"):
         read_text(tmp_path / "bad.txt")
 
 

@@ -102,3 +102,50 @@ def test_caps_bound_each_split_and_empty_documents_are_counted(tmp_path, caplog)
     assert capped.streams["test"].offsets.tolist() == [0, 5, 7]
     capped = prepared(data | {"max_documents": 3}, BYTE, context=2, batch_size=1, cache_dir=tmp_path / "c")
     assert len(capped.streams["test"]) == 10
+
+
+def test_the_announcement_says_what_share_of_the_training_text_can_be_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["a" * 30, "b" * 30, "c" * 20]))
+    data = data_of(path, validation_path=str(path), test_path=str(path))
+
+    def announced(context, **more):
+        module = prepared(data | more, BYTE, context=context, batch_size=1, cache_dir=tmp_path / "cache")
+        return module.describe().splitlines()
+
+    assert "33.3/33.3/33.3 % of the text" in announced(16)[0]
+    assert announced(20)[1] == "100 % of the training text can be read at a context of 20 tokens"
+    assert announced(21)[1] == "75 % of the training text can be read at a context of 21 tokens"
+    path.write_text(path.read_text() + json.dumps({"text": "d" * 31}) + "\n")
+    (line,) = announced(31)[1:]
+    assert line.startswith("warning: only 27.9 %") and "(1 of 4 documents are longer)" in line
+    assert "shorten the context, or set data.cross_documents=true" in line
+    assert announced(31, cross_documents=True)[1].startswith("100 %")
+
+
+def test_a_changed_file_of_a_folder_that_stands_in_for_the_hub_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "datasets.load_dataset",
+        lambda path, config, *, split, **_: [{"text": (tmp_path / "set" / f"{split}.txt").read_text()}],
+    )
+    (tmp_path / "set").mkdir()
+    for split in SPLITS:
+        (tmp_path / "set" / f"{split}.txt").write_text("a text\r\n")
+    data = {"source": "hub", "path": str(tmp_path / "set")}
+
+    def train():
+        module = prepared(data, BYTE, context=2, batch_size=1, cache_dir=tmp_path / "cache")
+        return module.tokenizer.decode(module.streams["train"].tokens)
+
+    assert train() == "a text\n"
+    (tmp_path / "set" / "train.txt").write_text("another")
+    assert train() == "another"
+
+
+def test_what_was_left_out_is_said_each_time_a_corpus_is_opened(texts, tmp_path, caplog):
+    (texts / "picture.png").write_bytes(b"\x89PNG")
+    (texts / "empty.txt").write_text("\n")
+    for _ in range(2):
+        prepared(data_of(texts), BYTE, context=8, batch_size=2, cache_dir=tmp_path / "cache")
+        assert caplog.text.count("picture.png") == 1 and caplog.text.count("1 empty documents left out") == 1
+        caplog.clear()

@@ -8,11 +8,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from conf.schema import CONF
 from data.corpus import Document, build_corpus
 from data.recipe import SEPARATOR, build_recipe
+from data.tokenizer import TextTokenizer
 from tests.texts import BPE, VERSES, data_of, prepared
 
 
@@ -109,3 +110,87 @@ def test_every_tokenizer_file_bears_its_name_and_only_known_keys():
         assert tokenizer["name"] == path.stem
         if "???" not in tokenizer.values() and path.stem != "none":
             build_recipe(tokenizer)
+
+
+# ------------------------------------------------------------------------------------------- tokenizers made elsewhere
+
+
+def of_file(tokenizer, folder, **settings):
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return build_recipe({"name": "pretrained", "path": str(folder / "tokenizer.json"), **settings}).build([])
+
+
+def word_level(ids, unknown="<unk>"):
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+def unigram():
+    pieces = [("<unk>", 0.0), ("</s>", -1.0), *((letter, -2.0) for letter in "▁abcdefghinoprst<>/")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(["</s>"])
+    return tokenizer
+
+
+def byte_level(**added):
+    tokenizer = Tokenizer.from_str(TOKENIZERS["bpe"].tokenizer.to_str())
+    if added:
+        tokenizer.add_tokens([AddedToken("crow", normalized=False, **added)])
+    return tokenizer
+
+
+OTHERS = {
+    "ids with a gap": lambda: word_level({"<unk>": 0, "the": 1, "crow": 4}),
+    "an id beyond a gap": lambda: word_level({"<unk>": 0, "the": 1, "crow": 2, "sang": 4}),
+    "no unknown token": lambda: word_level({"the": 0, "crow": 1}),
+    "unigram": unigram,
+    "byte level": byte_level,
+    "a token that takes the space before it": lambda: byte_level(lstrip=True),
+    "a token that takes the space after it": lambda: byte_level(rstrip=True),
+}
+
+
+@pytest.mark.parametrize("separator", [SEPARATOR, "</s>", "crow"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_document_has_one_separator_and_every_text_its_tokens(tmp_path, name, separator):
+    tokenizer = of_file(OTHERS[name](), tmp_path, separator=separator)
+    texts = ["the crow sang", "a crow\n\n crow", f"{separator} said the {separator} a{separator}b", "</s>", "crow"]
+    for text, (ids, sizes) in zip(texts, tokenizer.encode([Document("d", text) for text in texts]), strict=True):
+        assert (ids == tokenizer.separator).tolist() == [True] + [False] * (len(ids) - 1)
+        assert sizes.sum() == len(text.encode()) and len(ids) > 1 and ids.max() < tokenizer.vocab_size
+    tokenizer.save(tmp_path / "again.json")
+    again = TextTokenizer.load(tmp_path / "again.json", tokenizer.separator_token)
+    assert (again.separator, again.vocab_size, again.hash) == (
+        tokenizer.separator,
+        tokenizer.vocab_size,
+        tokenizer.hash,
+    )
+
+
+def test_a_separator_of_the_vocabulary_is_kept_where_no_text_spells_it(tmp_path):
+    tokenizer = byte_level()
+    assert of_file(tokenizer, tmp_path).separator == tokenizer.token_to_id(SEPARATOR)
+    assert of_file(tokenizer, tmp_path).vocab_size == tokenizer.get_vocab_size()
+
+
+def test_the_token_for_what_is_unknown_may_not_open_documents(tmp_path):
+    letters = word_level({token: i for i, token in enumerate(["<unk>", *"<unk> a"])})
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = of_file(letters, tmp_path, separator="<unk>")
+    with pytest.raises(ValueError, match=r"d: its text holds the token '<unk>'.*set tokenizer\.separator"):
+        list(tokenizer.encode([Document("d", "a crow")]))
+
+
+def test_a_text_that_a_tokenizer_cannot_encode_is_one_sentence(tmp_path):
+    model = models.Unigram([("the", -1.0), ("▁", -1.0)], unk_id=None)
+    tokenizer = of_file(Tokenizer(model), tmp_path)
+    with pytest.raises(ValueError, match=r"can't encode the text.*choose another"):
+        list(tokenizer.encode([Document("d", "crow")]))
+
+
+def test_the_home_is_expanded_in_a_tokenizers_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    assert build_recipe({"name": "pretrained", "path": "~/tokenizer.json"}).build([]).vocab_size == 300

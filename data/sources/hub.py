@@ -43,7 +43,8 @@ class Source(Corpus):
         if sorted(splits) != sorted(SPLITS):
             raise ValueError(f"data.splits={dict(splits)} must name a split of {path} for each of {list(SPLITS)}")
         self._local = folder if (folder := local(path)).exists() else None
-        if self._local and (self._local.is_file() or set("[]?*") & set(path) or "::" in path):
+        place = str(self._local.resolve()) if self._local else ""
+        if self._local and (self._local.is_file() or set("[]?*") & set(place) or "::" in place):
             raise ValueError(
                 f"data.path={path} lies on this machine, and `datasets` would take it for a pattern or a script: give "
                 "a folder whose path is free of [ ] ? * and ::, or use data=text, which reads files by their own names"

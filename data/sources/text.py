@@ -7,7 +7,6 @@ files of rows without a row are named in a warning. Text is UTF-8; line ends bec
 dropped, nothing else is changed. Without a validation and test path, `data.splits.split_by_content` makes the splits.
 """
 
-import logging
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,6 @@ from data.corpus import Corpus, Document
 from data.reading import files_below, local, read_text
 from data.rows import reader, rows
 from data.splits import split_by_content
-
-log = logging.getLogger(__name__)
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 
@@ -36,7 +33,7 @@ class Source(Corpus):
         self,
         path: str,
         column: str = "text",
-        suffixes: list = SUFFIXES,
+        suffixes: list[str] = SUFFIXES,
         validation_path: str | None = None,
         test_path: str | None = None,
     ):
@@ -49,49 +46,57 @@ class Source(Corpus):
             raise ValueError(f"data.suffixes={list(suffixes)}: must be ends of file names, such as [.txt, .rst]")
         paths = {"train": path, "validation": validation_path, "test": test_path} if test_path else {"all": path}
         self._roots = {split: local(root) for split, root in paths.items()}
+        self._remarks: list[str] = []
         self.settings = {"column": column, "suffixes": [suffix.lower() for suffix in words]}
 
     def files(self) -> dict[str, Path]:
-        return {f"{split}/{name}": file for split in self._roots for name, file in self._found(split)[0].items()}
+        known = {split: self._known(root) for split, root in self._roots.items()}
+        return {f"{split}/{name}": file for split, files in known.items() for name, file in files.items()}
 
     def documents(self, split: str) -> Iterator[Document]:
-        return self._read(split) if split in self._roots else iter(self._splits[split])
+        yield from self._splits[split]
+
+    def remarks(self) -> list[str]:
+        return self._remarks
 
     @cached_property
     def _splits(self) -> dict[str, list[Document]]:
-        return split_by_content(list(self._read("all")))
+        read = {split: list(self._read(root)) for split, root in self._roots.items()}
+        return split_by_content(read["all"]) if "all" in read else read
 
-    def _read(self, split: str) -> Iterator[Document]:
-        """All documents under a split's path; their names are relative to it."""
-        known, others = self._found(split)
-        _warn(self._roots[split], f"not read, ending in none of {self._suffixes} (see data.suffixes)", others)
-        empty = []
+    def _read(self, root: Path) -> Iterator[Document]:
+        """All documents under a path; their names are relative to it. What is left out is remarked on."""
+        known, empty = self._known(root), []
+        others = {name: file for name, file in _below(root).items() if name not in known}
+        stray = [name for name, file in others.items() if file.is_file()]
+        self._remark(root, f"ending in none of {self._suffixes}, not read (see data.suffixes)", stray)
+        self._remark(root, "not read, being a link to nothing", [name for name in others if name not in stray])
         for name, file in known.items():
             shown = name.encode(errors="surrogateescape").decode(errors="replace")
             if reader(name) is None:
                 yield Document(shown, read_text(file))
                 continue
-            number = -1
-            for number, text in enumerate(rows(file, self.settings["column"])):
-                yield Document(f"{shown}:{number}", text)
-            if number < 0:
+            found = -1
+            for found, text in enumerate(rows(file, self.settings["column"])):
+                yield Document(f"{shown}:{found}", text)
+            if found < 0:
                 empty.append(name)
-        _warn(self._roots[split], "without a row, left out", empty)
+        self._remark(root, "without a row, left out", empty)
 
-    def _found(self, split: str) -> tuple[dict[str, Path], list[str]]:
-        """The files under a split's path that are read, and the names of the others. Raises ValueError for none."""
-        root = self._roots[split]
+    def _remark(self, root: Path, problem: str, names: list[str]) -> None:
+        if names:
+            shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            self._remarks.append(f"{root}: {len(names)} {'file' if len(names) == 1 else 'files'} {problem}: {shown}")
+
+    def _known(self, root: Path) -> dict[str, Path]:
+        """The files under a path that are read, by name. Raises ValueError for none."""
         if not root.exists():
             raise ValueError(f"data path {root} does not exist")
-        files = files_below(root) if root.is_dir() else {root.name: root}
-        known = {
-            name: file
-            for name, file in files.items()
-            if name.lower().endswith(tuple(self.settings["suffixes"])) and file.is_file()
-        }
+        ends = tuple(self.settings["suffixes"])
+        known = {name: file for name, file in _below(root).items() if name.lower().endswith(ends) and file.is_file()}
         if not known:
             raise ValueError(f"{root} holds no {self._suffixes} file: set data.suffixes to how the names of yours end")
-        return known, [name for name in files if name not in known]
+        return known
 
     @property
     def _suffixes(self) -> str:
@@ -99,7 +104,5 @@ class Source(Corpus):
         return f"{', '.join(others)} or {last}" if others else last
 
 
-def _warn(root: Path, problem: str, names: list[str]) -> None:
-    if names:
-        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        log.warning("%s: %d files %s: %s", root, len(names), problem, shown)
+def _below(root: Path) -> dict[str, Path]:
+    return files_below(root) if root.is_dir() else {root.name: root}
