@@ -311,6 +311,35 @@ def check_dtype_and_shape(build: Build) -> None:
                 assert error <= allowed, f"{dtype} input, {parameters} parameters, T={length}: {error:.3f} from float64"
 
 
+def check_parameters_in_bf16(build: Build) -> None:
+    """Where the parameters are bf16 and the content is not, what positions do (embeddings, turned q and k, what is
+    added to the last row's scores) is what float64 makes of the same parameters: distances, angles, sums and constants
+    are never bf16, which can't tell 1,500 tokens from 1,503."""
+    shape = Shape(dim=24, num_heads=3, num_layers=2, context=512, separators=SEPARATORS)
+    exact = rig(build, shape)
+    T = length_for(exact, 1500)
+    with torch.no_grad():
+        for parameter in exact.parameters():
+            parameter.copy_(parameter.bfloat16())
+        pair = copy.deepcopy(exact).bfloat16(), exact
+        content = Content.random(shape, T, batch=1).map(lambda t: t.float().double())
+        silent = replace(content, q=0 * content.q, k=0 * content.k)  # what is left of the scores is position
+        for layer in range(shape.num_layers):
+            found = []
+            for encoding, dtype in zip(pair, (torch.float32, torch.float64), strict=True):
+                given = content.to(dtype)
+                q, k, _, positions = hooks(encoding, given, layer)
+                _, _, mod, _ = hooks(encoding, silent.to(dtype), layer)
+                b, h, rows, columns = index_tensors(1, shape.num_heads, T)
+                scores = torch.zeros(1, shape.num_heads, 1, T, dtype=dtype)
+                found.append((q, k, encoding.embed(given.x, positions), mod and mod(scores, b, h, rows[-1:], columns)))
+            for what, ours, wanted in zip(
+                ("q", "k", "the embeddings", "what is added to the scores"), *found, strict=True
+            ):
+                if wanted is not None:
+                    assert_same(ours, wanted, f"{what} beside parameters in bf16", 1e-4)
+
+
 def check_gradients(build: Build) -> None:
     """Every parameter, and every layer's slice of it, gets a finite gradient that is not zero within the first steps of
     training. (Within the first steps and not in the first: of a product of two factors of which one starts at zero,

@@ -17,7 +17,7 @@ from model.extensions.window import Window
 from tests.extended import L, check_reference, encoding_of, extension_of
 from tests.laws import Content
 from tests.references import softmax_rows
-from tests.references.extensions import EXTENSION_REFERENCES, window
+from tests.references.extensions import EXTENSION_REFERENCES, base_frequencies, rope_score, window
 
 # At L = 16 the fastest pair makes 2.5 turns: llama3's 4 are not reached, and it says so.
 pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.high=4")
@@ -70,6 +70,27 @@ def test_a_window_over_a_bias_or_over_nothing_is_a_cache_token_by_token(name):
     positions = torch.arange(40)
     actual = attention(content.q, content.k, content.v, extended, positions, content.x, 0, executor="dense")
     np.testing.assert_allclose(actual[0].numpy(), softmax_rows(score, 2, 40, v), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ssmax", "temperature"])
+def test_a_window_over_a_scale_by_keys_counts_those_of_the_cache(name):
+    encoding, extension = encoding_of(name), Window(window=6, sinks=3)
+    content = Content.random(encoding.shape, 40, batch=1)
+    extended = extension.apply(encoding, L, 40)
+    q, k, v = (t[0].numpy() for t in (content.q, content.k, content.v))
+    thetas = base_frequencies(encoding.inner, 8)
+
+    def score(h, i, j):
+        apart, n = window(extension, i, j, L, 40), min(i + 1, 9)
+        if apart is None:
+            return -math.inf
+        steps = 1 + 0.1 * math.log(1 + n // 4)  # a quarter of L
+        scale = steps if name == "temperature" else encoding.scale_LH1[0, h, 0].item() * math.log(n)
+        return scale * rope_score(q[h, i], k[h, j], thetas, apart)
+
+    positions = torch.arange(40)
+    actual = attention(content.q, content.k, content.v, extended, positions, content.x, 0, executor="dense")
+    np.testing.assert_allclose(actual[0].detach().numpy(), softmax_rows(score, 2, 40, v), atol=1e-9)
 
 
 def of_transformers(rope_type: str, head_dim: int, base: float, train_length: int, eval_length: int, **parameters):

@@ -47,6 +47,10 @@ def test_dtype_and_shape_survive_and_bf16_is_close_to_float64(build):
     laws.check_dtype_and_shape(build)
 
 
+def test_parameters_in_bf16_do_not_round_distances(build):
+    laws.check_parameters_in_bf16(build)
+
+
 def test_every_parameter_gets_a_gradient(build):
     laws.check_gradients(build)
 

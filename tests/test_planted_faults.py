@@ -14,6 +14,7 @@ from torch import nn
 
 from model.encodings import PositionEncoding
 from model.encodings.alibi import ALiBi
+from model.encodings.kerple import KerpleLog
 from model.encodings.learned import Learned
 from model.encodings.none import NoPE
 from model.encodings.rope import RoPE, rope_frequencies, turn
@@ -339,6 +340,11 @@ class SumsInHalfPrecision(NoPE):
         return lambda score, b, h, i, j: score + sums_BT[b, i] - sums_BT[b, j]
 
 
+class DistancesInTheDtypeOfTheParameters(KerpleLog):
+    def score_mod(self, q, k, positions, x, layer):
+        return lambda score, b, h, i, j: score - self.p_H[h] * (self.a_H[h] * (i - j)).log1p()
+
+
 class ComesBackAsFloat32(Sinusoidal):
     def embed(self, x, positions):
         return x + self.scale * sinusoids(positions, self.shape.dim, self.base).float()
@@ -441,6 +447,7 @@ FAULTS = [
     of(DrawsFromPythonsGenerator, laws.check_pairing, "Python's global generator"),
     of(AnglesInTheDtypeOfQ, laws.check_dtype_and_shape, "from float64"),
     of(SumsInHalfPrecision, laws.check_dtype_and_shape, "from float64"),
+    of(DistancesInTheDtypeOfTheParameters, laws.check_parameters_in_bf16, "what is added to the scores beside"),
     of(ComesBackAsFloat32, laws.check_dtype_and_shape, "became"),
     of(ValuesGoMissing, laws.check_dtype_and_shape, "shape"),
     of(ScoreModThatNeedsTheRow, laws.check_executors, "blocked and dense"),

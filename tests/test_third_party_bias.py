@@ -309,6 +309,18 @@ def test_formulas_of_the_distance_take_fractions_of_a_token(name):
     assert added[0].abs().min() > 0
 
 
+def test_slopes_that_are_no_power_of_two_are_not_rounded_in_a_model_in_bf16():
+    shape = Shape(dim=48, num_heads=12, num_layers=1, context=32)
+    heads_H1, zero, far = torch.arange(12)[:, None], torch.tensor(0), torch.tensor(1000)
+    whole, half = (
+        encoding.score_mod(torch.zeros(1), None, torch.arange(1001), None, 0)(
+            torch.zeros(12, 1), zero, heads_H1, far, zero
+        )
+        for encoding in (build("alibi", shape), build("alibi", shape).bfloat16())
+    )
+    assert torch.equal(whole, half)
+
+
 @pytest.mark.parametrize("name", ["sandwich", "cpb"])
 def test_tables_of_the_distance_refuse_fractions_of_a_token(name):
     encoding, content = build(name), Content.random(SHAPE, T)

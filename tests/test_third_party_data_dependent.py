@@ -87,6 +87,26 @@ def test_cable_is_fox_with_the_signs_of_its_gate_turned():
     torch.testing.assert_close(attend(cable), attend(fox), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["fox", "cable"])
+def test_a_sum_of_gates_far_from_the_start_is_as_exact_as_near_it(name):
+    far, near = 65_536, 400
+    encoding, x_BTD = perturb(build(name)).float(), torch.randn(1, far, SHAPE.dim)
+    b, h, i, j = (
+        torch.zeros(1, 1, 1, 1).long(),
+        torch.arange(3)[:, None, None],
+        torch.tensor([far - 1]),
+        torch.arange(far),
+    )
+    with torch.no_grad():
+        added = encoding.score_mod(None, None, torch.arange(far), x_BTD, 1)(torch.zeros(()), b, h, i[:, None], j)
+        z_BTH = x_BTD.double() @ encoding.weight_LHD[1].double().T + encoding.bias_LH[1].double()
+        sums_BHT = encoding.log_gates(z_BTH).transpose(1, 2).flip(-1).cumsum(-1).flip(-1)
+    wanted = torch.cat([sums_BHT[..., 1:], torch.zeros(1, 3, 1)], dim=-1)[:, :, None]
+    assert wanted.min() < -10_000
+    torch.testing.assert_close(added.double()[..., -near:], wanted[..., -near:], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(added.double(), wanted, rtol=1e-6, atol=1e-5)  # what float32 holds of 10,000 nats
+
+
 def test_dape_whose_network_is_silent_is_its_bias():
     dape = build("dape", "encoding@encoding.inner=t5")
     assert not torch.allclose(attend(dape), attend(dape.inner))

@@ -67,6 +67,7 @@ class PositionEncoding(nn.Module):
     order_blind: with one layer, the order of the past makes no difference to the output.
     lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
     reach: all positions lie within so many tokens of one another; None: within the sequence's length.
+    sees: a row sees no more than so many keys, itself included; None: all up to itself.
     """
 
     max_length: int | None = None
@@ -77,6 +78,7 @@ class PositionEncoding(nn.Module):
     order_blind: bool = False
     lr_scale: float = 1.0
     reach: int | None = None
+    sees: int | None = None
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -132,6 +134,10 @@ class PositionEncoding(nn.Module):
         """
         return torch.softmax(scores_BHQT.masked_fill(~visible_QT, float("-inf")), dim=-1)
 
+    def narrow(self, keys: int) -> None:
+        """Lets the encoding, and those that it holds, know that a row sees no more than so many keys."""
+        self.sees = min(keys, self.sees or keys)
+
     def check_length(self, length: int) -> None:
         """Raises ValueError where the encoding is not defined on `length` tokens."""
         if self.max_length is not None and length > self.max_length:
@@ -172,6 +178,7 @@ class Wrapper(PositionEncoding):
             "rescores",
             "prefix_consistent",
             "order_blind",
+            "sees",
         ):
             setattr(self, claim, getattr(inner, claim))
 
@@ -193,6 +200,10 @@ class Wrapper(PositionEncoding):
     def rescore(self, *args):
         return self.inner.rescore(*args)
 
+    def narrow(self, keys):
+        super().narrow(keys)
+        self.inner.narrow(keys)
+
     def check_length(self, length):
         self.inner.check_length(length)
 
@@ -200,6 +211,12 @@ class Wrapper(PositionEncoding):
 def take(positions: Tensor, b: Tensor, i: Tensor) -> Tensor:
     """The coordinate of row i of sequence b, for positions of shape (T,) or (B, T); broadcasts over b and i."""
     return positions[i] if positions.ndim == 1 else positions[b, i]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or as it is where that is better: what meets a distance, an angle or a sum may not be bf16, which
+    can't tell 257 from 256."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def build_encoding(config: Mapping[str, Any], shape: Shape, seed: int = 0) -> PositionEncoding:

@@ -65,6 +65,8 @@ class Combined(PositionEncoding):
         biases, turns = self.with_hook("score_mod"), self.with_hook("rotate")
         tabulated = all(part.distance_bias for part in biases)
         self.distance_bias = bool(biases) and tabulated and not self.rescores and not self.with_hook("positions")
+        if narrowest := min((part.sees for part in every if part.sees is not None), default=None):
+            self.narrow(narrowest)
         # Two rotations, or one and a bias that may read the turned q, can each be relative and not so together.
         alone = len(turns) < 2 and (not turns or (tabulated and not self.rescores))
         self.relative = alone and all(part.relative for part in every)
@@ -127,6 +129,11 @@ class Combined(PositionEncoding):
 
     def rescore(self, *args):
         return next((part for part in self.parts.values() if part.rescores), super()).rescore(*args)
+
+    def narrow(self, keys):
+        super().narrow(keys)
+        for part in self.parts.values():
+            part.narrow(keys)
 
     def check_length(self, length):
         for part in self.parts.values():

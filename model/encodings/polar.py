@@ -33,7 +33,7 @@ class Polar(RoPE):
         return rope_frequencies(2 * self.shape.head_dim, self.base)
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
-        cos, sin = self.cos_sin(positions, layer, q_BHTK.dtype)
+        cos, sin = self.tables(positions, layer, q_BHTK.dtype)
         phase_H1K = self.phases[layer].to(cos.dtype).clamp(-2 * math.pi, 0.0)
         cos_k = cos * phase_H1K.cos() - sin * phase_H1K.sin()  # cosine of j·θ + δ
         sin_k = sin * phase_H1K.cos() + cos * phase_H1K.sin()

@@ -69,8 +69,12 @@ class RoPE(PositionEncoding):
         return rope_frequencies(self.shape.head_dim, self.base)
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
-        cos, sin = self.cos_sin(positions, layer, q_BHTK.dtype)
+        cos, sin = self.tables(positions, layer, q_BHTK.dtype)
         return turn(q_BHTK, cos, sin, self.interleaved), turn(k_BHTK, cos, sin, self.interleaved), v_BHTK
+
+    def tables(self, positions: Tensor, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What q and k are turned with: `cos_sin`, which a length extension may scale."""
+        return self.cos_sin(positions, layer, dtype)
 
     def angles(self, positions: Tensor, layer: int) -> Tensor:
         """Angle of every position and pair, radians: (T, P) or (H, T, P), with B before where positions have it."""

@@ -58,7 +58,7 @@ class RoPEPartialHead(RoPE):
         return rope_frequencies(self.width, self.base)
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
-        cos, sin = self.cos_sin(positions, layer, q_BHTK.dtype)
+        cos, sin = self.tables(positions, layer, q_BHTK.dtype)
         q, k = (
             torch.cat([turn(t[..., : self.width], cos, sin, self.interleaved), t[..., self.width :]], dim=-1)
             for t in (q_BHTK, k_BHTK)

@@ -36,9 +36,9 @@ class RoPEPlacement(RoPE):
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
         if not self.relative:
             return q_BHTK, k_BHTK, v_BHTK
-        cos, sin = self.cos_sin(positions, layer, q_BHTK.dtype)
-        q, k = turn(q_BHTK, cos, sin, self.interleaved), turn(k_BHTK, cos, sin, self.interleaved)
-        return q, k, turn(v_BHTK, cos, sin, self.interleaved) if self.placement == "qkv" else v_BHTK
+        if self.placement == "qkv":
+            v_BHTK = turn(v_BHTK, *self.cos_sin(positions, layer, v_BHTK.dtype), self.interleaved)
+        return super().rotate(q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer)
 
     def unrotate(self, out_BHTK, positions, x_BTD, layer):
         if self.placement in ("qk", "embeddings"):

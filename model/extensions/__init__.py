@@ -32,6 +32,7 @@ __all__ = [
     "extension_config",
     "extension_names",
     "parts",
+    "stretch_reason",
     "view",
     "with_plain_positions",
 ]
@@ -151,6 +152,17 @@ def with_plain_positions(encoding: PositionEncoding) -> bool:
     return torch.equal(positions.cpu(), torch.arange(encoding.shape.context))
 
 
+def stretch_reason(encoding: PositionEncoding) -> str | None:
+    """None where a longer text has longer distances between its tokens' own positions, which could be stretched; else
+    why not."""
+    name = type(encoding).__name__
+    if not with_plain_positions(encoding):
+        return f"the coordinates of {name} are not the tokens' own 0..T−1"
+    if encoding.sees is not None:
+        return f"a row of {name} sees no more than {encoding.sees} keys, so that no distance is longer than in training"
+    return None
+
+
 def device_and_dtype(encoding: PositionEncoding) -> tuple[torch.device, torch.dtype]:
     """The device of its parameters and buffers, the type of those that are floating-point; the CPU and float32 where
     it has none."""
@@ -189,6 +201,6 @@ def _inner(module: nn.Module) -> list[PositionEncoding]:
 
 def _pass_on_claims(outer: PositionEncoding, old: PositionEncoding, new: PositionEncoding) -> None:
     """A wrapper has its claims from the inner encoding: those that the view changes are changed there too."""
-    for claim in ("max_length", "relative", "distance_bias", "rescores"):
+    for claim in ("max_length", "relative", "distance_bias", "rescores", "sees"):
         if getattr(outer, claim) == getattr(old, claim):
             setattr(outer, claim, getattr(new, claim))

@@ -53,8 +53,9 @@ class DistanceExtension(Extension):
             )
         return near
 
-    def far(self, near: int, train_length: int, eval_length: int) -> dict[str, Callable]:
-        """`TwoRanges`' far_q and far_k, functions of float64 coordinates, and seen_far where not all is seen."""
+    def far(self, near: int, train_length: int, eval_length: int) -> dict[str, Callable | int]:
+        """`TwoRanges`' far_q and far_k, functions of float64 coordinates; and where not all is seen, seen_far and the
+        claim `sees`."""
         raise NotImplementedError
 
     def fits(self, encoding):
