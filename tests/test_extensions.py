@@ -3,6 +3,8 @@
 python -m pytest tests/test_extensions.py
 """
 
+import copy
+
 import pytest
 import torch
 
@@ -250,6 +252,12 @@ def test_a_rope_whose_learned_frequencies_lost_their_order_needs_the_paper_s_ram
     assert "use yarn_paper" in extension_of("yarn").fits(encoding_of("rope_learned"))
     untrained = build_encoding(encoding_config("rope_learned"), encoding_of("rope").shape).eval()
     assert extension_of("yarn").fits(untrained) is None
+
+
+def test_what_fits_a_model_in_float32_fits_it_in_bf16():
+    encoding = copy.deepcopy(encoding_of("rope_learned")).bfloat16()
+    for method in sorted(FREQUENCY_METHODS | DISTANCE_METHODS | {"window"}):
+        assert bool(extension_of(method).fits(encoding)) == bool(extension_of(method).fits(encoding_of("rope_learned")))
 
 
 def test_fits_does_not_count_as_a_draw_of_randomized_positions():

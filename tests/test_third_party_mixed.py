@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from conf.schema import register
 from model.attention import attention
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
@@ -323,6 +324,7 @@ def test_randomized_takes_a_table_that_is_long_enough():
 
 @pytest.mark.parametrize("name", ["logn", "ssmax", "temperature", "randomized"])
 def test_the_command_line_chooses_the_encoding_inside(name):
+    register()
     folder = str((README.parent.parent / "conf").resolve())
     with initialize_config_dir(folder, version_base="1.3"):
         plain = compose("train", overrides=[f"encoding={name}"])

@@ -32,7 +32,7 @@ class Sandwich(PositionEncoding):
     0, a constant that softmax ignores and that bf16 would pay for in digits.
 
     width: twice the number of waves, 128 in the paper whatever the model's own. base: the slowest wave's length is
-    2π·base tokens. Raises ValueError for an odd width or a base that is not above 1.
+    2π·base^(1 − 2/width) tokens. Raises ValueError for an odd width or a base that is not above 1.
     """
 
     relative = True

@@ -164,11 +164,12 @@ def stretch_reason(encoding: PositionEncoding) -> str | None:
 
 
 def device_and_dtype(encoding: PositionEncoding) -> tuple[torch.device, torch.dtype]:
-    """The device of its parameters and buffers, the type of those that are floating-point; the CPU and float32 where
-    it has none."""
+    """The device of its parameters and buffers, and the type to try it out in: that of those that are floating-point,
+    float32 or better, since bf16 would not know a turn again."""
     tensors = [*encoding.parameters(), *encoding.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
-    return device, next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+    return device, torch.promote_types(dtype, torch.float32)
 
 
 def build_extension(config: Mapping[str, Any]) -> Extension:
