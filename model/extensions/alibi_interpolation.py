@@ -20,7 +20,7 @@ class ALiBiInterpolation(Extension):
     """
 
     def fits(self, encoding):
-        return super().fits(encoding) or stretch_reason(encoding)
+        return stretch_reason(encoding) or super().fits(encoding)
 
     def fits_part(self, part):
         return None if isinstance(part, ALiBi) else f"{type(part).__name__} has no slopes"

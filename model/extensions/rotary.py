@@ -51,7 +51,7 @@ class FrequencyExtension(Extension):
         return 1.0
 
     def fits(self, encoding):
-        return super().fits(encoding) or stretch_reason(encoding)
+        return stretch_reason(encoding) or super().fits(encoding)  # first: parts are tried at the tokens' own places
 
     def fits_part(self, part):
         return rotation_reason(part)
