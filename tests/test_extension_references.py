@@ -78,19 +78,19 @@ def test_a_window_over_a_scale_by_keys_counts_those_of_the_cache(name):
     content = Content.random(encoding.shape, 40, batch=1)
     extended = extension.apply(encoding, L, 40)
     q, k, v = (t[0].numpy() for t in (content.q, content.k, content.v))
-    thetas = base_frequencies(encoding.inner, 8)
+    heads, thetas = encoding.shape.num_heads, base_frequencies(encoding.inner, encoding.shape.head_dim)
 
     def score(h, i, j):
         apart, n = window(extension, i, j, L, 40), min(i + 1, 9)
         if apart is None:
             return -math.inf
-        steps = 1 + 0.1 * math.log(1 + n // 4)  # a quarter of L
+        steps = 1 + 0.1 * math.log(1 + n // (L // 4))
         scale = steps if name == "temperature" else encoding.scale_LH1[0, h, 0].item() * math.log(n)
         return scale * rope_score(q[h, i], k[h, j], thetas, apart)
 
     positions = torch.arange(40)
     actual = attention(content.q, content.k, content.v, extended, positions, content.x, 0, executor="dense")
-    np.testing.assert_allclose(actual[0].detach().numpy(), softmax_rows(score, 2, 40, v), atol=1e-9)
+    np.testing.assert_allclose(actual[0].detach().numpy(), softmax_rows(score, heads, 40, v), atol=1e-9)
 
 
 def of_transformers(rope_type: str, head_dim: int, base: float, train_length: int, eval_length: int, **parameters):
