@@ -13,7 +13,16 @@ from model.encodings import build_encoding
 from model.encodings.combined import Combined
 from model.encodings.logn import LogN
 from model.transformer import Past
-from tests.extended import DISTANCE_METHODS, FREQUENCY_METHODS, L, encoding_of, extension_of, hidden, model_of
+from tests.extended import (
+    DISTANCE_METHODS,
+    FREQUENCY_METHODS,
+    HEADS,
+    L,
+    encoding_of,
+    extension_of,
+    hidden,
+    model_of,
+)
 from tests.laws import Content, random_tokens
 from tests.references.extensions import EXTENSION_REFERENCES
 
@@ -117,7 +126,7 @@ def test_an_extension_reaches_the_part_of_a_combination_that_it_fits():
 
 @pytest.mark.parametrize("method", ["rerope", "leaky_rerope", "self_extend", "window"])
 def test_blocks_of_rows_give_what_whole_rows_give(method, monkeypatch):
-    monkeypatch.setattr(model.attention, "BLOCK_SCORES", 7 * 2 * 4 * L)
+    monkeypatch.setattr(model.attention, "BLOCK_SCORES", 7 * HEADS * 4 * L)
     encoding = encoding_of("rope")
     extended, content = extension_of(method).apply(encoding, L, 4 * L), Content.random(encoding.shape, 4 * L, batch=1)
     args = content.q, content.k, content.v, extended, torch.arange(4 * L), content.x, 0
@@ -182,7 +191,18 @@ def test_a_rope_whose_learned_frequencies_lost_their_order_needs_the_paper_s_ram
     assert extension_of("yarn").fits(untrained) is None
 
 
-def test_fits_does_not_count_as_a_draw_of_randomized_positions():
-    encoding = build_encoding(encoding_config("randomized"), encoding_of("rope").shape).train()
-    extension_of("pi").fits(encoding)
-    assert encoding.draws == 0
+@pytest.mark.parametrize("outer", ["randomized", "logn", "window", "combined"])
+@pytest.mark.parametrize("method", extension_names())
+def test_fits_does_not_count_as_a_draw_of_randomized_positions(method, outer):
+    randomized = encoding_config("randomized")
+    around = (
+        {"inner": randomized}
+        if outer != "combined"
+        else {"parts": {"first": randomized, "second": encoding_config("alibi")}}
+    )
+    config = randomized if outer == "randomized" else {**encoding_config(outer), **around}
+    encoding = build_encoding(config, encoding_of("rope").shape).train()
+    before = {name: value.clone() for name, value in encoding.state_dict().items()}
+    extension_of(method).fits(encoding)
+    assert all(torch.equal(value, before[name]) for name, value in encoding.state_dict().items())
+    assert all(module.training for module in encoding.modules())

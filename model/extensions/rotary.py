@@ -47,9 +47,9 @@ class FrequencyExtension(Extension):
         return 1.0
 
     def fits(self, encoding):
-        if (reason := super().fits(encoding)) is None and not with_plain_positions(encoding):
+        if not with_plain_positions(encoding):  # first: parts are tried at the tokens' own places
             return f"the coordinates of {type(encoding).__name__} are not the tokens' own 0..T−1"
-        return reason
+        return super().fits(encoding)
 
     def fits_part(self, part):
         return rotation_reason(part)
