@@ -4,8 +4,8 @@ tests/test_laws.py holds every file of conf/encoding to them, tests/test_planted
 an encoding that is broken on purpose. A law takes `build(shape, seed=0, **settings) -> PositionEncoding`.
 
 All is float64 unless a law says otherwise, at sizes of which no two are equal (4 pairs and 4 tokens once hid a crash),
-at lengths beyond the training context where the encoding is defined there. Learned parameters are moved off their initial values first (`perturb`): much is zero at
-the start, and a law about zeros says nothing.
+at lengths beyond the training context where the encoding is defined there. Learned parameters are moved off their
+initial values first (`perturb`): much is zero at the start, and a law about zeros says nothing.
 
 Shapes in names: B batch, T tokens, D model width, H heads, K head width.
 """

@@ -59,15 +59,14 @@ def test_and_with_other_settings(name, settings):
 def test_a_window_over_a_bias_or_over_nothing_is_a_cache_token_by_token(name):
     encoding = encoding_of(name)
     extension, content = Window(window=6, sinks=3), Content.random(encoding.shape, 40, batch=1)
+    root = math.sqrt(encoding.shape.head_dim)
     extended = extension.apply(encoding, L, 40)
     slopes = encoding.slopes_H.tolist() if name == "alibi" else [0.0] * HEADS
     q, k, v = (t[0].numpy() for t in (content.q, content.k, content.v))
 
     def score(h, i, j):
         apart = window(extension, i, j, L, 40)
-        return (
-            -math.inf if apart is None else q[h, i] @ k[h, j] / math.sqrt(encoding.shape.head_dim) - slopes[h] * apart
-        )
+        return -math.inf if apart is None else q[h, i] @ k[h, j] / root - slopes[h] * apart
 
     positions = torch.arange(40)
     actual = attention(content.q, content.k, content.v, extended, positions, content.x, 0, executor="dense")

@@ -194,13 +194,11 @@ def test_a_rope_whose_learned_frequencies_lost_their_order_needs_the_paper_s_ram
 @pytest.mark.parametrize("outer", ["randomized", "logn", "window", "combined"])
 @pytest.mark.parametrize("method", extension_names())
 def test_fits_does_not_count_as_a_draw_of_randomized_positions(method, outer):
-    randomized = encoding_config("randomized")
-    around = (
-        {"inner": randomized}
-        if outer != "combined"
-        else {"parts": {"first": randomized, "second": encoding_config("alibi")}}
-    )
-    config = randomized if outer == "randomized" else {**encoding_config(outer), **around}
+    config = randomized = encoding_config("randomized")
+    if outer == "combined":
+        config = {**encoding_config(outer), "parts": {"first": randomized, "second": encoding_config("alibi")}}
+    elif outer != "randomized":
+        config = {**encoding_config(outer), "inner": randomized}
     encoding = build_encoding(config, encoding_of("rope").shape).train()
     before = {name: value.clone() for name, value in encoding.state_dict().items()}
     extension_of(method).fits(encoding)

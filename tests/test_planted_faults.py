@@ -3,7 +3,6 @@
 python -m pytest tests/test_planted_faults.py
 """
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -56,7 +56,7 @@ def test_cope_equals_x_transformers():
 
 def test_fox_equals_the_data_dependent_alibi_of_x_transformers():
     other = pytest.importorskip("x_transformers.x_transformers").DataDependentAlibi(SHAPE.dim, heads=3).double()
-    ours, content = perturb(build("fox")), Content.random(SHAPE, T)
+    ours, content = perturb(build("fox")), Content.random(SHAPE, T, batch=2)
     linear = other.to_forget_gates[0]
     b, h = torch.arange(2)[:, None, None, None], torch.arange(3)[:, None, None]
     with torch.no_grad():
@@ -182,11 +182,11 @@ def test_two_rotations_make_no_claim_to_be_relative():
     "first, second, reason",
     [
         ("rope", "rope", "the same encoding twice"),
-        ("cope", "stick_breaking", "only one part can turn whole rows"),
+        ("cope", "path", "only one part can change whole rows"),
         ("randomized", "rope_hierarchical", "only one part can set the positions"),
         ("randomized", "learned", "a table ends"),
         ("transformer_xl", "rope", "can't rotate q and k that the part before has widened"),
-        ("rope_hierarchical", "alibi", "several axes|shapes don't fit"),
+        ("rope_hierarchical", "alibi", "several coordinates a token"),
     ],
 )
 def test_parts_that_cannot_be_right_together_are_refused(first, second, reason):

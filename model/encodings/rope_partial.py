@@ -51,8 +51,8 @@ class RoPEPartialHead(RoPE):
             raise ValueError(f"encoding.share={share}: must lie in (0, 1]; for no turning at all use encoding=none")
         if (pairs := shape.head_dim // 2) < 1:
             raise ValueError(
-                f"head_dim={shape.head_dim}: RoPEPartialHead turns pairs, so it must be at least 2; change model.dim or "
-                "model.num_heads"
+                f"head_dim={shape.head_dim}: RoPEPartialHead turns pairs, so it must be at least 2; raise model.dim or "
+                "lower model.num_heads"
             )
         self.share = share
         self.width = 2 * min(max(1, round(share * shape.head_dim / 2)), pairs)
