@@ -257,7 +257,7 @@ def test_an_odd_head_and_more_axes_than_pairs_are_refused():
         RoPE(replace(SHAPE, dim=9))
     with pytest.raises(ValueError, match="head_dim=3"):
         RoPEPlacement(replace(SHAPE, dim=9), placement="output")
-    with pytest.raises(ValueError, match="^dim=9"):
+    with pytest.raises(ValueError, match=r"^dim=9"):
         RoPEPlacement(replace(SHAPE, dim=9), placement="embeddings")
     with pytest.raises(ValueError, match="head_dim=1"):
         RoPEPartialHead(replace(SHAPE, dim=3))
