@@ -15,7 +15,16 @@ from model.encodings import Shape, build_encoding
 from model.encodings.combined import Combined
 from model.encodings.logn import LogN
 from model.transformer import Past
-from tests.extended import DISTANCE_METHODS, FREQUENCY_METHODS, L, encoding_of, extension_of, hidden, model_of
+from tests.extended import (
+    DISTANCE_METHODS,
+    FREQUENCY_METHODS,
+    HEADS,
+    L,
+    encoding_of,
+    extension_of,
+    hidden,
+    model_of,
+)
 from tests.laws import Content, random_tokens
 from tests.references.extensions import EXTENSION_REFERENCES
 
@@ -119,7 +128,7 @@ def test_an_extension_reaches_the_part_of_a_combination_that_it_fits():
 
 @pytest.mark.parametrize("method", ["rerope", "leaky_rerope", "self_extend", "window"])
 def test_blocks_of_rows_give_what_whole_rows_give(method, monkeypatch):
-    monkeypatch.setattr(model.attention, "BLOCK_SCORES", 7 * 2 * 4 * L)
+    monkeypatch.setattr(model.attention, "BLOCK_SCORES", 7 * HEADS * 4 * L)
     encoding = encoding_of("rope")
     extended, content = extension_of(method).apply(encoding, L, 4 * L), Content.random(encoding.shape, 4 * L, batch=1)
     args = content.q, content.k, content.v, extended, torch.arange(4 * L), content.x, 0
@@ -260,7 +269,16 @@ def test_what_fits_a_model_in_float32_fits_it_in_bf16():
         assert bool(extension_of(method).fits(encoding)) == bool(extension_of(method).fits(encoding_of("rope_learned")))
 
 
-def test_fits_does_not_count_as_a_draw_of_randomized_positions():
-    encoding = build_encoding(encoding_config("randomized"), encoding_of("rope").shape).train()
-    extension_of("pi").fits(encoding)
-    assert encoding.draws == 0
+@pytest.mark.parametrize("outer", ["randomized", "logn", "window", "combined"])
+@pytest.mark.parametrize("method", extension_names())
+def test_fits_does_not_count_as_a_draw_of_randomized_positions(method, outer):
+    config = randomized = encoding_config("randomized")
+    if outer == "combined":
+        config = {**encoding_config(outer), "parts": {"first": randomized, "second": encoding_config("alibi")}}
+    elif outer != "randomized":
+        config = {**encoding_config(outer), "inner": randomized}
+    encoding = build_encoding(config, encoding_of("rope").shape).train()
+    before = {name: value.clone() for name, value in encoding.state_dict().items()}
+    extension_of(method).fits(encoding)
+    assert all(torch.equal(value, before[name]) for name, value in encoding.state_dict().items())
+    assert all(module.training for module in encoding.modules())

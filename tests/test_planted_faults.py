@@ -3,7 +3,6 @@
 python -m pytest tests/test_planted_faults.py
 """
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import nn
 
 from model.encodings import PositionEncoding
 from model.encodings.alibi import ALiBi
+from model.encodings.combined import Combined
 from model.encodings.kerple import KerpleLog
 from model.encodings.learned import Learned
 from model.encodings.none import NoPE
@@ -66,7 +66,7 @@ class ForgetGatesSummedFromTheWrongEnd(NoPE):
 class WeightsNormalisedOverTheFuture(NoPE):
     rescores = True
 
-    def rescore(self, scores, visible, *rest):
+    def weigh(self, scores, visible, *rest):
         return scores.softmax(-1) * visible
 
 
@@ -376,9 +376,8 @@ class BiasCountedFromTheBlocksFirstRow(NoPE):
 class RescoreThatIgnoresItsRows(NoPE):
     rescores = True
 
-    def rescore(self, scores, visible, rows, *rest):
-        counts = 1.0 + torch.arange(scores.shape[-2], dtype=scores.dtype)[:, None]
-        return (scores * counts.log()).masked_fill(~visible, -math.inf).softmax(-1)
+    def rescore(self, scores, *rest):
+        return scores * torch.arange(1.0, scores.shape[-2] + 1, dtype=scores.dtype)[:, None].log()
 
 
 class DetachesWhenItIsGivenFewRows(NoPE):
@@ -386,9 +385,37 @@ class DetachesWhenItIsGivenFewRows(NoPE):
 
     rescores = True
 
-    def rescore(self, scores, visible, *rest):
-        scores = scores if scores.shape[-2] == scores.shape[-1] else scores.detach()
-        return super().rescore(scores, visible, *rest)
+    def rescore(self, scores, *rest):
+        return scores if scores.shape[-2] == scores.shape[-1] else scores.detach()
+
+
+# ------------------------------------------------------------------------------------------------------- combinations
+
+
+class WeighsContentAlone(NoPE):
+    """Whatever biases made of the scores of q and k."""
+
+    rescores = True
+
+    def rescore(self, scores, *rest):
+        self.content = scores
+        return scores
+
+    def weigh(self, scores, *rest):
+        return super().weigh(self.content, *rest)
+
+
+class BiasBesideWeightsOfContentAlone(Combined):
+    def __init__(self, shape):
+        super().__init__(shape, {"bias": ALiBi(shape), "weights": WeighsContentAlone(shape)})
+
+
+class TurnsNothing(Combined):
+    def __init__(self, shape):
+        super().__init__(shape, {"turn": RoPE(shape), "bias": ALiBi(shape)})
+
+    def with_hook(self, hook):
+        return [] if hook == "rotate" else super().with_hook(hook)
 
 
 @dataclass(frozen=True)
@@ -437,6 +464,8 @@ FAULTS = [
     of(ParameterThatSoftmaxCancels, laws.check_gradients, "stay zero: encoding.bias_H"),
     of(ParameterOfTheFirstLayerAlone, laws.check_gradients, r"stay zero: encoding.temperature\[1\]"),
     of(GradientThatIsNaNBehindTheMask, laws.check_gradients, "not finite"),
+    of(BiasBesideWeightsOfContentAlone, laws.check_parts, "the part bias does not reach"),
+    of(TurnsNothing, laws.check_parts, "the part turn does not reach"),
     of(ParameterInAPlainTensor, laws.check_saved_equals_loaded, "loaded differs from saved"),
     of(RemembersADrawOutsideTheStateDict, laws.check_saved_equals_loaded, "loaded differs from saved"),
     of(TableSharedByAllInstances, changing(base=10_000.0), "give the same output"),

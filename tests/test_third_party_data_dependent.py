@@ -36,7 +36,8 @@ def products(content):
 
 
 def weights(encoding, scores_BHTT, content, layer=1):
-    return encoding.rescore(scores_BHTT, VISIBLE, ROWS, content.q, content.k, ROWS, content.x, layer)
+    scores_BHTT = encoding.rescore(scores_BHTT, VISIBLE, ROWS, content.q, content.k, ROWS, content.x, layer)
+    return encoding.weigh(scores_BHTT, VISIBLE, ROWS, layer)
 
 
 # ----------------------------------------------------------------------------------------------------- other libraries
@@ -55,7 +56,7 @@ def test_cope_equals_x_transformers():
 
 def test_fox_equals_the_data_dependent_alibi_of_x_transformers():
     other = pytest.importorskip("x_transformers.x_transformers").DataDependentAlibi(SHAPE.dim, heads=3).double()
-    ours, content = perturb(build("fox")), Content.random(SHAPE, T)
+    ours, content = perturb(build("fox")), Content.random(SHAPE, T, batch=2)
     linear = other.to_forget_gates[0]
     b, h = torch.arange(2)[:, None, None, None], torch.arange(3)[:, None, None]
     with torch.no_grad():
@@ -144,7 +145,7 @@ def test_a_row_of_stick_breaking_sums_to_one_where_the_rest_goes_to_the_token_it
 @pytest.mark.parametrize("size", [1e3, 1e4])
 def test_stick_breaking_stays_finite_on_large_scores(size):
     scores = torch.linspace(-size, size, T * T).reshape(1, 1, T, T).requires_grad_()
-    out = build("stick_breaking").rescore(scores, VISIBLE, ROWS, *[None] * 5)
+    out = build("stick_breaking").weigh(scores, VISIBLE, ROWS, layer=0)
     out.square().sum().backward()
     assert torch.isfinite(out).all()
     assert torch.isfinite(scores.grad).all()
@@ -201,11 +202,11 @@ def test_two_rotations_make_no_claim_to_be_relative():
     "first, second, reason",
     [
         ("rope", "rope", "the same encoding twice"),
-        ("cope", "stick_breaking", "only one part can turn whole rows"),
+        ("cope", "path", "only one part can change whole rows"),
         ("randomized", "rope_hierarchical", "only one part can set the positions"),
         ("randomized", "learned", "a table ends"),
         ("transformer_xl", "rope", "can't rotate q and k that the part before has widened"),
-        ("rope_hierarchical", "alibi", "several axes|shapes don't fit"),
+        ("rope_hierarchical", "alibi", "several coordinates a token"),
     ],
 )
 def test_parts_that_cannot_be_right_together_are_refused(first, second, reason):

@@ -280,5 +280,11 @@ def test_a_bad_setting_is_refused_by_name(cls, settings, named):
 def test_an_odd_head_and_more_axes_than_pairs_are_refused():
     with pytest.raises(ValueError, match="head_dim=3"):
         RoPE(replace(SHAPE, dim=9))
+    with pytest.raises(ValueError, match="head_dim=3"):
+        RoPEPlacement(replace(SHAPE, dim=9), placement="output")
+    with pytest.raises(ValueError, match=r"^dim=9"):
+        RoPEPlacement(replace(SHAPE, dim=9), placement="embeddings")
+    with pytest.raises(ValueError, match="head_dim=1"):
+        RoPEPartialHead(replace(SHAPE, dim=3))
     with pytest.raises(ValueError, match="3 axes, but a head has only 2 pairs"):
         RoPEAxial(replace(SHAPE, dim=12))

@@ -22,8 +22,10 @@ class Polar(RoPE):
     phases: δ, learned by layer, head and coordinate, (num_layers, H, 1, K), radians, clamped to [−2π, 0] where it is
     used, as in the paper: one that has left the interval no longer learns. They start at 0, the paper's choice for
     length generalisation.
-    Raises ValueError as RoPE does.
+    Any head width will do, since no coordinate needs a partner. Raises ValueError for a base below 1.
     """
+
+    turns_whole_heads = False
 
     def __init__(self, shape: Shape, base: float = 10_000.0):
         super().__init__(shape, base)

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from model.catalogue import extension_config, extension_names
-from model.encodings import PositionEncoding, configured_class
+from model.encodings import PositionEncoding, configured_class, evaluated
 
 __all__ = [
     "Extension",
@@ -147,8 +147,8 @@ def _mixed(mixin: type, cls: type) -> type:
 def with_plain_positions(encoding: PositionEncoding) -> bool:
     """Whether its coordinates are the tokens' own 0..T−1: one axis, not drawn at random, not spread in advance."""
     tokens_BT = torch.zeros((1, encoding.shape.context), dtype=torch.long)
-    at_test = view(encoding, training=False)  # in training, randomized positions keep count of their draws
-    positions = at_test.positions(tokens_BT.to(device_and_dtype(encoding)[0]))
+    with evaluated(encoding):
+        positions = encoding.positions(tokens_BT.to(device_and_dtype(encoding)[0]))
     return torch.equal(positions.cpu(), torch.arange(encoding.shape.context))
 
 

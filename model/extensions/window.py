@@ -93,7 +93,7 @@ class _RotatedWindow(DistanceExtension):
 
 
 def _only_bias_of_distance(encoding: PositionEncoding) -> bool:
-    cls, hooks = type(encoding), ["rotate", "unrotate", "embed", "rescore"]
+    cls, hooks = type(encoding), ["rotate", "unrotate", "embed", "rescore", "weigh"]
     if not encoding.distance_bias:
         hooks.append("score_mod")
     return not encoding.rescores and all(getattr(cls, hook) is getattr(PositionEncoding, hook) for hook in hooks)
