@@ -1,4 +1,4 @@
-"""Causal attention and its executors; the only caller of the slot's rotate, unrotate, score_mod and rescore.
+"""Causal attention and its executors; the only caller of the slot's rotate, rescore, score_mod, weigh and unrotate.
 
 One `score_mod` serves every executor:
 - `dense`: all T × T scores at once; the reference (float64 in the tests), and the fastest in bf16 on CPU at short T.
@@ -124,12 +124,14 @@ def _rows(q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale,
             bias = materialise(line.unfold(-1, T, 1).flip(-2))  # (Q, T) or (H, Q, T)
             weights_BHQT = torch.softmax(scores_BHQT + bias, dim=-1)
         else:
+            if encoding.rescores:
+                content = (q_BHTK, k_BHTK, positions, x_BTD, layer)
+                scores_BHQT = encoding.rescore(scores_BHQT, visible_QT, rows_Q, *content)
             if mod is not None:
                 b = torch.arange(q_BHTK.shape[0], device=q_BHTK.device)[:, None, None, None]
                 h = torch.arange(q_BHTK.shape[1], device=q_BHTK.device)[:, None, None]
                 scores_BHQT = mod(scores_BHQT, b, h, rows_Q[:, None], columns_T)
-            rescore = encoding.rescore if encoding.rescores else functools.partial(PositionEncoding.rescore, encoding)
-            weights_BHQT = rescore(scores_BHQT, visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer)
+            weights_BHQT = encoding.weigh(scores_BHQT, visible_QT, rows_Q, layer)
         return weights_BHQT.to(v_BHTK.dtype) @ v_BHTK
 
 

@@ -24,7 +24,7 @@ from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import uses
 
 SHAPE = Shape(dim=128, num_heads=4, num_layers=4, context=128, separators={"line": (3,), "sentence": (4,)})
-HOOKS = ("positions", "embed", "rotate", "unrotate", "score_mod", "rescore")
+HOOKS = ("positions", "embed", "rotate", "unrotate", "rescore", "score_mod", "weigh")
 
 
 def describe(name: str) -> dict[str, Any]:

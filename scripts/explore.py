@@ -92,8 +92,8 @@ class Seen:
     """Mixin of a view on any encoding: `see` is given the scores of attention before the softmax, (N, H, Q, T); of an
     encoding that makes weights out of whole rows, the logarithms of its weights."""
 
-    def rescore(self, scores_NHQT, visible_QT, *rest):
-        weights_NHQT = super().rescore(scores_NHQT, visible_QT, *rest)
+    def weigh(self, scores_NHQT, visible_QT, *rest):
+        weights_NHQT = super().weigh(scores_NHQT, visible_QT, *rest)
         seen = weights_NHQT.log() if self.whole_rows else scores_NHQT
         self.see(seen.masked_fill(~visible_QT, float("-inf")))
         return weights_NHQT
@@ -180,7 +180,8 @@ def embedding_map(encoding: PositionEncoding) -> Tensor:
 
 def explored(encoding: PositionEncoding, label: str, layers: int, pack: Pack) -> dict[str, Any]:
     """One state of an encoding (untrained, trained), as the page has it."""
-    embeds = uses(encoding, "embed") and not any(uses(encoding, hook) for hook in ("rotate", "score_mod", "rescore"))
+    scoring = ("rotate", "rescore", "score_mod", "weigh")
+    embeds = uses(encoding, "embed") and not any(uses(encoding, hook) for hook in scoring)
     maps = [embedding_map(encoding)] * layers if embeds else [score_map(encoding, layer) for layer in range(layers)]
     rotation = next((part for part in encoding.modules() if isinstance(part, RoPE)), None)
     return {

@@ -9,18 +9,19 @@ from model.attention import attention
 from model.catalogue import encoding_config, extension_config
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.extensions import build_extension
-from tests.laws import Content, perturb, random_tokens, rig_model
+from tests.laws import SEPARATORS, Content, perturb, random_tokens, rig_model
 from tests.references.extensions import EXTENSION_REFERENCES
 
 L = 16  # training context of the models here, tokens
+BATCH, HEADS = 5, 4
 FREQUENCY_METHODS = {"pi", "ntk", "dynamic_ntk", "ntk_mixed", "yarn", "yarn_paper", "llama3", "longrope"}
 DISTANCE_METHODS = {"rerope", "leaky_rerope", "self_extend"}
 
 
 @functools.cache
-def encoding_of(name: str, dim: int = 16, context: int = L) -> PositionEncoding:
-    """Two heads, two layers, float64, in eval mode, its parameters moved off their initial values."""
-    shape = Shape(dim, num_heads=2, num_layers=2, context=context, separators={"line": (3,), "sentence": (4, 5)})
+def encoding_of(name: str, head_dim: int = 14, context: int = L) -> PositionEncoding:
+    """Four heads, two layers, float64, in eval mode, its parameters moved off their initial values."""
+    shape = Shape(HEADS * head_dim, HEADS, num_layers=2, context=context, separators=SEPARATORS)
     return perturb(build_encoding(encoding_config(name), shape).double().eval())
 
 
@@ -40,13 +41,13 @@ def hidden(name: str, extension, length: int) -> torch.Tensor:
     if extension.needs_tuning:
         extension = extension.tune(lambda encoding: 0.0, owner.encoding, L, length)
     with torch.no_grad():
-        return owner.hidden(random_tokens(1, length), encoding=extension.apply(owner.encoding, L, length))
+        return owner.hidden(random_tokens(BATCH, length), encoding=extension.apply(owner.encoding, L, length))
 
 
 def check_reference(name, extension=None, train_length=40, eval_length=90):
     """The extended encoding's attention, or its embeddings, equal the reference's."""
     reference = EXTENSION_REFERENCES[name]
-    encoding = encoding_of(reference.encoding, dim=32, context=train_length)
+    encoding = encoding_of(reference.encoding, head_dim=16, context=train_length)
     extension = extension or extension_of(name, **reference.settings)
     extended = extension.apply(encoding, train_length, eval_length)
     content = Content.random(encoding.shape, eval_length, batch=1)

@@ -3,9 +3,9 @@
 tests/test_laws.py holds every file of conf/encoding to them, tests/test_planted_faults.py shows each of them failing on
 an encoding that is broken on purpose. A law takes `build(shape, seed=0, **settings) -> PositionEncoding`.
 
-All is float64 unless a law says otherwise, at a shape of awkward sizes, at lengths beyond the training context where
-the encoding is defined there. Learned parameters are moved off their initial values first (`perturb`): much is zero at
-the start, and a law about zeros says nothing.
+All is float64 unless a law says otherwise, at sizes of which no two are equal (4 pairs and 4 tokens once hid a crash),
+at lengths beyond the training context where the encoding is defined there. Learned parameters are moved off their
+initial values first (`perturb`): much is zero at the start, and a law about zeros says nothing.
 
 Shapes in names: B batch, T tokens, D model width, H heads, K head width.
 """
@@ -28,14 +28,16 @@ from torch import Tensor
 import model.attention
 from model.attention import attention
 from model.encodings import PositionEncoding, Shape, build_encoding
+from model.encodings.combined import Combined
 from model.encodings.none import NoPE
 from model.transformer import Past, Transformer
 
 Build = Callable[..., PositionEncoding]
 
-VOCABULARY = 32
+VOCABULARY = 29
 SEPARATORS = {"line": (3,), "sentence": (4, 5)}
-SHAPE = Shape(dim=24, num_heads=3, num_layers=2, context=32, separators=SEPARATORS)
+SHAPE = Shape(dim=84, num_heads=6, num_layers=2, context=32, separators=SEPARATORS)  # 7 pairs a head
+BATCH = 4
 LENGTH = 37  # tokens: odd, and beyond the context
 EXACT = 1e-9  # what float64 leaves of an equality, relative to the size of the output
 VISIBLE = 1e-6  # a difference at least this large (relative) is no rounding
@@ -112,7 +114,7 @@ class Content:
     v: Tensor
 
     @classmethod
-    def random(cls, shape: Shape, length: int, batch: int = 2, seed: int = 1) -> Content:
+    def random(cls, shape: Shape, length: int, batch: int = BATCH, seed: int = 1) -> Content:
         generator = torch.Generator().manual_seed(seed)
         normal = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
         heads = (batch, shape.num_heads, length, shape.head_dim)
@@ -219,7 +221,7 @@ def check_prefix_consistency(build: Build) -> None:
     (prefix_consistent = False), they really are not: a claim that costs decoding has to be needed."""
     encoding = rig(build)
     T = length_for(encoding)
-    tokens_BT = random_tokens(2, T)
+    tokens_BT = random_tokens(BATCH, T)
     whole = logits(encoding, tokens_BT)
     errors = {t: difference(whole[:, :t], logits(encoding, tokens_BT[:, :t])) for t in (1, 2, 7, T // 2, T - 1)}
     if encoding.prefix_consistent:
@@ -250,11 +252,13 @@ def _weights(encoding: PositionEncoding, content: Content, layer: int) -> Tensor
     """Attention's weights (B, H, T, T)."""
     q, k, mod, positions = hooks(encoding, content, layer)
     B, H, T, K = content.q.shape
-    scores = q @ k.transpose(-1, -2) * K**-0.5
+    scores, rows = q @ k.transpose(-1, -2) * K**-0.5, torch.arange(T)
+    visible = rows <= rows[:, None]
+    if encoding.rescores:
+        scores = encoding.rescore(scores, visible, rows, q, k, positions, content.x, layer)
     if mod is not None:
         scores = mod(scores, *index_tensors(B, H, T))
-    visible = torch.ones(T, T, dtype=torch.bool).tril()
-    return encoding.rescore(scores, visible, torch.arange(T), q, k, positions, content.x, layer)
+    return encoding.weigh(scores, visible, rows, layer)
 
 
 def check_distance_bias(build: Build) -> None:
@@ -263,9 +267,9 @@ def check_distance_bias(build: Build) -> None:
     if not encoding.distance_bias:
         return
     T = length_for(encoding)
-    indices = index_tensors(2, SHAPE.num_heads, T)
+    indices = index_tensors(BATCH, SHAPE.num_heads, T)
     distances = (indices[2] - indices[3]).clamp_min(0)
-    zeros = torch.zeros(2, SHAPE.num_heads, T, T, dtype=torch.float64)
+    zeros = torch.zeros(BATCH, SHAPE.num_heads, T, T, dtype=torch.float64)
     for layer in range(SHAPE.num_layers):
         _, _, mod, positions = hooks(encoding, content := Content.random(SHAPE, T), layer)
         assert torch.equal(positions, torch.arange(T)), "distance_bias is for the default positions, 0..T−1"
@@ -285,11 +289,12 @@ def check_distance_bias(build: Build) -> None:
 def check_dtype_and_shape(build: Build) -> None:
     """What comes out has the dtype and shape of what went in, also for a single token and for q, k, v narrower than
     the encoding's parameters (as under autocast); and bf16 stays close to float64 at a length where positions, angles
-    or sums held in bf16 would not."""
-    shape = Shape(dim=32, num_heads=2, num_layers=1, context=256, separators=SEPARATORS)
+    or sums held in bf16 would not. Content and parameters are numbers that bf16 holds: what is computed with them is
+    compared."""
+    shape = Shape(dim=40, num_heads=4, num_layers=1, context=256, separators=SEPARATORS)
     for length in (1, 300):
-        exact = rig(build, shape)
-        content = Content.random(shape, length_for(exact, length), batch=1).map(lambda t: t.bfloat16().double())
+        exact = _rounded(rig(build, shape))
+        content = Content.random(shape, length_for(exact, length), batch=2).map(lambda t: t.bfloat16().double())
         small_x = 0.02 * content.x  # the size of token embeddings at the start
         out, embedded_exactly = attend(exact, content), exact.embed(small_x, exact.positions(content.tokens))
         assert out.dtype == embedded_exactly.dtype == torch.float64
@@ -299,7 +304,7 @@ def check_dtype_and_shape(build: Build) -> None:
             (torch.bfloat16, torch.float32, 0.02),  # mixed precision: autocast
         ):
             given = content.to(dtype)
-            encoding = rig(build, shape).to(parameters)
+            encoding = _rounded(rig(build, shape)).to(parameters)
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype != parameters):
                 close = attend(encoding, given)
                 embedded = encoding.embed(small_x.to(dtype), encoding.positions(given.tokens))
@@ -311,13 +316,49 @@ def check_dtype_and_shape(build: Build) -> None:
                 assert error <= allowed, f"{dtype} input, {parameters} parameters, T={length}: {error:.3f} from float64"
 
 
+@torch.no_grad()
+def _rounded(encoding: PositionEncoding) -> PositionEncoding:
+    for parameter in encoding.parameters():
+        parameter.copy_(parameter.bfloat16())
+    return encoding
+
+
+def check_parameters_in_bf16(build: Build) -> None:
+    """Where the parameters are bf16 and the content is not, what positions do (embeddings, turned q and k, what is
+    added to the last row's scores) is what float64 makes of the same parameters: distances, angles, sums and constants
+    are never bf16, which can't tell 1,500 tokens from 1,503."""
+    shape = Shape(dim=24, num_heads=3, num_layers=2, context=512, separators=SEPARATORS)
+    exact = rig(build, shape)
+    T = length_for(exact, 1500)
+    with torch.no_grad():
+        for parameter in exact.parameters():
+            parameter.copy_(parameter.bfloat16())
+        pair = copy.deepcopy(exact).bfloat16(), exact
+        content = Content.random(shape, T, batch=1).map(lambda t: t.float().double())
+        silent = replace(content, q=0 * content.q, k=0 * content.k)  # what is left of the scores is position
+        for layer in range(shape.num_layers):
+            found = []
+            for encoding, dtype in zip(pair, (torch.float32, torch.float64), strict=True):
+                given = content.to(dtype)
+                q, k, _, positions = hooks(encoding, given, layer)
+                _, _, mod, _ = hooks(encoding, silent.to(dtype), layer)
+                b, h, rows, columns = index_tensors(1, shape.num_heads, T)
+                scores = torch.zeros(1, shape.num_heads, 1, T, dtype=dtype)
+                found.append((q, k, encoding.embed(given.x, positions), mod and mod(scores, b, h, rows[-1:], columns)))
+            for what, ours, wanted in zip(
+                ("q", "k", "the embeddings", "what is added to the scores"), *found, strict=True
+            ):
+                if wanted is not None:
+                    assert_same(ours, wanted, f"{what} beside parameters in bf16", 1e-4)
+
+
 def check_gradients(build: Build) -> None:
     """Every parameter, and every layer's slice of it, gets a finite gradient that is not zero within the first steps of
     training. (Within the first steps and not in the first: of a product of two factors of which one starts at zero,
     the other has no gradient until that one has moved.)"""
     encoding = build(SHAPE, seed=0).double().train()
     whole = rig_model(encoding)
-    tokens_BT = random_tokens(4, SHAPE.context)
+    tokens_BT = random_tokens(BATCH, SHAPE.context)
     largest: dict[str, float] = {}
     for _ in range(3):
         whole.zero_grad()
@@ -338,6 +379,20 @@ def _by_layer(name: str, gradient: Tensor) -> list[tuple[str, Tensor]]:
     if name.startswith("encoding.") and gradient.ndim and gradient.shape[0] == SHAPE.num_layers:
         return [(f"{name}[{layer}]", gradient[layer]) for layer in range(SHAPE.num_layers)]
     return [(name, gradient)]
+
+
+def check_parts(build: Build) -> None:
+    """Every part of a combination reaches the output: with nothing in its place the output is another."""
+    encoding = rig(build)
+    if not isinstance(encoding, Combined):
+        return
+    tokens_BT = random_tokens(BATCH, length_for(encoding))
+    whole = logits(encoding, tokens_BT)
+    for name, part in encoding.parts.items():
+        if not isinstance(part, NoPE):
+            rest = copy.deepcopy(encoding)
+            rest.parts[name] = NoPE(SHAPE)
+            assert_differ(logits(rest, tokens_BT), whole, f"the part {name} does not reach the output")
 
 
 def check_saved_equals_loaded(build: Build) -> None:
@@ -361,12 +416,12 @@ def check_history(build: Build) -> None:
     before, nor on the random state; and an evaluation leaves parameters, buffers and the random state as they were."""
     encoding = rig(build)
     T = length_for(encoding)
-    short, long = random_tokens(2, 9), random_tokens(2, T)
+    short, long = random_tokens(BATCH, 9), random_tokens(BATCH, T)
     state = {name: value.clone() for name, value in encoding.state_dict().items()}
     buffers = {name: value.clone() for name, value in encoding.named_buffers()}
     random_state = torch.get_rng_state()
     first = logits(encoding, short), logits(encoding, long)
-    other = rig(build, Shape(dim=16, num_heads=2, num_layers=2, context=64, separators=SEPARATORS))
+    other = rig(build, Shape(dim=50, num_heads=5, num_layers=1, context=64, separators=SEPARATORS))
     logits(other, random_tokens(1, length_for(other, 100)))
     wide = rig(build, replace(SHAPE, context=48))
     logits(wide, random_tokens(1, length_for(wide, 100)))
@@ -394,7 +449,7 @@ def check_two_settings(build: Build, settings: Mapping[str, Any]) -> None:
                 continue
             if pair[0].max_length != pair[1].max_length:
                 break
-            tokens_BT = random_tokens(2, min(length_for(encoding) for encoding in pair))
+            tokens_BT = random_tokens(BATCH, min(length_for(encoding) for encoding in pair))
             outputs = [torch.stack([logits(_twin(e.train(on)), tokens_BT) for on in (False, True)]) for e in pair]
             assert_differ(*outputs, f"{name}={value} and {name}={other} give the same output")
             break
@@ -415,7 +470,7 @@ def check_position_reaches_the_output(build: Build) -> None:
     one_layer = replace(SHAPE, num_layers=1)
     encoding = rig(build, one_layer)
     T = length_for(encoding)
-    tokens_BT = torch.randint(6, VOCABULARY, (2, T))  # no separators
+    tokens_BT = torch.randint(6, VOCABULARY, (BATCH, T))  # no separators
     order = torch.cat([torch.randperm(T - 1), torch.tensor([T - 1])])
     last = [logits(encoding, t)[:, -1] for t in (tokens_BT, tokens_BT[:, order])]
     if encoding.order_blind:
@@ -432,7 +487,7 @@ def check_executors(build: Build) -> None:
     T = length_for(encoding)
     for layer in range(SHAPE.num_layers):
         dense, gradients = _with_gradients(encoding, T, layer, "dense")
-        with mock.patch.object(model.attention, "BLOCK_SCORES", 2 * SHAPE.num_heads * T * 5):  # 5 rows a block
+        with mock.patch.object(model.attention, "BLOCK_SCORES", BATCH * SHAPE.num_heads * T * 5):  # 5 rows a block
             blocked, blocked_gradients = _with_gradients(encoding, T, layer, "blocked")
         assert_same(blocked, dense, "blocked and dense")
         assert gradients.keys() == blocked_gradients.keys(), "blocked and dense: the gradients of other tensors"
@@ -480,7 +535,7 @@ def check_decoding(build: Build) -> None:
     rows change with the length refuses with ValueError."""
     encoding = rig(build)
     T = length_for(encoding)
-    tokens_BT = random_tokens(2, T)
+    tokens_BT = random_tokens(BATCH, T)
     whole = rig_model(encoding)
     with torch.no_grad():
         full = whole(tokens_BT)
@@ -531,9 +586,9 @@ def check_distinct_embeddings(build: Build) -> None:
 def check_batch_independence(build: Build) -> None:
     """A sequence's output is the same alone as beside others."""
     encoding = rig(build)
-    tokens_BT = random_tokens(3, length_for(encoding))
+    tokens_BT = random_tokens(BATCH, length_for(encoding))
     together = logits(encoding, tokens_BT)
-    for b in range(3):
+    for b in range(BATCH):
         assert_same(logits(encoding, tokens_BT[b : b + 1]), together[b : b + 1], "other sequences of the batch matter")
 
 
@@ -555,7 +610,7 @@ def check_pairing(build: Build) -> None:
     assert backbone.keys() == plain.keys()
     torch.manual_seed(5)
     random_state = torch.get_rng_state()
-    whole.train()(random_tokens(2, SHAPE.context))
+    whole.train()(random_tokens(BATCH, SHAPE.context))
     assert torch.equal(torch.get_rng_state(), random_state), "training draws from torch's global generator"
     for name, value in plain.items():
         assert torch.equal(backbone[name], value), f"the backbone's {name} starts elsewhere than around NoPE"

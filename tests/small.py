@@ -67,9 +67,8 @@ def small_stream(*sizes: int, seed: int = 0) -> TokenStream:
 
 def small_model(name: str = "alibi", num_layers: int = 2, **settings) -> Transformer:
     """A random model in float64, its weights large enough for its losses to differ."""
-    shape = Shape(
-        dim=16, num_heads=2, num_layers=num_layers, context=CONTEXT, separators={"line": (1,), "sentence": (2,)}
-    )
+    separators = {"line": (1,), "sentence": (2,)}
+    shape = Shape(dim=40, num_heads=4, num_layers=num_layers, context=CONTEXT, separators=separators)
     model = Transformer(VOCABULARY, build_encoding({**encoding_config(name), **settings}, shape)).double().eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -30,7 +30,7 @@ class UniformWeights(PositionEncoding):
 
     rescores = True
 
-    def rescore(self, scores, visible, *rest):
+    def weigh(self, scores, visible, *rest):
         return (visible / visible.sum(-1, keepdim=True)).to(scores.dtype).expand_as(scores)
 
 

@@ -14,10 +14,10 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from model.attention import attention
 from model.catalogue import extension_names
 from model.extensions.window import Window
-from tests.extended import L, check_reference, encoding_of, extension_of
+from tests.extended import HEADS, L, check_reference, encoding_of, extension_of
 from tests.laws import Content
 from tests.references import softmax_rows
-from tests.references.extensions import EXTENSION_REFERENCES, window
+from tests.references.extensions import EXTENSION_REFERENCES, base_frequencies, rope_score, window
 
 # At L = 16 the fastest pair makes 2.5 turns: llama3's 4 are not reached, and it says so.
 pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.high=4")
@@ -59,17 +59,39 @@ def test_and_with_other_settings(name, settings):
 def test_a_window_over_a_bias_or_over_nothing_is_a_cache_token_by_token(name):
     encoding = encoding_of(name)
     extension, content = Window(window=6, sinks=3), Content.random(encoding.shape, 40, batch=1)
+    root = math.sqrt(encoding.shape.head_dim)
     extended = extension.apply(encoding, L, 40)
-    slopes = encoding.slopes_H.tolist() if name == "alibi" else [0.0, 0.0]
+    slopes = encoding.slopes_H.tolist() if name == "alibi" else [0.0] * HEADS
     q, k, v = (t[0].numpy() for t in (content.q, content.k, content.v))
 
     def score(h, i, j):
         apart = window(extension, i, j, L, 40)
-        return -math.inf if apart is None else q[h, i] @ k[h, j] / math.sqrt(8) - slopes[h] * apart
+        return -math.inf if apart is None else q[h, i] @ k[h, j] / root - slopes[h] * apart
 
     positions = torch.arange(40)
     actual = attention(content.q, content.k, content.v, extended, positions, content.x, 0, executor="dense")
-    np.testing.assert_allclose(actual[0].numpy(), softmax_rows(score, 2, 40, v), atol=1e-9)
+    np.testing.assert_allclose(actual[0].numpy(), softmax_rows(score, HEADS, 40, v), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ssmax", "temperature"])
+def test_a_window_over_a_scale_by_keys_counts_those_of_the_cache(name):
+    encoding, extension = encoding_of(name), Window(window=6, sinks=3)
+    content = Content.random(encoding.shape, 40, batch=1)
+    extended = extension.apply(encoding, L, 40)
+    q, k, v = (t[0].numpy() for t in (content.q, content.k, content.v))
+    heads, thetas = encoding.shape.num_heads, base_frequencies(encoding.inner, encoding.shape.head_dim)
+
+    def score(h, i, j):
+        apart, n = window(extension, i, j, L, 40), min(i + 1, 9)
+        if apart is None:
+            return -math.inf
+        steps = 1 + 0.1 * math.log(1 + n // (L // 4))
+        scale = steps if name == "temperature" else encoding.scale_LH1[0, h, 0].item() * math.log(n)
+        return scale * rope_score(q[h, i], k[h, j], thetas, apart)
+
+    positions = torch.arange(40)
+    actual = attention(content.q, content.k, content.v, extended, positions, content.x, 0, executor="dense")
+    np.testing.assert_allclose(actual[0].detach().numpy(), softmax_rows(score, heads, 40, v), atol=1e-9)
 
 
 def of_transformers(rope_type: str, head_dim: int, base: float, train_length: int, eval_length: int, **parameters):
@@ -109,7 +131,7 @@ def test_frequencies_and_factor_equal_transformers(
     rope_type, parameters, method, settings, train_length, head_dim, eval_length
 ):
     eval_length = int(train_length * eval_length)
-    encoding = encoding_of("rope", dim=2 * head_dim, context=train_length)
+    encoding = encoding_of("rope", head_dim, context=train_length)
     if rope_type == "longrope":
         settings = {"factors": [1 + 0.03 * k for k in range(head_dim // 2)]}
         parameters = {"long_factor": settings["factors"], "short_factor": [1.0] * (head_dim // 2)}

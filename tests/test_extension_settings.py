@@ -68,7 +68,7 @@ def test_unknown_settings_and_classes_are_refused():
 
 
 def test_settings_that_a_small_training_length_can_not_reach_warn():
-    encoding = encoding_of("rope", dim=64, context=128)
+    encoding = encoding_of("rope", head_dim=32, context=128)
     with pytest.warns(UserWarning, match=r"beta_fast=32: the fastest pair makes 20\.4 turns in 128 tokens"):
         YaRN(beta_fast=32).apply(encoding, 128, 512)
     with pytest.warns(UserWarning, match=r"extension\.high=40"):
@@ -80,7 +80,7 @@ def test_settings_that_a_small_training_length_can_not_reach_warn():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("train_length", [64, 128, 512])
 def test_the_defaults_scale_with_the_training_length_and_do_not_warn(train_length):
-    encoding = encoding_of("rope", dim=64, context=train_length)
+    encoding = encoding_of("rope", head_dim=32, context=train_length)
     for method in FREQUENCY_METHODS - {"longrope"} | DISTANCE_METHODS | {"window"}:
         extension_of(method).apply(encoding, train_length, 4 * train_length)
     for method in ("yarn", "yarn_paper", "llama3"):
@@ -92,7 +92,7 @@ def test_the_defaults_scale_with_the_training_length_and_do_not_warn(train_lengt
 
 @pytest.mark.parametrize("method", ["yarn", "yarn_paper"])
 def test_yarn_tuned_finds_the_better_temperature_and_ramp_and_says_so(method):
-    encoding, tried = encoding_of("rope", dim=64, context=128), []
+    encoding, tried = encoding_of("rope", head_dim=32, context=128), []
     target = extension_of(method, beta_fast=10.0, beta_slow=2.0, temperature=0.2).apply(encoding, 128, 512)
 
     def loss(extended):
@@ -110,7 +110,7 @@ def test_yarn_tuned_finds_the_better_temperature_and_ramp_and_says_so(method):
 
 
 def test_longrope_s_search_never_ends_worse_than_it_starts_and_repeats_itself():
-    encoding = encoding_of("rope", dim=64, context=128)
+    encoding = encoding_of("rope", head_dim=32, context=128)
     best = torch.linspace(1, 3, 16, dtype=torch.float64) ** 1.2
     starts = []
 

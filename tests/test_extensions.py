@@ -3,17 +3,28 @@
 python -m pytest tests/test_extensions.py
 """
 
+import copy
+
 import pytest
 import torch
 
 import model.attention
 from model.attention import attention
 from model.catalogue import encoding_config, encoding_names, extension_names
-from model.encodings import build_encoding
+from model.encodings import Shape, build_encoding
 from model.encodings.combined import Combined
 from model.encodings.logn import LogN
 from model.transformer import Past
-from tests.extended import DISTANCE_METHODS, FREQUENCY_METHODS, L, encoding_of, extension_of, hidden, model_of
+from tests.extended import (
+    DISTANCE_METHODS,
+    FREQUENCY_METHODS,
+    HEADS,
+    L,
+    encoding_of,
+    extension_of,
+    hidden,
+    model_of,
+)
 from tests.laws import Content, random_tokens
 from tests.references.extensions import EXTENSION_REFERENCES
 
@@ -117,7 +128,7 @@ def test_an_extension_reaches_the_part_of_a_combination_that_it_fits():
 
 @pytest.mark.parametrize("method", ["rerope", "leaky_rerope", "self_extend", "window"])
 def test_blocks_of_rows_give_what_whole_rows_give(method, monkeypatch):
-    monkeypatch.setattr(model.attention, "BLOCK_SCORES", 7 * 2 * 4 * L)
+    monkeypatch.setattr(model.attention, "BLOCK_SCORES", 7 * HEADS * 4 * L)
     encoding = encoding_of("rope")
     extended, content = extension_of(method).apply(encoding, L, 4 * L), Content.random(encoding.shape, 4 * L, batch=1)
     args = content.q, content.k, content.v, extended, torch.arange(4 * L), content.x, 0
@@ -147,8 +158,10 @@ TURNS_Q_AND_K = {"rope", "rope_abf", "rope_layerwise", "rope_learned", "rope_mul
 def test_rotations_by_index_times_frequency_are_extended_and_no_others(method):
     fits = {name for name in encoding_names() if extension_of(method).fits(encoding_of(name)) is None}
     learned = {"rope_learned"} if method == "yarn" else set()  # no ramp over the index of pairs without an order
-    assert fits >= (TURNS_Q_AND_K | {"rope_partial_head", "hope", "logn"}) - learned
+    single = {"hope"} if method in {"ntk", "dynamic_ntk"} else set()  # at L = 16 it turns one pair
+    assert fits >= (TURNS_Q_AND_K | {"rope_partial_head", "hope", "logn"}) - learned - single
     assert not fits & ({"xpos", "rope_axial", "rope_hierarchical", "rope_embeddings", "rope_selective", "randomized"})
+    assert "window" not in fits
     assert not fits & ({"alibi", "none", "sinusoidal", "learned", "t5", "shaw", "fire"} | learned)
     assert ({"rope_placement", "polar"} <= fits) == (method in FREQUENCY_METHODS)
 
@@ -162,7 +175,21 @@ def test_the_other_methods_fit_what_their_names_say():
     assert fits("table_interpolation") == {"learned", "sinusoidal", "sinusoidal_scaled"}
     assert {"rope", "alibi", "none", "t5", "kerple_log"} <= fits("window")
     assert not fits("window") & {"learned", "sinusoidal", "fox", "cope", "xpos", "shaw"}
-    assert not fits("logn") & {"logn", "ssmax", "temperature", "stick_breaking"}
+    assert not fits("logn") & {"logn", "ssmax", "temperature", "stick_breaking", "window"}
+
+
+@pytest.mark.parametrize(
+    ("method", "inner"), [(method, "rope") for method in sorted(FREQUENCY_METHODS)] + [("alibi_interpolation", "alibi")]
+)
+def test_distances_that_training_has_spread_or_a_window_hides_are_not_stretched(method, inner):
+    shape = encoding_of("rope").shape
+    for outer, reason in (("randomized", "not the tokens' own"), ("window", "no distance is longer than in training")):
+        encoding = build_encoding({**encoding_config(outer), "inner": encoding_config(inner)}, shape).eval()
+        with pytest.raises(ValueError, match=reason):
+            extension_of(method).apply(encoding, L, 4 * L)
+    parts = {"window": {**encoding_config("window"), "inner": encoding_config("none")}, "part": encoding_config(inner)}
+    beside = build_encoding({**encoding_config("combined"), "parts": parts}, shape).eval()
+    assert "no distance is longer" in extension_of(method).fits(beside)
 
 
 @pytest.mark.parametrize("method", extension_names())
@@ -176,13 +203,82 @@ def test_where_it_does_not_fit_it_says_why_and_apply_refuses(method):
             assert reason in str(error.value)
 
 
+# --------------------------------------------------------------------------------- heads, pairs, layers that don't turn
+
+PARTLY = [
+    ("rope_partial", {"p": 0.5}),
+    ("rope_partial", {"p": 0.8}),
+    ("rope_partial_head", {}),
+    ("hope", {}),
+    ("rope", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), PARTLY)
+@pytest.mark.parametrize(("method", "slowest"), [("ntk", 4), ("dynamic_ntk", 7), ("ntk_mixed", 4)])
+def test_the_slowest_pair_that_turns_is_divided_by_the_stretch(method, slowest, name, settings):
+    shape = Shape(dim=96, num_heads=2, num_layers=1, context=100)
+    encoding = build_encoding({**encoding_config(name), **settings}, shape).eval()
+    frequencies = encoding.frequencies(0)
+    ratios = (frequencies / extension_of(method).apply(encoding, 100, 400).frequencies(0))[frequencies > 0]
+    assert ratios[-1].item() == pytest.approx(slowest)  # alpha · 4 − (alpha − 1) for dynamic_ntk
+    assert ratios[0].item() == pytest.approx(1.0) or method == "ntk_mixed"
+    assert (ratios.diff() > 0).all()
+
+
+@pytest.mark.parametrize("method", ["yarn_paper", "longrope"])
+def test_a_temperature_scales_what_turns_and_leaves_the_rest_as_trained(method):
+    shape = Shape(dim=32, num_heads=2, num_layers=2, context=L)
+    content = Content.random(shape, 4 * L)
+
+    def turned(name, layer=0, **settings):
+        encoding = build_encoding({**encoding_config(name), **settings}, shape).double().eval()
+        pairs = encoding.frequencies(0).shape[-1]
+        given = {"factors": [1.0] * pairs} if method == "longrope" else {}
+        extension = extension_of(method, **given)
+        extended = extension.apply(encoding, L, 4 * L)
+        content_of = (content.q, content.k, content.v, torch.arange(4 * L), content.x, layer)
+        return extended.attention_factor, *(e.rotate(*content_of) for e in (extended, encoding))
+
+    factor, (q, k, v), (plain_q, plain_k, plain_v) = turned("rope")
+    assert factor > 1 and torch.equal(v, plain_v)
+    torch.testing.assert_close(q.norm(dim=-1), factor * plain_q.norm(dim=-1))
+    torch.testing.assert_close(k.norm(dim=-1), factor * plain_k.norm(dim=-1))
+    for name, settings, layer, still in (
+        ("rope_layerwise", {"bases": [10_000.0, None]}, 1, slice(None)),  # a layer without positions
+        ("rope_partial_head", {"share": 0.5}, 0, slice(8, None)),  # half of the head
+        ("rope_partial", {"p": 0.5, "interleaved": True}, 0, slice(8, None)),  # the slower half of the pairs
+        ("rope_placement", {"placement": "output"}, 0, slice(None)),  # q and k as they are
+    ):
+        _, ours, plain = turned(name, layer, **settings)
+        for extended, trained in zip(ours, plain, strict=True):
+            assert torch.equal(extended[..., still], trained[..., still]), name
+    _, ours, plain = turned("rope_placement")
+    torch.testing.assert_close(ours[2].norm(dim=-1), plain[2].norm(dim=-1))  # values turn without a temperature
+
+
 def test_a_rope_whose_learned_frequencies_lost_their_order_needs_the_paper_s_ramp():
     assert "use yarn_paper" in extension_of("yarn").fits(encoding_of("rope_learned"))
     untrained = build_encoding(encoding_config("rope_learned"), encoding_of("rope").shape).eval()
     assert extension_of("yarn").fits(untrained) is None
 
 
-def test_fits_does_not_count_as_a_draw_of_randomized_positions():
-    encoding = build_encoding(encoding_config("randomized"), encoding_of("rope").shape).train()
-    extension_of("pi").fits(encoding)
-    assert encoding.draws == 0
+def test_what_fits_a_model_in_float32_fits_it_in_bf16():
+    encoding = copy.deepcopy(encoding_of("rope_learned")).bfloat16()
+    for method in sorted(FREQUENCY_METHODS | DISTANCE_METHODS | {"window"}):
+        assert bool(extension_of(method).fits(encoding)) == bool(extension_of(method).fits(encoding_of("rope_learned")))
+
+
+@pytest.mark.parametrize("outer", ["randomized", "logn", "window", "combined"])
+@pytest.mark.parametrize("method", extension_names())
+def test_fits_does_not_count_as_a_draw_of_randomized_positions(method, outer):
+    config = randomized = encoding_config("randomized")
+    if outer == "combined":
+        config = {**encoding_config(outer), "parts": {"first": randomized, "second": encoding_config("alibi")}}
+    elif outer != "randomized":
+        config = {**encoding_config(outer), "inner": randomized}
+    encoding = build_encoding(config, encoding_of("rope").shape).train()
+    before = {name: value.clone() for name, value in encoding.state_dict().items()}
+    extension_of(method).fits(encoding)
+    assert all(torch.equal(value, before[name]) for name, value in encoding.state_dict().items())
+    assert all(module.training for module in encoding.modules())

@@ -179,14 +179,26 @@ def test_a_line_of_100_megabytes_is_read(composed, tmp_path):
     assert sum(int(stream.token_bytes.sum(dtype=np.int64)) for stream in streams) == 100_000_000
 
 
-def test_a_loss_that_becomes_nan_ends_the_run_with_its_step(composed, monkeypatch):
+def losses_that_break_at(step):
     whole = LanguageModel.token_losses
 
     def breaking(self, batch):
         losses, predicted = whole(self, batch)
-        return (losses * float("nan") if self.training and self.global_step == 1 else losses), predicted
+        return (losses * float("nan") if self.training and self.global_step >= step else losses), predicted
 
-    monkeypatch.setattr(LanguageModel, "token_losses", breaking)
+    return breaking
+
+
+def test_a_loss_that_is_nan_from_the_start_is_laid_to_the_encoding_and_not_to_the_learning_rate(composed, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "token_losses", losses_that_break_at(0))
+    with pytest.raises(LossNotFiniteError, match=r"not finite at step 0: .*the encoding RoPE") as error:
+        train(composed(*SMOKE))
+    assert "training." not in str(error.value)
+
+
+def test_a_loss_that_becomes_nan_ends_the_run_with_its_step(composed, monkeypatch):
+
+    monkeypatch.setattr(LanguageModel, "token_losses", losses_that_break_at(1))
     run = composed(*SMOKE, "training.checkpoint_every=1")
     with pytest.raises(LossNotFiniteError, match=r"not finite at step 1: lower training\.lr"):
         train(run)

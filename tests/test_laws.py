@@ -47,8 +47,16 @@ def test_dtype_and_shape_survive_and_bf16_is_close_to_float64(build):
     laws.check_dtype_and_shape(build)
 
 
+def test_parameters_in_bf16_do_not_round_distances(build):
+    laws.check_parameters_in_bf16(build)
+
+
 def test_every_parameter_gets_a_gradient(build):
     laws.check_gradients(build)
+
+
+def test_every_part_of_a_combination_reaches_the_output(build):
+    laws.check_parts(build)
 
 
 def test_saved_equals_loaded(build):
@@ -123,7 +131,7 @@ def test_flex_attention_is_compiled_once_for_all_layers_and_lengths(build, monke
 
 @pytest.mark.gpu
 def test_on_cuda_the_chosen_executor_equals_dense_on_cpu(build):
-    shape = Shape(dim=96, num_heads=3, num_layers=2, context=256, separators=laws.SEPARATORS)
+    shape = Shape(dim=192, num_heads=6, num_layers=2, context=256, separators=laws.SEPARATORS)
     encoding = laws.rig(build, shape)
     content = laws.Content.random(shape, laws.length_for(encoding, 300))
 

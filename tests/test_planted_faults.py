@@ -3,7 +3,6 @@
 python -m pytest tests/test_planted_faults.py
 """
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from torch import nn
 
 from model.encodings import PositionEncoding
 from model.encodings.alibi import ALiBi
+from model.encodings.combined import Combined
+from model.encodings.kerple import KerpleLog
 from model.encodings.learned import Learned
 from model.encodings.none import NoPE
 from model.encodings.rope import RoPE, rope_frequencies, turn
@@ -65,7 +66,7 @@ class ForgetGatesSummedFromTheWrongEnd(NoPE):
 class WeightsNormalisedOverTheFuture(NoPE):
     rescores = True
 
-    def rescore(self, scores, visible, *rest):
+    def weigh(self, scores, visible, *rest):
         return scores.softmax(-1) * visible
 
 
@@ -339,6 +340,11 @@ class SumsInHalfPrecision(NoPE):
         return lambda score, b, h, i, j: score + sums_BT[b, i] - sums_BT[b, j]
 
 
+class DistancesInTheDtypeOfTheParameters(KerpleLog):
+    def score_mod(self, q, k, positions, x, layer):
+        return lambda score, b, h, i, j: score - self.p_H[h] * (self.a_H[h] * (i - j)).log1p()
+
+
 class ComesBackAsFloat32(Sinusoidal):
     def embed(self, x, positions):
         return x + self.scale * sinusoids(positions, self.shape.dim, self.base).float()
@@ -370,9 +376,8 @@ class BiasCountedFromTheBlocksFirstRow(NoPE):
 class RescoreThatIgnoresItsRows(NoPE):
     rescores = True
 
-    def rescore(self, scores, visible, rows, *rest):
-        counts = 1.0 + torch.arange(scores.shape[-2], dtype=scores.dtype)[:, None]
-        return (scores * counts.log()).masked_fill(~visible, -math.inf).softmax(-1)
+    def rescore(self, scores, *rest):
+        return scores * torch.arange(1.0, scores.shape[-2] + 1, dtype=scores.dtype)[:, None].log()
 
 
 class DetachesWhenItIsGivenFewRows(NoPE):
@@ -380,9 +385,37 @@ class DetachesWhenItIsGivenFewRows(NoPE):
 
     rescores = True
 
-    def rescore(self, scores, visible, *rest):
-        scores = scores if scores.shape[-2] == scores.shape[-1] else scores.detach()
-        return super().rescore(scores, visible, *rest)
+    def rescore(self, scores, *rest):
+        return scores if scores.shape[-2] == scores.shape[-1] else scores.detach()
+
+
+# ------------------------------------------------------------------------------------------------------- combinations
+
+
+class WeighsContentAlone(NoPE):
+    """Whatever biases made of the scores of q and k."""
+
+    rescores = True
+
+    def rescore(self, scores, *rest):
+        self.content = scores
+        return scores
+
+    def weigh(self, scores, *rest):
+        return super().weigh(self.content, *rest)
+
+
+class BiasBesideWeightsOfContentAlone(Combined):
+    def __init__(self, shape):
+        super().__init__(shape, {"bias": ALiBi(shape), "weights": WeighsContentAlone(shape)})
+
+
+class TurnsNothing(Combined):
+    def __init__(self, shape):
+        super().__init__(shape, {"turn": RoPE(shape), "bias": ALiBi(shape)})
+
+    def with_hook(self, hook):
+        return [] if hook == "rotate" else super().with_hook(hook)
 
 
 @dataclass(frozen=True)
@@ -431,6 +464,8 @@ FAULTS = [
     of(ParameterThatSoftmaxCancels, laws.check_gradients, "stay zero: encoding.bias_H"),
     of(ParameterOfTheFirstLayerAlone, laws.check_gradients, r"stay zero: encoding.temperature\[1\]"),
     of(GradientThatIsNaNBehindTheMask, laws.check_gradients, "not finite"),
+    of(BiasBesideWeightsOfContentAlone, laws.check_parts, "the part bias does not reach"),
+    of(TurnsNothing, laws.check_parts, "the part turn does not reach"),
     of(ParameterInAPlainTensor, laws.check_saved_equals_loaded, "loaded differs from saved"),
     of(RemembersADrawOutsideTheStateDict, laws.check_saved_equals_loaded, "loaded differs from saved"),
     of(TableSharedByAllInstances, changing(base=10_000.0), "give the same output"),
@@ -441,6 +476,7 @@ FAULTS = [
     of(DrawsFromPythonsGenerator, laws.check_pairing, "Python's global generator"),
     of(AnglesInTheDtypeOfQ, laws.check_dtype_and_shape, "from float64"),
     of(SumsInHalfPrecision, laws.check_dtype_and_shape, "from float64"),
+    of(DistancesInTheDtypeOfTheParameters, laws.check_parameters_in_bf16, "what is added to the scores beside"),
     of(ComesBackAsFloat32, laws.check_dtype_and_shape, "became"),
     of(ValuesGoMissing, laws.check_dtype_and_shape, "shape"),
     of(ScoreModThatNeedsTheRow, laws.check_executors, "blocked and dense"),

@@ -108,7 +108,7 @@ def test_a_length_without_definition_says_so(name):
 
 def test_alibis_curve_is_its_slopes():
     rows = bias(probed(small_model("alibi")))
-    slopes = alibi_slopes(2).tolist()
+    slopes = alibi_slopes(4).tolist()
     assert {row["layer"] for row in rows} == {0} and {row["context_length"] for row in rows} == {16}
     assert [row["distance"] for row in rows if row["head"] == 0][-1] == 15
     for row in rows:
@@ -130,8 +130,8 @@ def test_a_curve_is_what_score_mod_adds(name):
     encoding = laws.perturb(small_model(name).encoding)
     content = laws.Content.random(encoding.shape, 16, batch=1)
     _, _, mod, _ = laws.hooks(encoding, content, layer=1)
-    scores = torch.randn(1, 2, 16, 16, dtype=torch.float64)
-    added = (mod(scores, *laws.index_tensors(1, 2, 16)) - scores)[0, :, -1]
+    scores = torch.randn(1, encoding.shape.num_heads, 16, 16, dtype=torch.float64)
+    added = (mod(scores, *laws.index_tensors(*scores.shape[:3])) - scores)[0, :, -1]
     torch.testing.assert_close(last_row_bias(encoding, 16, layer=1), added, atol=1e-9, rtol=1e-6)
 
 

@@ -43,6 +43,12 @@ def test_encoding_equals_its_reference(name, heads, head_dim, context, length):
     check_reference(of_config(config(name)), REFERENCES[name], shape, length)
 
 
+@pytest.mark.parametrize("name", ["polar", "rope_partial_head", "rope_embeddings"])
+def test_a_head_may_be_odd_where_not_all_of_it_turns_in_pairs(name):
+    odd = Shape(2 * 15, num_heads=2, num_layers=2, context=18, separators=SEPARATORS)
+    check_reference(of_config(config(name)), REFERENCES[name], odd, 21)
+
+
 def test_no_tolerance_is_wider_than_float32():
     assert {name: r.tolerance for name, r in REFERENCES.items() if r.tolerance > 1e-5} == {}
 

@@ -157,7 +157,7 @@ def test_transformer_xl_equals_xlnet():
     theirs.r_w_bias.data, theirs.r_r_bias.data = ours.u_NHK[0].data, ours.v_NHK[0].data
     content = Content.random(SHAPE, T)
     W_sin_cos = ours.project_LHKR[1].unflatten(-1, (2, 12)).flip(-2).flatten(-2)  # ours has the cosines first
-    keys = torch.einsum("tbr,hkr->tbhk", waves, W_sin_cos).expand(-1, 2, -1, -1)
+    keys = torch.einsum("tbr,hkr->tbhk", waves, W_sin_cos).expand(-1, len(content.q), -1, -1)
     q, k, v = (t.permute(2, 0, 1, 3) for t in (content.q, content.k, content.v))
     future = torch.ones(T, T, dtype=torch.float64).triu(1)[:, :, None, None]
     with torch.no_grad():
@@ -309,6 +309,18 @@ def test_formulas_of_the_distance_take_fractions_of_a_token(name):
     assert added[0].abs().min() > 0
 
 
+def test_slopes_that_are_no_power_of_two_are_not_rounded_in_a_model_in_bf16():
+    shape = Shape(dim=48, num_heads=12, num_layers=1, context=32)
+    heads_H1, zero, far = torch.arange(12)[:, None], torch.tensor(0), torch.tensor(1000)
+    whole, half = (
+        encoding.score_mod(torch.zeros(1), None, torch.arange(1001), None, 0)(
+            torch.zeros(12, 1), zero, heads_H1, far, zero
+        )
+        for encoding in (build("alibi", shape), build("alibi", shape).bfloat16())
+    )
+    assert torch.equal(whole, half)
+
+
 @pytest.mark.parametrize("name", ["sandwich", "cpb"])
 def test_tables_of_the_distance_refuse_fractions_of_a_token(name):
     encoding, content = build(name), Content.random(SHAPE, T)
@@ -323,7 +335,7 @@ def test_positions_a_sequence_of_its_own_are_looked_up(name):
     encoding.distance_bias = False  # executors take it for the default positions
     encoding.reach = 3 * T + 5
     content = Content.random(SHAPE, T)
-    positions = torch.arange(T).expand(2, T).clone()
+    positions = torch.arange(T).expand(len(content.q), T).clone()
     positions[1] = 3 * positions[1] + 5
     out = attention(content.q, content.k, content.v, encoding, positions, content.x, 0, executor="dense")
     for b in range(2):

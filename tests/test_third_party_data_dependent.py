@@ -36,7 +36,8 @@ def products(content):
 
 
 def weights(encoding, scores_BHTT, content, layer=1):
-    return encoding.rescore(scores_BHTT, VISIBLE, ROWS, content.q, content.k, ROWS, content.x, layer)
+    scores_BHTT = encoding.rescore(scores_BHTT, VISIBLE, ROWS, content.q, content.k, ROWS, content.x, layer)
+    return encoding.weigh(scores_BHTT, VISIBLE, ROWS, layer)
 
 
 # ----------------------------------------------------------------------------------------------------- other libraries
@@ -55,7 +56,7 @@ def test_cope_equals_x_transformers():
 
 def test_fox_equals_the_data_dependent_alibi_of_x_transformers():
     other = pytest.importorskip("x_transformers.x_transformers").DataDependentAlibi(SHAPE.dim, heads=3).double()
-    ours, content = perturb(build("fox")), Content.random(SHAPE, T)
+    ours, content = perturb(build("fox")), Content.random(SHAPE, T, batch=2)
     linear = other.to_forget_gates[0]
     b, h = torch.arange(2)[:, None, None, None], torch.arange(3)[:, None, None]
     with torch.no_grad():
@@ -85,6 +86,26 @@ def test_cable_is_fox_with_the_signs_of_its_gate_turned():
     fox, cable = perturb(build("fox")), build("cable")
     cable.load_state_dict({name: -value for name, value in fox.state_dict().items()})
     torch.testing.assert_close(attend(cable), attend(fox), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["fox", "cable"])
+def test_a_sum_of_gates_far_from_the_start_is_as_exact_as_near_it(name):
+    far, near = 65_536, 400
+    encoding, x_BTD = perturb(build(name)).float(), torch.randn(1, far, SHAPE.dim)
+    b, h, i, j = (
+        torch.zeros(1, 1, 1, 1).long(),
+        torch.arange(3)[:, None, None],
+        torch.tensor([far - 1]),
+        torch.arange(far),
+    )
+    with torch.no_grad():
+        added = encoding.score_mod(None, None, torch.arange(far), x_BTD, 1)(torch.zeros(()), b, h, i[:, None], j)
+        z_BTH = x_BTD.double() @ encoding.weight_LHD[1].double().T + encoding.bias_LH[1].double()
+        sums_BHT = encoding.log_gates(z_BTH).transpose(1, 2).flip(-1).cumsum(-1).flip(-1)
+    wanted = torch.cat([sums_BHT[..., 1:], torch.zeros(1, 3, 1)], dim=-1)[:, :, None]
+    assert wanted.min() < -10_000
+    torch.testing.assert_close(added.double()[..., -near:], wanted[..., -near:], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(added.double(), wanted, rtol=1e-6, atol=1e-5)  # what float32 holds of 10,000 nats
 
 
 def test_dape_whose_network_is_silent_is_its_bias():
@@ -124,7 +145,7 @@ def test_a_row_of_stick_breaking_sums_to_one_where_the_rest_goes_to_the_token_it
 @pytest.mark.parametrize("size", [1e3, 1e4])
 def test_stick_breaking_stays_finite_on_large_scores(size):
     scores = torch.linspace(-size, size, T * T).reshape(1, 1, T, T).requires_grad_()
-    out = build("stick_breaking").rescore(scores, VISIBLE, ROWS, *[None] * 5)
+    out = build("stick_breaking").weigh(scores, VISIBLE, ROWS, layer=0)
     out.square().sum().backward()
     assert torch.isfinite(out).all()
     assert torch.isfinite(scores.grad).all()
@@ -181,11 +202,11 @@ def test_two_rotations_make_no_claim_to_be_relative():
     "first, second, reason",
     [
         ("rope", "rope", "the same encoding twice"),
-        ("cope", "stick_breaking", "only one part can turn whole rows"),
+        ("cope", "path", "only one part can change whole rows"),
         ("randomized", "rope_hierarchical", "only one part can set the positions"),
         ("randomized", "learned", "a table ends"),
         ("transformer_xl", "rope", "can't rotate q and k that the part before has widened"),
-        ("rope_hierarchical", "alibi", "several axes|shapes don't fit"),
+        ("rope_hierarchical", "alibi", "several coordinates a token"),
     ],
 )
 def test_parts_that_cannot_be_right_together_are_refused(first, second, reason):

@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from conf.schema import register
 from model.attention import attention
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
@@ -323,6 +324,7 @@ def test_randomized_takes_a_table_that_is_long_enough():
 
 @pytest.mark.parametrize("name", ["logn", "ssmax", "temperature", "randomized"])
 def test_the_command_line_chooses_the_encoding_inside(name):
+    register()
     folder = str((README.parent.parent / "conf").resolve())
     with initialize_config_dir(folder, version_base="1.3"):
         plain = compose("train", overrides=[f"encoding={name}"])
@@ -333,6 +335,39 @@ def test_the_command_line_chooses_the_encoding_inside(name):
     assert (plain["name"], plain["inner"]["name"]) == (name, "rope")
     assert (other["inner"]["name"], other["inner"]["num_buckets"]) == ("t5", 16)
     assert build_encoding(other, SHAPE).inner.num_buckets == 16
+
+
+W, BEYOND = 9, T - 9
+
+
+@pytest.mark.parametrize("name", ["ssmax", "temperature", "logn"])
+@pytest.mark.parametrize("place", ["inside", "around", "beside"])
+def test_a_scale_counts_the_keys_that_a_window_leaves_and_no_others(name, place):
+    settings = {"length": 4} if name == "logn" else {"floor": 2} if name == "temperature" else {}
+    window = {**encoding_config("window"), "window": W}
+    if place == "inside":
+        encoding = scale = build(name, inner=window, **settings)
+    elif place == "around":
+        encoding = build("window", window=W, inner={**encoding_config(name), **settings})
+        scale = encoding.inner
+    else:
+        parts = {"window": {**window, "inner": encoding_config("none")}, "turn": {**encoding_config(name), **settings}}
+        encoding = build("combined", parts=parts)
+        scale = encoding.parts["turn"]
+    content = Content.random(SHAPE, T)
+    ours, _, _ = rotated(encoding, content)
+    turned, _, _ = rotated(build("rope"), content)
+    seen_T = torch.tensor([min(i + 1, W) for i in range(T)], dtype=torch.float64)
+    same(ours, turned * scale.scales(seen_T, 0)[..., None])
+    without = turned * scale.scales(torch.arange(1, T + 1, dtype=torch.float64), 0)[..., None]
+    assert difference(ours[:, :, W:], without[:, :, W:]) > 1e-3
+
+
+@pytest.mark.parametrize("place", ["inside", "around"])
+def test_log_n_in_a_window_no_longer_than_its_length_is_refused(place):
+    outer, inner = ("logn", "window") if place == "inside" else ("window", "logn")
+    with pytest.raises(ValueError, match=r"encoding\.length=32: the window shows no row more than 16 keys"):
+        around(outer, inner)
 
 
 def test_query_scales_of_the_papers():

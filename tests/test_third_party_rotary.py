@@ -3,6 +3,7 @@
 python -m pytest tests/test_third_party_rotary.py
 """
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,8 @@ from model.encodings.rope_multiscale import RoPEMultiscale
 from model.encodings.rope_partial import RoPEPartial, RoPEPartialHead
 from model.encodings.rope_placement import RoPEPlacement
 from model.encodings.rope_selective import RoPESelective
+from model.extensions.longrope import LongRoPE
+from model.extensions.yarn import YaRN
 
 SHAPE = Shape(dim=48, num_heads=3, num_layers=2, context=32, separators={"line": (1,), "sentence": (2, 3)})
 LENGTH = 41
@@ -82,6 +85,28 @@ def test_partial_head_equals_gpt_neox_in_transformers(content):
     theirs = neox.apply_rotary_pos_emb(q, k, angles.cos(), angles.sin())
     for ours, wanted in zip(rotated(RoPEPartialHead(SHAPE, share=0.25), content), theirs, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("rope_type", ["yarn", "longrope"])
+def test_a_temperature_rides_on_the_turned_part_of_the_head_as_in_transformers(content, rope_type):
+    neox = pytest.importorskip("transformers.models.gpt_neox.modeling_gpt_neox")
+    pairs, stretch = SHAPE.head_dim // 4, 4
+    scaling = {"rope_type": rope_type, "factor": float(stretch), "original_max_position_embeddings": SHAPE.context}
+    if rope_type == "longrope":
+        scaling |= {"long_factor": [1.0 + 0.5 * k for k in range(pairs)], "short_factor": [1.0] * pairs}
+    config = neox.GPTNeoXConfig(
+        hidden_size=SHAPE.dim,
+        num_attention_heads=SHAPE.num_heads,
+        max_position_embeddings=stretch * SHAPE.context,
+        rope_parameters={"rope_theta": 10_000.0, "partial_rotary_factor": 0.5, **scaling},
+    )
+    _, _, q, k, _ = content
+    cos, sin = neox.GPTNeoXRotaryEmbedding(config)(q, torch.arange(LENGTH)[None])
+    extension = YaRN(beta_fast=32.0) if rope_type == "yarn" else LongRoPE(scaling["long_factor"])
+    with warnings.catch_warnings(action="ignore"):  # a context of 32 doesn't reach 32 turns
+        extended = extension.apply(RoPEPartialHead(SHAPE, share=0.5), SHAPE.context, stretch * SHAPE.context)
+    for ours, theirs in zip(rotated(extended, content), neox.apply_rotary_pos_emb(q, k, cos, sin), strict=True):
+        torch.testing.assert_close(ours, theirs.double(), rtol=0, atol=2e-5)
 
 
 def test_interleaved_equals_x_transformers(content):
@@ -255,5 +280,11 @@ def test_a_bad_setting_is_refused_by_name(cls, settings, named):
 def test_an_odd_head_and_more_axes_than_pairs_are_refused():
     with pytest.raises(ValueError, match="head_dim=3"):
         RoPE(replace(SHAPE, dim=9))
+    with pytest.raises(ValueError, match="head_dim=3"):
+        RoPEPlacement(replace(SHAPE, dim=9), placement="output")
+    with pytest.raises(ValueError, match=r"^dim=9"):
+        RoPEPlacement(replace(SHAPE, dim=9), placement="embeddings")
+    with pytest.raises(ValueError, match="head_dim=1"):
+        RoPEPartialHead(replace(SHAPE, dim=3))
     with pytest.raises(ValueError, match="3 axes, but a head has only 2 pairs"):
         RoPEAxial(replace(SHAPE, dim=12))

@@ -3,7 +3,7 @@
 Every hook does nothing by default, so the base class *is* NoPE ("no position encoding", Kazemnejad et al. 2023,
 https://arxiv.org/abs/2305.19466), and "none" is no special case. One paper is one file in this folder; the folder
 is the registry. The transformer owns the encoding and passes it through `forward`; `model/attention.py` is the only
-caller of `rotate`, `unrotate`, `score_mod` and `rescore`.
+caller of `rotate`, `rescore`, `score_mod`, `weigh` and `unrotate`, which it calls in that order.
 
 Shapes in names: B batch, T tokens (query and key rows), H heads, K head width, D model width; i query row, j key row.
 Positions are (T,) when the batch shares them, (B, T) when it does not, (B, T, A) when a token has A coordinates.
@@ -12,7 +12,8 @@ Positions are (T,) when the batch shares them, (B, T) when it does not, (B, T, A
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,12 +62,13 @@ class PositionEncoding(nn.Module):
     relative: attention scores depend on i − j alone (given the same content at i and j).
     distance_bias: score_mod adds a bias that depends on (head, i − j) and nothing else, so that executors may
         tabulate it once per distance instead of once per pair (only used where positions are the default 0..T−1).
-    rescores: `rescore` is in use, so attention needs whole rows of scores and weights.
+    rescores: `rescore` or `weigh` is in use, so attention needs whole rows of scores and weights.
     prefix_consistent: the first t rows of a longer sequence are those of the shorter; False only where a method
         looks at the sequence's length, and such a method can't decode token by token.
     order_blind: with one layer, the order of the past makes no difference to the output.
     lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
     reach: all positions lie within so many tokens of one another; None: within the sequence's length.
+    sees: a row sees no more than so many keys, itself included; None: all up to itself.
     """
 
     max_length: int | None = None
@@ -77,6 +79,7 @@ class PositionEncoding(nn.Module):
     order_blind: bool = False
     lr_scale: float = 1.0
     reach: int | None = None
+    sees: int | None = None
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -107,7 +110,7 @@ class PositionEncoding(nn.Module):
     def score_mod(
         self, q_BHTK: Tensor, k_BHTK: Tensor, positions: Tensor, x_BTD: Tensor, layer: int
     ) -> ScoreMod | None:
-        """A pointwise function of (score, b, h, i, j), applied to q·k/√d, or None.
+        """A pointwise function of (score, b, h, i, j), applied to q·k/√d or what `rescore` made of it, or None.
 
         q and k are those that `rotate` returned. i and j are rows of q and k, not coordinates: look those up with
         `take(positions, b, i)`. Written once with broadcasting index tensors, it serves every executor.
@@ -125,12 +128,22 @@ class PositionEncoding(nn.Module):
         x_BTD: Tensor,
         layer: int,
     ) -> Tensor:
-        """Whole rows of scores (after score_mod, not masked) to attention weights, where `rescores` is set.
+        """Whole rows of scores q·k/√d to others, where `rescores` is set: before score_mod, so that content is all that
+        they hold, and not masked.
 
-        rows_Q are the rows i of q that these Q rows of scores belong to; visible_QT[r, j] is j ≤ rows_Q[r]. Returns
-        (B, H, Q, T) weights that are zero where not visible. The default is the softmax over what is visible.
+        rows_Q are the rows i of q that these Q rows of scores belong to; visible_QT[r, j] is j ≤ rows_Q[r]. What comes
+        back where not visible plays no part.
         """
+        return scores_BHQT
+
+    def weigh(self, scores_BHQT: Tensor, visible_QT: Tensor, rows_Q: Tensor, layer: int) -> Tensor:
+        """Whole rows of scores (after score_mod, not masked) to attention weights, zero where not visible, where
+        `rescores` is set. The default is the softmax over what is visible."""
         return torch.softmax(scores_BHQT.masked_fill(~visible_QT, float("-inf")), dim=-1)
+
+    def narrow(self, keys: int) -> None:
+        """Lets the encoding, and those that it holds, know that a row sees no more than so many keys."""
+        self.sees = min(keys, self.sees or keys)
 
     def check_length(self, length: int) -> None:
         """Raises ValueError where the encoding is not defined on `length` tokens."""
@@ -172,6 +185,7 @@ class Wrapper(PositionEncoding):
             "rescores",
             "prefix_consistent",
             "order_blind",
+            "sees",
         ):
             setattr(self, claim, getattr(inner, claim))
 
@@ -193,13 +207,38 @@ class Wrapper(PositionEncoding):
     def rescore(self, *args):
         return self.inner.rescore(*args)
 
+    def weigh(self, *args):
+        return self.inner.weigh(*args)
+
+    def narrow(self, keys):
+        super().narrow(keys)
+        self.inner.narrow(keys)
+
     def check_length(self, length):
         self.inner.check_length(length)
+
+
+@contextmanager
+def evaluated(encoding: PositionEncoding) -> Iterator[None]:
+    """Inside the block it is in evaluation mode, each of its parts; in training, randomized positions count draws."""
+    modes = {part: part.training for part in encoding.modules()}
+    encoding.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def take(positions: Tensor, b: Tensor, i: Tensor) -> Tensor:
     """The coordinate of row i of sequence b, for positions of shape (T,) or (B, T); broadcasts over b and i."""
     return positions[i] if positions.ndim == 1 else positions[b, i]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or as it is where that is better: what meets a distance, an angle or a sum may not be bf16, which
+    can't tell 257 from 256."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def build_encoding(config: Mapping[str, Any], shape: Shape, seed: int = 0) -> PositionEncoding:

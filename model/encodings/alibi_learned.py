@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from model.encodings import Shape
+from model.encodings import Shape, at_least_float32
 from model.encodings.alibi import ALiBi
 
 
@@ -22,4 +22,5 @@ class LearnedALiBi(ALiBi):
         self.log_factor_H = nn.Parameter(torch.zeros(shape.num_heads))
 
     def slopes(self):
-        return self.slopes_H * self.log_factor_H.exp()
+        factor_H = at_least_float32(self.log_factor_H).exp()
+        return self.slopes_H.to(factor_H.device, non_blocking=True) * factor_H

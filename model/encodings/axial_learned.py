@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from model.encodings import PositionEncoding, Shape
+from model.encodings import PositionEncoding, Shape, at_least_float32
 from model.encodings.coordinates import AXES, line_coordinates, separator_ids
 
 
@@ -34,4 +34,5 @@ class AxialLearned(PositionEncoding):
 
     def embed(self, x_BTD, positions):
         axes = torch.arange(len(AXES), device=positions.device)
-        return x_BTD + self.tables_ATD[axes, positions].sum(dim=-2).to(x_BTD.dtype)  # (B, T, A, D) summed over A
+        rows_BTAD = at_least_float32(self.tables_ATD[axes, positions])
+        return x_BTD + rows_BTAD.sum(dim=-2).to(x_BTD.dtype)

@@ -6,7 +6,13 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from model.encodings import PositionEncoding, Shape, Wrapper
+from model.encodings import PositionEncoding, Shape, Wrapper, evaluated
+
+AT_MOST_ONE = {  # hooks of which a combination can have one
+    "positions": "set the positions",
+    "rescore": "change whole rows of scores",
+    "weigh": "turn whole rows of scores into weights",
+}
 
 
 def uses(encoding: PositionEncoding, hook: str) -> bool:
@@ -24,9 +30,8 @@ def last_row_of_nothing(encoding: PositionEncoding, length: int, score: float = 
     """What score_mod of layer 0 makes of the last row of equal scores where all content is zeros: (1, H, 1, T), or None
     without one."""
     H, K = encoding.shape.num_heads, encoding.shape.head_dim
-    was_training = encoding.training
-    positions = encoding.eval().positions(torch.zeros(1, length, dtype=torch.long))  # eval: training may count draws
-    encoding.train(was_training)
+    with evaluated(encoding):
+        positions = encoding.positions(torch.zeros(1, length, dtype=torch.long))
     x_BTD = encoding.embed(torch.zeros(1, length, encoding.shape.dim), positions)
     q, k, _ = encoding.rotate(*(torch.zeros(1, H, length, K) for _ in range(3)), positions, x_BTD, 0)
     mod = encoding.score_mod(q, k, positions, x_BTD, 0)
@@ -34,17 +39,52 @@ def last_row_of_nothing(encoding: PositionEncoding, length: int, score: float = 
     return mod and mod(torch.full((1, H, 1, length), score), b, h, rows[-1:, None], rows)
 
 
-class Combined(PositionEncoding):
-    """embed, rotate and score_mod of each part, one after the other in their order; positions and rescore of the one
-    part that has them.
+@torch.no_grad()
+def attend_to_noise(encoding: PositionEncoding) -> Tensor:
+    """What comes out of the last layer when every hook is called in turn, as attention calls them, on random content:
+    (B, H, T, K), at a batch and a length unlike any size of the model, so that nothing broadcasts by chance.
 
-    parts: two or more encodings by name. A rotation is given what the one before returned, and score_mods are given q
-    and k as the last rotation returned them, so that one which reads q and k (Shaw's, DeBERTa's) sees them turned.
+    Raises what a hook raises (RuntimeError, IndexError) where it can't take what another returned.
+    """
+    shape = encoding.shape
+    own = {1, shape.num_layers, shape.num_heads, shape.head_dim, shape.head_dim // 2, shape.dim}
+    B, T = [n for n in range(2, 13) if n not in own][-2:]
+    T = min(T, encoding.max_length or T)
+    generator = torch.Generator().manual_seed(0)
+    x_BTD = torch.randn(B, T, shape.dim, generator=generator)
+    heads_3BHTK = torch.randn(3, B, shape.num_heads, T, shape.head_dim, generator=generator)
+    b, h, rows_T = torch.arange(B)[:, None, None, None], torch.arange(shape.num_heads)[:, None, None], torch.arange(T)
+    visible_TT = rows_T <= rows_T[:, None]
+    with evaluated(encoding):
+        positions = encoding.positions(torch.zeros(B, T, dtype=torch.long))
+        x_BTD = encoding.embed(x_BTD, positions)
+        for layer in range(shape.num_layers):
+            q, k, v = encoding.rotate(*heads_3BHTK, positions, x_BTD, layer)
+            scores_BHTT = q @ k.mT * shape.head_dim**-0.5
+            if encoding.rescores:
+                scores_BHTT = encoding.rescore(scores_BHTT, visible_TT, rows_T, q, k, positions, x_BTD, layer)
+            if (mod := encoding.score_mod(q, k, positions, x_BTD, layer)) is not None:
+                scores_BHTT = mod(scores_BHTT, b, h, rows_T[:, None], rows_T)
+            out_BHTK = encoding.weigh(scores_BHTT, visible_TT, rows_T, layer) @ v
+            out_BHTK = encoding.unrotate(out_BHTK, positions, x_BTD, layer)
+    return out_BHTK
+
+
+class Combined(PositionEncoding):
+    """embed, rotate and score_mod of each part, one after the other in their order; positions, rescore and weigh of the
+    one part that has them.
+
+    parts: two or more encodings by name. A rotation is given what the one before returned, and all that reads q and k
+    afterwards (Shaw's, CoPE's) sees them as the last rotation returned them. `rescore` is given the scores of content
+    alone, so that CoPE's gates and DAPE's network see no neighbour's bias, and the biases come on top of what it
+    returns: path and fox are PaTH-FoX.
     Test-time wrappers (log-n, SSMax, randomized) take a combination as their `inner`.
 
     Raises ValueError for parts that can't be right together: two that set the positions, or one that does and one with
-    a table of them; two that rescore whole rows; one class twice; a rotation after one that widens q and k
-    (Transformer-XL: put it last); and parts whose shapes don't fit, such as a bias on positions with several axes.
+    a table of them; two that change whole rows of scores, or turn them into weights; one class twice; a rotation after
+    one that widens q and k (Transformer-XL: put it last); and parts of which one can't take what another returns: a
+    bias and positions with several axes, one that reads q and k at the width of a head and one that widens them. Every
+    hook is tried once when it is built.
     """
 
     def __init__(self, shape: Shape, parts: Mapping[str, PositionEncoding]):
@@ -65,6 +105,8 @@ class Combined(PositionEncoding):
         biases, turns = self.with_hook("score_mod"), self.with_hook("rotate")
         tabulated = all(part.distance_bias for part in biases)
         self.distance_bias = bool(biases) and tabulated and not self.rescores and not self.with_hook("positions")
+        if narrowest := min((part.sees for part in every if part.sees is not None), default=None):
+            self.narrow(narrowest)
         # Two rotations, or one and a bias that may read the turned q, can each be relative and not so together.
         alone = len(turns) < 2 and (not turns or (tabulated and not self.rescores))
         self.relative = alone and all(part.relative for part in every)
@@ -78,21 +120,21 @@ class Combined(PositionEncoding):
         shown = f"encoding.parts={', '.join(f'{key}: {name}' for key, name in zip(self.parts, names, strict=True))}"
         if len(set(names)) < len(names):
             raise ValueError(f"{shown}: the same encoding twice; keep one")
+        for hook, does in AT_MOST_ONE.items():
+            if len(self.with_hook(hook)) > 1:
+                raise ValueError(f"{shown}: only one part can {does}; leave one out")
         placing = self.with_hook("positions")
-        if len(placing) > 1:
-            raise ValueError(f"{shown}: only one part can set the positions")
-        if sum(part.rescores for part in self.parts.values()) > 1:
-            raise ValueError(f"{shown}: only one part can turn whole rows of scores into weights")
         if placing and any(part.max_length is not None for part in self.parts.values() if part not in placing):
             raise ValueError(f"{shown}: a table ends where the positions of {type(placing[0]).__name__} may not")
-        length = self.shape.num_heads + 7  # unlike any other size, so that nothing broadcasts by chance
-        length = min(length, self.max_length or length)
         try:
-            out = last_row_of_nothing(self, length)
+            out_BHTK = attend_to_noise(self)
         except (RuntimeError, IndexError) as error:
-            raise ValueError(f"{shown}: shapes don't fit together ({error})") from None
-        if out is not None and out.shape != (1, self.shape.num_heads, 1, length):
-            raise ValueError(f"{shown}: a bias doesn't fit the positions, which have several axes")
+            raise ValueError(
+                f"{shown}: one can't take what another gives it, such as several coordinates a token, or q and k wider "
+                f"than a head ({str(error).splitlines()[0]}); leave one out"
+            ) from None
+        if not torch.isfinite(out_BHTK).all():
+            raise ValueError(f"{shown}: the scores of the two are not finite together; leave one out")
 
     def positions(self, tokens_BT):
         return next(iter(self.with_hook("positions")), super()).positions(tokens_BT)
@@ -126,7 +168,15 @@ class Combined(PositionEncoding):
         return chain if mods else None
 
     def rescore(self, *args):
-        return next((part for part in self.parts.values() if part.rescores), super()).rescore(*args)
+        return next(iter(self.with_hook("rescore")), super()).rescore(*args)
+
+    def weigh(self, *args):
+        return next(iter(self.with_hook("weigh")), super()).weigh(*args)
+
+    def narrow(self, keys):
+        super().narrow(keys)
+        for part in self.parts.values():
+            part.narrow(keys)
 
     def check_length(self, length):
         for part in self.parts.values():

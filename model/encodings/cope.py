@@ -67,7 +67,7 @@ class CoPE(PositionEncoding):
 
     def rescore(self, scores_BHQT, visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer):
         dtype = torch.promote_types(scores_BHQT.dtype, torch.float32)
-        scores_BHQT = scores_BHQT.to(dtype).masked_fill(~visible_QT, float("-inf"))  # hidden gates are 0, not counted
-        counts_BHQT = reverse_cumsum(scores_BHQT.sigmoid())
+        scores_BHQT = scores_BHQT.to(dtype)
+        counts_BHQT = reverse_cumsum(scores_BHQT.sigmoid().masked_fill(~visible_QT, 0))  # hidden gates don't count
         whole_BHQP = (q_BHTK[:, :, rows_Q] @ self.table_LPK[layer].to(q_BHTK.dtype).T).to(dtype)
-        return torch.softmax(scores_BHQT + interpolate(whole_BHQP, counts_BHQT), dim=-1)
+        return scores_BHQT + interpolate(whole_BHQP, counts_BHQT)

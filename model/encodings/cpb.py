@@ -3,9 +3,10 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.encodings import PositionEncoding, ScoreMod, Shape
+from model.encodings import PositionEncoding, ScoreMod, Shape, at_least_float32
 from model.encodings.relative import all_distances, distance
 from model.encodings.sinusoidal import sinusoids
 
@@ -53,9 +54,11 @@ class CPB(PositionEncoding):
         return sinusoids(distances_N, self.WAVES, base=max(1.0, self.shape.context / math.pi))
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
-        network = self.networks[layer]
+        first, _, last = self.networks[layer]
         with torch.autocast(positions.device.type, enabled=False):  # bf16 can't tell distances above 256 apart
-            table_NH = network(self.featurise(all_distances(positions, self.reach)).to(network[0].weight.dtype))
+            weight, bias, out = (at_least_float32(p) for p in (first.weight, first.bias, last.weight))
+            features_NF = self.featurise(all_distances(positions, self.reach)).to(weight.dtype)
+            table_NH = F.linear(F.relu(F.linear(features_NF, weight, bias)), out)
 
         def mod(score, b, h, i, j):
             return score + table_NH[distance(positions, b, i, j), h]

@@ -43,9 +43,7 @@ class DAPE(Wrapper):
     def rescore(self, scores_BHQT, visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer):
         scores_BHQT = scores_BHQT.to(torch.promote_types(scores_BHQT.dtype, torch.float32))
         bias = self.bias(scores_BHQT, rows_Q, self.inner.score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer))
-        scores_BHQT = scores_BHQT + bias + self.network(scores_BHQT, bias, rows_Q, layer)
-        rest = (visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer)
-        return PositionEncoding.rescore(self, scores_BHQT, *rest)
+        return scores_BHQT + bias + self.network(scores_BHQT, bias, rows_Q, layer)
 
     def bias(self, scores_BHQT: Tensor, rows_Q: Tensor, mod) -> Tensor:
         """B, (1, H, Q, T) where the sequences of the batch share it, else (B, H, Q, T)."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.encodings import PositionEncoding, ScoreMod, Shape, take
+from model.encodings import PositionEncoding, ScoreMod, Shape, at_least_float32, take
 from model.encodings.relative import distance
 
 
@@ -14,9 +14,10 @@ def pieces(network: nn.Sequential) -> tuple[Tensor, Tensor, Tensor]:
     """A network of Linear(1, P), ReLU, Linear(P, H) without last bias, as what it is on [0, 1]: a broken line a head.
 
     Its P knots in order (padded with ∞ to a power of two less one, for `piece_of`), (Q,); and the slope and the height
-    at 0 of each head on each of the P + 1 pieces, both (H, P + 1).
+    at 0 of each head on each of the P + 1 pieces, both (H, P + 1). In float32 or better.
     """
-    weight_P, bias_P, out_HP = network[0].weight[:, 0], network[0].bias, network[2].weight
+    weights = (network[0].weight[:, 0], network[0].bias, network[2].weight)
+    weight_P, bias_P, out_HP = (at_least_float32(weight) for weight in weights)
     with torch.no_grad():
         knots_P = (-bias_P / weight_P).nan_to_num(2.0).clamp(-1, 2).sort().values  # outside of [0, 1] they never matter
         ends = F.pad(F.pad(knots_P, (1, 0), value=-1.0), (0, 1), value=2.0)
@@ -72,7 +73,8 @@ class FIRE(PositionEncoding):
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
         with torch.autocast(positions.device.type, enabled=False):
             knots_Q, slopes_HP, heights_HP = pieces(self.networks[layer])
-            c, limit = self.c[layer].abs(), (self.multiplier[layer] * self.threshold).abs()
+            c, multiplier = (at_least_float32(parameter[layer]).abs() for parameter in (self.c, self.multiplier))
+            limit = multiplier * self.threshold
             denominators = (c * torch.maximum(positions.to(c.dtype), limit)).log1p() + self.EPSILON  # like positions
             c_T = c.expand(positions.shape[-1])  # FlexAttention has gradients for what is indexed
 

@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from model.encodings import PositionEncoding, ScoreMod, Shape
+from model.encodings import PositionEncoding, ScoreMod, Shape, at_least_float32
 from model.encodings.relative import distance
 
 LEAST = 0.01  # of p and a, in the authors' code
 
 
 def bounded(x: Tensor, low: float = LEAST, high: float | None = None) -> Tensor:
-    """x clamped, with the gradient of x: a parameter that has left the bounds can come back."""
+    """x clamped, with the gradient of x: a parameter that has left the bounds can come back. In float32 or better, as
+    the distances that it meets."""
+    x = at_least_float32(x)
     return x + (x.clamp(low, high) - x).detach()
 
 

@@ -21,7 +21,7 @@ class PaTH(PositionEncoding):
     rank: width between down and up (the paper's 32).
     Computed by chunks as in the paper (see `path_scores`): O(T) memory beside the scores, no T × T × d. Scores, weights
     and solves are float32 or better. It goes by content alone: `positions` plays no part, and no claim of `relative`
-    is made. Departs from the paper: no forget gate (PaTH-FoX), no normalisation of q and k.
+    is made. Departs from the paper: no normalisation of q and k. Its PaTH-FoX is path and fox `combined`.
     Raises ValueError for a rank below 1.
     """
 
@@ -43,8 +43,7 @@ class PaTH(PositionEncoding):
         w_BHTK, beta_BHT = self.reflections(x_BTD.to(dtype), layer)
         q_BHTK = q_BHTK.to(dtype) * self.shape.head_dim**-0.5
         first = 0 if len(rows_Q) == k_BHTK.shape[2] else int(rows_Q[0])  # rows are consecutive
-        scores_BHQT = path_scores(q_BHTK, k_BHTK.to(dtype), w_BHTK, beta_BHT, first, first + len(rows_Q))
-        return super().rescore(scores_BHQT, visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer)
+        return path_scores(q_BHTK, k_BHTK.to(dtype), w_BHTK, beta_BHT, first, first + len(rows_Q))
 
     def reflections(self, x_BTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """w (B, H, T, K), each of length 1, and β (B, H, T), in x's dtype."""

@@ -22,8 +22,10 @@ class Polar(RoPE):
     phases: δ, learned by layer, head and coordinate, (num_layers, H, 1, K), radians, clamped to [−2π, 0] where it is
     used, as in the paper: one that has left the interval no longer learns. They start at 0, the paper's choice for
     length generalisation.
-    Raises ValueError as RoPE does.
+    Any head width will do, since no coordinate needs a partner. Raises ValueError for a base below 1.
     """
+
+    turns_whole_heads = False
 
     def __init__(self, shape: Shape, base: float = 10_000.0):
         super().__init__(shape, base)
@@ -33,7 +35,7 @@ class Polar(RoPE):
         return rope_frequencies(2 * self.shape.head_dim, self.base)
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
-        cos, sin = self.cos_sin(positions, layer, q_BHTK.dtype)
+        cos, sin = self.tables(positions, layer, q_BHTK.dtype)
         phase_H1K = self.phases[layer].to(cos.dtype).clamp(-2 * math.pi, 0.0)
         cos_k = cos * phase_H1K.cos() - sin * phase_H1K.sin()  # cosine of j·θ + δ
         sin_k = sin * phase_H1K.cos() + cos * phase_H1K.sin()

@@ -43,6 +43,12 @@ def check_base(base: float, setting: str = "base") -> float:
     return float(base)
 
 
+def check_even(shape: Shape, what: str, name: str) -> None:
+    """Raises ValueError where the width whose pairs turn (dim, head_dim) is odd."""
+    if (width := getattr(shape, what)) % 2:
+        raise ValueError(f"{what}={width}: {name} turns pairs, so it must be even; change model.dim or model.num_heads")
+
+
 class RoPE(PositionEncoding):
     """q_i and k_j turned by i·θ and j·θ, so that their product depends on i − j.
 
@@ -54,14 +60,12 @@ class RoPE(PositionEncoding):
     """
 
     relative = True
+    turns_whole_heads = True  # in pairs of coordinates, so that their width must be even
 
     def __init__(self, shape: Shape, base: float = 10_000.0, interleaved: bool = False):
         super().__init__(shape)
-        if shape.head_dim % 2:
-            raise ValueError(
-                f"head_dim={shape.head_dim}: {type(self).__name__} turns pairs, so it must be even; "
-                "change model.dim or model.num_heads"
-            )
+        if self.turns_whole_heads:
+            check_even(shape, "head_dim", type(self).__name__)
         self.base, self.interleaved = check_base(base), interleaved
 
     def frequencies(self, layer: int) -> Tensor:
@@ -69,8 +73,12 @@ class RoPE(PositionEncoding):
         return rope_frequencies(self.shape.head_dim, self.base)
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
-        cos, sin = self.cos_sin(positions, layer, q_BHTK.dtype)
+        cos, sin = self.tables(positions, layer, q_BHTK.dtype)
         return turn(q_BHTK, cos, sin, self.interleaved), turn(k_BHTK, cos, sin, self.interleaved), v_BHTK
+
+    def tables(self, positions: Tensor, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What q and k are turned with: `cos_sin`, which a length extension may scale."""
+        return self.cos_sin(positions, layer, dtype)
 
     def angles(self, positions: Tensor, layer: int) -> Tensor:
         """Angle of every position and pair, radians: (T, P) or (H, T, P), with B before where positions have it."""

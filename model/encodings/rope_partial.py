@@ -39,15 +39,23 @@ class RoPEPartialHead(RoPE):
     https://arxiv.org/abs/2204.06745: a quarter, half split); others turn half. Unlike p-RoPE it keeps the slow pairs,
     at a coarser step. Half is the default here: a quarter of a narrow head is a pair or two.
 
-    share: r/d, rounded to an even r of at least 2; 1 is RoPE. Raises ValueError outside (0, 1].
+    share: r/d, rounded to an even r of at least 2; 1 is RoPE. Raises ValueError outside (0, 1], and for a head without
+    a pair.
     """
+
+    turns_whole_heads = False
 
     def __init__(self, shape: Shape, share: float = 0.5, base: float = 10_000.0, interleaved: bool = False):
         super().__init__(shape, base, interleaved)
         if not 0 < share <= 1:
             raise ValueError(f"encoding.share={share}: must lie in (0, 1]; for no turning at all use encoding=none")
+        if (pairs := shape.head_dim // 2) < 1:
+            raise ValueError(
+                f"head_dim={shape.head_dim}: RoPEPartialHead turns pairs, so it must be at least 2; raise model.dim or "
+                "lower model.num_heads"
+            )
         self.share = share
-        self.width = max(2, 2 * round(share * shape.head_dim / 2))
+        self.width = 2 * min(max(1, round(share * shape.head_dim / 2)), pairs)
 
     def frequencies(self, layer):
         """Of the pairs that turn alone.
@@ -58,7 +66,7 @@ class RoPEPartialHead(RoPE):
         return rope_frequencies(self.width, self.base)
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
-        cos, sin = self.cos_sin(positions, layer, q_BHTK.dtype)
+        cos, sin = self.tables(positions, layer, q_BHTK.dtype)
         q, k = (
             torch.cat([turn(t[..., : self.width], cos, sin, self.interleaved), t[..., self.width :]], dim=-1)
             for t in (q_BHTK, k_BHTK)

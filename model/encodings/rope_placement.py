@@ -1,7 +1,7 @@
 """RoPE's turn in other places than q and k: a family of controls."""
 
 from model.encodings import Shape
-from model.encodings.rope import RoPE, cos_sin, rope_frequencies, turn
+from model.encodings.rope import RoPE, check_even, cos_sin, rope_frequencies, turn
 
 
 class RoPEPlacement(RoPE):
@@ -14,8 +14,10 @@ class RoPEPlacement(RoPE):
     - output: each head's output turns, and nothing else does. A sum over the past does not know its order, so with one
       layer this is as blind to it as NoPE; the layers above see at which row something was computed.
 
-    placement: one of these. Raises ValueError for another.
+    placement: one of these. Raises ValueError for another, and for an odd width of what turns.
     """
+
+    turns_whole_heads = False  # not all placements do
 
     PLACEMENTS = ("qk", "qkv", "embeddings", "output")
 
@@ -23,6 +25,7 @@ class RoPEPlacement(RoPE):
         super().__init__(shape, base)
         if placement not in self.PLACEMENTS:
             raise ValueError(f"encoding.placement={placement!r}: must be one of {', '.join(self.PLACEMENTS)}")
+        check_even(shape, "dim" if placement == "embeddings" else "head_dim", type(self).__name__)
         self.placement = placement
         self.relative = placement in ("qk", "qkv")
         self.order_blind = placement == "output"  # in one layer alone, as NoPE is
@@ -36,9 +39,9 @@ class RoPEPlacement(RoPE):
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
         if not self.relative:
             return q_BHTK, k_BHTK, v_BHTK
-        cos, sin = self.cos_sin(positions, layer, q_BHTK.dtype)
-        q, k = turn(q_BHTK, cos, sin, self.interleaved), turn(k_BHTK, cos, sin, self.interleaved)
-        return q, k, turn(v_BHTK, cos, sin, self.interleaved) if self.placement == "qkv" else v_BHTK
+        if self.placement == "qkv":
+            v_BHTK = turn(v_BHTK, *self.cos_sin(positions, layer, v_BHTK.dtype), self.interleaved)
+        return super().rotate(q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer)
 
     def unrotate(self, out_BHTK, positions, x_BTD, layer):
         if self.placement in ("qk", "embeddings"):

@@ -8,26 +8,31 @@ from model.encodings.relative import all_distances, distance
 
 
 def sandwich(distances_N: Tensor, width: int, base: float) -> Tensor:
-    """Σ_k (cos(D / base^(2k/width)) − 1), k = 1 .. width/2: (N,), float64, 0 at D = 0.
+    """Σ_k (cos(D / base^(2k/width)) − 1), k = 0 .. width/2 − 1: (N,), float64, 0 at D = 0.
 
-    At width 2 and base 1 there is one wave of one radian a token:
+    At width 4 and base 100 the waves are of 1 and of 0.1 radians a token: cos 3 + cos 0.3 − 2 three tokens back. With
+    the paper's 128 and 10,000, 100 tokens back the sum is 33.46 below the 64 of the start.
 
-    >>> sandwich(torch.tensor([0, 3]), width=2, base=1.0).round(decimals=2).tolist()
-    [0.0, -1.99]
+    >>> sandwich(torch.tensor([0, 3]), width=4, base=100).round(decimals=2).tolist()
+    [0.0, -2.03]
+    >>> sandwich(torch.tensor([100]), width=128, base=10_000).round(decimals=2).tolist()
+    [-33.46]
     """
-    exponents = torch.arange(2, width + 1, 2, dtype=torch.float64, device=distances_N.device) / width
+    exponents = torch.arange(0, width, 2, dtype=torch.float64, device=distances_N.device) / width
     return ((distances_N[:, None] * base**-exponents).cos() - 1).sum(-1)
 
 
 class Sandwich(PositionEncoding):
-    """score = q·k/√d + (H / 8h) · Σ_k cos((i − j) / base^(2k/width)), k = 1 .. width/2, heads h = 1 .. H.
+    """score = q·k/√d + (H / 8h) · Σ_k cos((i − j) / base^(2k/width)), k = 0 .. width/2 − 1, heads h = 1 .. H.
 
     Chi, Fan, Rudnicky, Ramadge 2023, "Dissecting Transformer Length Extrapolation via the Lens of Receptive Field
-    Analysis", https://arxiv.org/abs/2212.10356. No parameters. Here the sum is taken relative to its value at distance
+    Analysis", https://arxiv.org/abs/2212.10356. No parameters. The k are those of the sinusoids that the authors'
+    listing (appendix) multiplies. Their equation counts them from 1 to width/2, with a slower wave for the fastest: at
+    12 heads the first one's bias would differ by up to 3 nats. Here the sum is taken relative to its value at distance
     0, a constant that softmax ignores and that bf16 would pay for in digits.
 
     width: twice the number of waves, 128 in the paper whatever the model's own. base: the slowest wave's length is
-    2π·base tokens. Raises ValueError for an odd width or a base that is not above 1.
+    2π·base^(1 − 2/width) tokens. Raises ValueError for an odd width or a base that is not above 1.
     """
 
     relative = True
@@ -40,11 +45,11 @@ class Sandwich(PositionEncoding):
         if base <= 1:
             raise ValueError(f"encoding.base={base}: must be above 1")
         self.width, self.base = width, base
-        ratios = torch.arange(1, shape.num_heads + 1, dtype=torch.float64) * 8 / shape.num_heads
-        self.register_buffer("ratios_H", ratios, persistent=False)
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
-        table_HN = sandwich(all_distances(positions, self.reach), self.width, self.base) / self.ratios_H[:, None]
+        H = self.shape.num_heads
+        ratios_H = torch.arange(1, H + 1, dtype=torch.float64, device=positions.device) * 8 / H
+        table_HN = sandwich(all_distances(positions, self.reach), self.width, self.base) / ratios_H[:, None]
         table_HN = table_HN.to(torch.promote_types(q_BHTK.dtype, torch.float32))
 
         def mod(score, b, h, i, j):

@@ -10,7 +10,7 @@ from model.encodings.logn import QueryScale
 
 
 class SSMax(QueryScale):
-    """q_i × s·ln(n), n = i + 1, s learned by layer and head: softmax with base n^s in the place of e.
+    """q_i × s·ln(n), n the keys that row i sees, s learned by layer and head: softmax with base n^s in the place of e.
 
     Nakanishi 2025, "Scalable-Softmax Is Superior for Attention", https://arxiv.org/abs/2501.19399, the form without a
     bias. Row 0 sees one key and has the score 0, which changes nothing under softmax.

@@ -17,7 +17,7 @@ class StickBreaking(PositionEncoding):
     >>> scores = torch.zeros(1, 1, 4, 4)  # β = 1/2
     >>> rows = torch.arange(4)
     >>> encoding = StickBreaking(Shape(dim=4, num_heads=1, num_layers=1, context=4))
-    >>> encoding.rescore(scores, rows <= rows[:, None], rows, None, None, rows, None, 0)[0, 0, 3].tolist()
+    >>> encoding.weigh(scores, rows <= rows[:, None], rows, layer=0)[0, 0, 3].tolist()
     [0.125, 0.25, 0.5, 0.0]
 
     remainder: where the rest of the row goes: "dropped" (the paper's equation; row 0 attends to nothing) or "self"
@@ -37,7 +37,7 @@ class StickBreaking(PositionEncoding):
             raise ValueError(f"encoding.remainder={remainder!r}: must be one of {', '.join(self.REMAINDERS)}")
         self.remainder = remainder
 
-    def rescore(self, scores_BHQT, visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer):
+    def weigh(self, scores_BHQT, visible_QT, rows_Q, layer):
         columns_T = torch.arange(scores_BHQT.shape[-1], device=scores_BHQT.device)
         dtype = torch.promote_types(scores_BHQT.dtype, torch.float32)
         z = scores_BHQT.to(dtype).masked_fill(columns_T >= rows_Q[:, None], float("-inf"))

@@ -7,7 +7,7 @@ from model.encodings.logn import QueryScale
 
 
 class Temperature(QueryScale):
-    """q_i × (1 + a·ln(1 + ⌊(i + 1) / F⌋)): unchanged for the first F − 1 tokens, then sharper in steps.
+    """q_i × (1 + a·ln(1 + ⌊n / F⌋)), n the keys that row i sees: unchanged below F, then sharper in steps.
 
     Llama 4 (Meta 2025) in its layers without RoPE, where a = 0.1 and F = 8,192; in the form of the transformers
     library. There F lies well within the training context.

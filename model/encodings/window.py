@@ -32,6 +32,7 @@ class Window(Wrapper):
                 "that changes scores point by point, like rope or alibi"
             )
         self.distance_bias = False  # −∞ is no number that an executor could add
+        self.narrow(self.window)
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer):
         inner = super().score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer)

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from model.catalogue import extension_config, extension_names
-from model.encodings import PositionEncoding, configured_class
+from model.encodings import PositionEncoding, configured_class, evaluated
 
 __all__ = [
     "Extension",
@@ -32,6 +32,7 @@ __all__ = [
     "extension_config",
     "extension_names",
     "parts",
+    "stretch_reason",
     "view",
     "with_plain_positions",
 ]
@@ -146,17 +147,29 @@ def _mixed(mixin: type, cls: type) -> type:
 def with_plain_positions(encoding: PositionEncoding) -> bool:
     """Whether its coordinates are the tokens' own 0..T−1: one axis, not drawn at random, not spread in advance."""
     tokens_BT = torch.zeros((1, encoding.shape.context), dtype=torch.long)
-    at_test = view(encoding, training=False)  # in training, randomized positions keep count of their draws
-    positions = at_test.positions(tokens_BT.to(device_and_dtype(encoding)[0]))
+    with evaluated(encoding):
+        positions = encoding.positions(tokens_BT.to(device_and_dtype(encoding)[0]))
     return torch.equal(positions.cpu(), torch.arange(encoding.shape.context))
 
 
+def stretch_reason(encoding: PositionEncoding) -> str | None:
+    """None where a longer text has longer distances between its tokens' own positions, which could be stretched; else
+    why not."""
+    name = type(encoding).__name__
+    if not with_plain_positions(encoding):
+        return f"the coordinates of {name} are not the tokens' own 0..T−1"
+    if encoding.sees is not None:
+        return f"a row of {name} sees no more than {encoding.sees} keys, so that no distance is longer than in training"
+    return None
+
+
 def device_and_dtype(encoding: PositionEncoding) -> tuple[torch.device, torch.dtype]:
-    """The device of its parameters and buffers, the type of those that are floating-point; the CPU and float32 where
-    it has none."""
+    """The device of its parameters and buffers, and the type to try it out in: that of those that are floating-point,
+    float32 or better, since bf16 would not know a turn again."""
     tensors = [*encoding.parameters(), *encoding.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
-    return device, next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+    return device, torch.promote_types(dtype, torch.float32)
 
 
 def build_extension(config: Mapping[str, Any]) -> Extension:
@@ -189,6 +202,6 @@ def _inner(module: nn.Module) -> list[PositionEncoding]:
 
 def _pass_on_claims(outer: PositionEncoding, old: PositionEncoding, new: PositionEncoding) -> None:
     """A wrapper has its claims from the inner encoding: those that the view changes are changed there too."""
-    for claim in ("max_length", "relative", "distance_bias", "rescores"):
+    for claim in ("max_length", "relative", "distance_bias", "rescores", "sees"):
         if getattr(outer, claim) == getattr(old, claim):
             setattr(outer, claim, getattr(new, claim))

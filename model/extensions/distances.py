@@ -26,9 +26,8 @@ class TwoRanges:
         _, far_k_BHTK, _ = self.rotate(k_BHTK, k_BHTK, k_BHTK, turn_k, x_BTD, layer)
         far_BHQT = (far_q_BHQK * self.shape.head_dim**-0.5) @ far_k_BHTK.transpose(-1, -2)
         near_QT = rows_Q[:, None] - positions < self.near
-        seen_QT = visible_QT & (near_QT | self.seen_far(positions))
-        scores_BHQT = torch.where(near_QT, scores_BHQT, far_BHQT)
-        return super().rescore(scores_BHQT, seen_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer)
+        seen_QT = near_QT | self.seen_far(positions)
+        return torch.where(near_QT, scores_BHQT, far_BHQT).masked_fill(~seen_QT, float("-inf"))
 
 
 class DistanceExtension(Extension):
@@ -53,8 +52,9 @@ class DistanceExtension(Extension):
             )
         return near
 
-    def far(self, near: int, train_length: int, eval_length: int) -> dict[str, Callable]:
-        """`TwoRanges`' far_q and far_k, functions of float64 coordinates, and seen_far where not all is seen."""
+    def far(self, near: int, train_length: int, eval_length: int) -> dict[str, Callable | int]:
+        """`TwoRanges`' far_q and far_k, functions of float64 coordinates; and where not all is seen, seen_far and the
+        claim `sees`."""
         raise NotImplementedError
 
     def fits(self, encoding):
@@ -84,9 +84,8 @@ def distance_reason(encoding: PositionEncoding) -> str | None:
         return f"the coordinates of {type(encoding).__name__} are not the tokens' own 0..T−1"
     while isinstance(encoding, Wrapper):
         cls = type(encoding)
-        if any(
-            getattr(cls, hook) is not getattr(Wrapper, hook) for hook in ("score_mod", "rescore", "embed", "unrotate")
-        ):
+        others = ("embed", "rescore", "score_mod", "weigh", "unrotate")
+        if any(getattr(cls, hook) is not getattr(Wrapper, hook) for hook in others):
             return f"{cls.__name__} does more than to scale the queries of the encoding inside"
         encoding = encoding.inner
     if reason := rotation_reason(encoding):

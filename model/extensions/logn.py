@@ -9,7 +9,8 @@ class LogNExtension(Extension):
     """q_i × max(1, ln(i + 1) / ln L): the first L rows are as trained, the softmax over more keys is made sharper.
 
     The encoding `logn` (model/encodings/logn.py), put around a model that was trained without it. It fits every
-    encoding whose weights are a softmax over the keys, except those that scale their queries with the length already.
+    encoding whose weights are a softmax over the keys, except those that scale their queries with the length already
+    and those with a window, in which the keys never become more.
     """
 
     def fits(self, encoding):
@@ -18,6 +19,8 @@ class LogNExtension(Extension):
                 return f"{type(module).__name__} scales its queries with the length already"
             if isinstance(module, StickBreaking):
                 return f"{type(module).__name__} has no softmax that would need sharpening"
+        if encoding.sees is not None:
+            return f"a row of {type(encoding).__name__} sees no more than {encoding.sees} keys, however long the text"
         return None
 
     def extend(self, encoding, train_length, eval_length):

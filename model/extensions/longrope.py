@@ -11,13 +11,13 @@ from model.extensions.rotary import FrequencyExtension, blend, kept_by_turns, pa
 
 
 class LongRoPE(FrequencyExtension):
-    """θ'_k = θ_k / λ_k, and q and k × √(1 + ln s / ln L).
+    """θ'_k = θ_k / λ_k, cos and sin × √(1 + ln s / ln L).
 
-    Ding et al. 2024, https://arxiv.org/abs/2402.13753; the temperature as in the released models. `tune` searches the
-    λ: from PI, NTK and a ramp by turns, then mutations and crossovers of the three best so far, with the paper's
-    constraint that λ never falls from one pair to the next, and its range of 1 to 1.25·s. One λ a pair for all layers
-    and heads, as in the paper; its other finding, that the first few tokens are best left as they are, is left out, as
-    in the released models.
+    Ding et al. 2024, https://arxiv.org/abs/2402.13753; the temperature as in the released models, so on what turns and
+    on nothing else. `tune` searches the λ: from PI, NTK and a ramp by turns, then mutations and crossovers of the three
+    best so far, with the paper's constraint that λ never falls from one pair to the next, and its range of 1 to 1.25·s.
+    One λ a pair for all layers and heads, as in the paper; its other finding, that the first few tokens are best left
+    as they are, is left out, as in the released models.
 
     factors: the λ_k, one a pair; null is to be searched. trials: losses computed in the search, at most. seed: its own.
     Raises ValueError for fewer than 3 trials, factors that are not positive or not one a pair, and for `apply` before

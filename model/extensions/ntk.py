@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from model.extensions.rotary import FrequencyExtension, pair_index
+from model.extensions.rotary import FrequencyExtension, pair_index, turning_pairs
 
 
 class NTK(FrequencyExtension):
@@ -12,7 +12,8 @@ class NTK(FrequencyExtension):
 
     bloc97 2023 ("NTK-aware scaled RoPE"), as set down in YaRN (https://arxiv.org/abs/2309.00071), section 3.1. In
     terms of pair k of P = d/2 this is θ'_k = θ_k · s^(−k/(P−1)), the form used here, since it also holds for
-    frequencies that come from no single base (learned, or by head). Refused where a head has a single pair.
+    frequencies that come from no single base (learned, or by head) and where not all pairs turn (P are those that do).
+    Refused where a head turns a single pair.
     """
 
     def stretch(self, frequencies, train_length, eval_length):
@@ -25,7 +26,7 @@ class NTK(FrequencyExtension):
     def fits_part(self, part):
         if reason := super().fits_part(part):
             return reason
-        if part.frequencies(0).shape[-1] == 1:
+        if any((turning_pairs(part.frequencies(layer)) == 1).any() for layer in range(part.shape.num_layers)):
             return f"{type(part).__name__} turns a single pair, which is the fastest and the slowest"
         return None
 
@@ -49,10 +50,11 @@ class DynamicNTK(NTK):
 
 
 class MixedNTK(FrequencyExtension):
-    """θ'_m = θ_m · exp(−a·m^b), m = 1 .. d/2, a = ln(s) / (d/2)^b: every pair is slowed, the last one by s = N / L.
+    """θ'_m = θ_m · exp(−a·m^b), m = 1 .. P, a = ln(s) / P^b: every pair is slowed, the last one by s = N / L.
 
-    Su 2023, "NTK-RoPE-mixed", https://kexue.fm/archives/9706. Pairs count from 1, so the fastest is slowed a little
-    too. The author's code fixes s = 12; here it is the stretch asked for. Its log-n factor is `logn`, apart.
+    Su 2023, "NTK-RoPE-mixed", https://kexue.fm/archives/9706. P = d/2, or the pairs that turn where not all do. They
+    count from 1, so the fastest is slowed a little too. The author's code fixes s = 12; here it is the stretch asked
+    for. Its log-n factor is `logn`, apart.
 
     power: b; 1 is a change of the base. The author's code has 0.75. Raises ValueError where not positive.
     """
@@ -63,6 +65,6 @@ class MixedNTK(FrequencyExtension):
         self.power = power
 
     def stretch(self, frequencies, train_length, eval_length):
-        pairs = frequencies.shape[-1]
-        m = torch.arange(1, pairs + 1, dtype=torch.float64, device=frequencies.device)
-        return frequencies * torch.exp(-math.log(eval_length / train_length) * (m / pairs) ** self.power)
+        m = torch.arange(1, frequencies.shape[-1] + 1, dtype=torch.float64, device=frequencies.device)
+        share = m / turning_pairs(frequencies).clamp_min(1)
+        return frequencies * torch.exp(-math.log(eval_length / train_length) * share**self.power)

@@ -14,20 +14,23 @@ from torch import Tensor
 
 from model.encodings import PositionEncoding
 from model.encodings.rope import RoPE
-from model.extensions import Extension, device_and_dtype, view, with_plain_positions
+from model.extensions import Extension, device_and_dtype, stretch_reason, view
 
 
 class Stretched:
-    """Mixin of a view on a RoPE: frequencies passed through `stretch`, q and k × `attention_factor` each."""
+    """Mixin of a view on a RoPE: frequencies passed through `stretch`, and the cosines and sines that turn q and k ×
+    `attention_factor`, so that layers, pairs and parts of a head that don't turn stay as trained."""
 
     attention_factor = 1.0
 
     def frequencies(self, layer):
         return self.stretch(super().frequencies(layer))
 
-    def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
-        q_BHTK, k_BHTK, v_BHTK = super().rotate(q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer)
-        return q_BHTK * self.attention_factor, k_BHTK * self.attention_factor, v_BHTK
+    def tables(self, positions, layer, dtype):
+        cos, sin = super().tables(positions, layer, dtype)
+        turns = self.frequencies(layer).to(cos.device, non_blocking=True) > 0  # (P,) or (H, 1, P)
+        factor = self.attention_factor ** turns.to(cos.dtype)  # 1 for a pair that doesn't
+        return cos * factor, sin * factor
 
 
 class FrequencyExtension(Extension):
@@ -35,7 +38,8 @@ class FrequencyExtension(Extension):
 
     It fits RoPE and those of its variants whose angles are a token's index times a frequency: other bases, by head or
     layer, learned frequencies, a part of the pairs turned. A variant whose position enters by other ways as well
-    (a decay, the content, several axes) is refused, since the method would stretch a part of it.
+    (a decay, the content, several axes) is refused, since the method would stretch a part of it; so is a window, in
+    which no distance is longer than in training.
     """
 
     def stretch(self, frequencies: Tensor, train_length: int, eval_length: int) -> Tensor:
@@ -43,13 +47,11 @@ class FrequencyExtension(Extension):
         raise NotImplementedError
 
     def attention_factor(self, train_length: int, eval_length: int) -> float:
-        """What q and k are each multiplied by: the scores get its square."""
+        """What the turning pairs of q and k are each multiplied by: their scores get its square."""
         return 1.0
 
     def fits(self, encoding):
-        if (reason := super().fits(encoding)) is None and not with_plain_positions(encoding):
-            return f"the coordinates of {type(encoding).__name__} are not the tokens' own 0..T−1"
-        return reason
+        return stretch_reason(encoding) or super().fits(encoding)  # first: parts are tried at the tokens' own places
 
     def fits_part(self, part):
         return rotation_reason(part)
@@ -105,10 +107,19 @@ def sample(encoding: PositionEncoding, tokens: int, length: int = 4) -> tuple[Te
     return q, k, v, x, torch.arange(length, device=device)
 
 
+def turning_pairs(frequencies: Tensor) -> Tensor:
+    """P, the pairs of each head that turn: they come first, those that stay have frequency 0. Shape (..., 1)."""
+    return (frequencies > 0).sum(dim=-1, keepdim=True)
+
+
 def pair_index(frequencies: Tensor) -> Tensor:
-    """k / (P − 1) of each pair: 0 for the first (fastest) and 1 for the last, shape (P,), float64."""
-    pairs = frequencies.shape[-1]
-    return torch.arange(pairs, dtype=torch.float64, device=frequencies.device) / max(pairs - 1, 1)
+    """k / (P − 1) of each pair: 0 for the first (fastest), 1 for the last that turns; float64.
+
+    >>> pair_index(torch.tensor([1.0, 0.1, 0.01, 0.0])).tolist()
+    [0.0, 0.5, 1.0, 1.5]
+    """
+    k = torch.arange(frequencies.shape[-1], dtype=torch.float64, device=frequencies.device)
+    return k / (turning_pairs(frequencies) - 1).clamp_min(1)
 
 
 def kept_by_turns(frequencies: Tensor, train_length: int, low: float, high: float) -> Tensor:

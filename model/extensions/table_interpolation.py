@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from model.encodings import at_least_float32
 from model.encodings.learned import Learned
 from model.encodings.sinusoidal import Sinusoidal
 from model.extensions import Extension, view, with_plain_positions
@@ -23,8 +24,9 @@ class SqueezedTable(Squeezed):
     def between_rows(self, places: Tensor) -> Tensor:
         lower = places.long()  # never past the last row but by rounding
         upper = (lower + 1).clamp_max(len(self.table) - 1)
-        weight = (places - lower)[..., None].to(self.table.dtype)
-        return self.table[lower] * (1 - weight) + self.table[upper] * weight
+        table = at_least_float32(self.table)
+        weight = (places - lower)[..., None].to(table.dtype)
+        return table[lower] * (1 - weight) + table[upper] * weight
 
 
 class TableInterpolation(Extension):

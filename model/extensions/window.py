@@ -68,7 +68,8 @@ class Window(Extension):
                 f"that the cache is no longer than the training length {train_length}"
             )
         if _only_bias_of_distance(encoding):
-            return view(encoding, Windowed, near=near, sinks=self.sinks, distance_bias=False, relative=False)
+            claims = {"distance_bias": False, "relative": False, "sees": near + self.sinks}
+            return view(encoding, Windowed, near=near, sinks=self.sinks, **claims)
         return _RotatedWindow(near, self.sinks).extend(encoding, train_length, eval_length)
 
 
@@ -87,11 +88,12 @@ class _RotatedWindow(DistanceExtension):
             "far_q": lambda i: i.clamp_max(near + self.sinks - 1),
             "far_k": lambda j: j,
             "seen_far": lambda j: j < self.sinks,
+            "sees": near + self.sinks,
         }
 
 
 def _only_bias_of_distance(encoding: PositionEncoding) -> bool:
-    cls, hooks = type(encoding), ["rotate", "unrotate", "embed", "rescore"]
+    cls, hooks = type(encoding), ["rotate", "unrotate", "embed", "rescore", "weigh"]
     if not encoding.distance_bias:
         hooks.append("score_mod")
     return not encoding.rescores and all(getattr(cls, hook) is getattr(PositionEncoding, hook) for hook in hooks)

@@ -12,13 +12,13 @@ REACHED_BY_AUTHORS = 4096 / (2 * math.pi)  # turns of the fastest pair at L = 40
 
 
 class YaRN(FrequencyExtension):
-    """θ'_k = θ_k / s · ramp_k + θ_k · (1 − ramp_k), and q and k × (temperature · ln s + 1), so scores × its square.
+    """θ'_k = θ_k / s · ramp_k + θ_k · (1 − ramp_k), cos and sin × (temperature · ln s + 1), so scores × its square.
 
     Peng et al. 2023, https://arxiv.org/abs/2309.00071, as in the authors' code: the ramp is linear in the pair index
     k, from low = ⌊corr(beta_fast)⌋ to high = ⌈corr(beta_slow)⌉, both held within 0 and d − 1, where corr(r) =
     d·ln(L/(2πr)) / (2·ln base) is the index of the pair that makes r turns in L tokens. The fastest pairs stay, the
-    slowest are divided. The authors multiply cos and sin by the temperature; for a head that is turned in part, the
-    rest of it is scaled here too, as in the paper's formula, where the temperature divides the whole score.
+    slowest are divided. The temperature is on cos and sin, as in the authors' code, where the paper's formula has the
+    whole score divided: layers, pairs and parts of a head that don't turn keep their scores.
     The ramp is by index, so it needs frequencies in a falling geometric sequence; `yarn_paper` does not.
 
     beta_fast: pairs with more turns than this in the training length are kept. The authors' 32 suits L = 4096, where

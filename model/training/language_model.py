@@ -83,11 +83,17 @@ class LanguageModel(L.LightningModule):
 
     def check_finite(self) -> None:
         """Raises LossNotFiniteError, naming the step. Looks at the device, so call it now and then, not every step."""
-        if (step := int(self.all_gather(self.first_bad_step).max())) >= 0:  # all devices raise, or none
-            raise LossNotFiniteError(
-                f"the loss was not finite at step {step}: lower training.lr={self.settings.lr}, or lengthen "
-                f"training.warmup={self.settings.warmup}"
-            )
+        step = int(self.all_gather(self.first_bad_step).max())
+        if step < 0:
+            return
+        encoding = type(self.transformer.encoding).__name__
+        advice = (
+            f"lower training.lr={self.settings.lr}, or lengthen training.warmup={self.settings.warmup}"
+            if step
+            else f"no update was made yet, so the encoding {encoding}, or the model around it, gives scores that are "
+            "not finite at its initial weights; change its settings or its formula (no learning rate mends that)"
+        )
+        raise LossNotFiniteError(f"the loss was not finite at step {step}: {advice}")  # on all devices, or none
 
     def on_before_optimizer_step(self, optimizer) -> None:
         """Clips here, and not through the trainer, which can't clip under mixed precision with a fused optimizer."""

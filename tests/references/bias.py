@@ -74,8 +74,11 @@ def kerple_power(encoding, layer):
 def sandwich(encoding, layer):
     w, base, H = encoding.width, encoding.base, encoding.shape.num_heads
 
+    def embedded(position):
+        return [wave(position / base ** (2 * k / w)) for k in range(w // 2) for wave in (math.sin, math.cos)]
+
     def bias(h, i, j):
-        return math.fsum(math.cos((i - j) / base ** (2 * k / w)) for k in range(1, w // 2 + 1)) / (8 * (h + 1) / H)
+        return math.fsum(p * q for p, q in zip(embedded(i), embedded(j), strict=True)) / (8 * (h + 1) / H)
 
     return bias
 
@@ -168,7 +171,7 @@ REFERENCES = {
     "t5": Reference("Raffel et al. 2020, section 2.1, and mesh-tensorflow's buckets", bias_output(t5)),
     "kerple_log": Reference("Chi et al. 2022, equation 7, and the authors' bounds", bias_output(kerple_log)),
     "kerple_power": Reference("Chi et al. 2022, equation 6, and the authors' bounds", bias_output(kerple_power)),
-    "sandwich": Reference("Chi et al. 2023, section 5", bias_output(sandwich)),
+    "sandwich": Reference("Chi et al. 2023, the listing: inner products of sinusoids", bias_output(sandwich)),
     "fire": Reference("Li et al. 2023, equations 3 to 5, and the authors' 1e-6", bias_output(fire)),
     "cpb_linear": cpb(lambda D, L: [D / L]),
     "cpb": cpb(lambda D, L: [math.log(1 + D)]),

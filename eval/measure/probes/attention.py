@@ -13,12 +13,12 @@ from model.extensions import view
 
 
 class Watched:
-    """Mixin of a view on any encoding: attention's weights pass through `rescore`, so `watch` sees them by blocks of
+    """Mixin of a view on any encoding: attention's weights come from `weigh`, so `watch` sees them by blocks of
     rows: (layer, rows_Q, weights_BHQT)."""
 
-    def rescore(self, scores_BHQT, visible_QT, rows_Q, *rest):
-        weights_BHQT = super().rescore(scores_BHQT, visible_QT, rows_Q, *rest)
-        self.watch(rest[-1], rows_Q, weights_BHQT)
+    def weigh(self, scores_BHQT, visible_QT, rows_Q, layer):
+        weights_BHQT = super().weigh(scores_BHQT, visible_QT, rows_Q, layer)
+        self.watch(layer, rows_Q, weights_BHQT)
         return weights_BHQT
 
 
