@@ -72,7 +72,7 @@ def runs_of(path: Path) -> list[RunFolder]:
 
 
 def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapping[str, Any]) -> None:
-    """Scores one run, writes its report, shows the rows that were asked for. elsewhere: settings of where its data lie."""
+    """Scores one run, writes its report, shows the rows asked for. elsewhere: settings of where its data lie."""
     from eval.compare.comparison import read_comparison
     from eval.compare.report import write_files
     from eval.measure.measurement import Measurement, fingerprint

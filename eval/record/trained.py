@@ -35,7 +35,8 @@ class Trained:
 
     def encode(self, text: str) -> torch.Tensor:
         """A text as the model was trained to read it, after the token that opens a document: int64 (1, T)."""
-        return torch.tensor([[self.tokenizer.separator, *self.tokenizer.tokenizer.encode(text).ids]])
+        ids = self.tokenizer.tokenizer.encode(text, add_special_tokens=False).ids
+        return torch.tensor([[self.tokenizer.separator, *ids]])
 
     def decode(self, tokens: torch.Tensor) -> str:
         """The text of tokens (T,), without separators."""
