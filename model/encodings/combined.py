@@ -26,20 +26,6 @@ def uses(encoding: PositionEncoding, hook: str) -> bool:
 
 
 @torch.no_grad()
-def last_row_of_nothing(encoding: PositionEncoding, length: int, score: float = 0.0) -> Tensor | None:
-    """What score_mod of layer 0 makes of the last row of equal scores where all content is zeros: (1, H, 1, T), or None
-    without one."""
-    H, K = encoding.shape.num_heads, encoding.shape.head_dim
-    with evaluated(encoding):
-        positions = encoding.positions(torch.zeros(1, length, dtype=torch.long))
-    x_BTD = encoding.embed(torch.zeros(1, length, encoding.shape.dim), positions)
-    q, k, _ = encoding.rotate(*(torch.zeros(1, H, length, K) for _ in range(3)), positions, x_BTD, 0)
-    mod = encoding.score_mod(q, k, positions, x_BTD, 0)
-    b, h, rows = torch.zeros(1, 1, 1, 1, dtype=torch.long), torch.arange(H)[:, None, None], torch.arange(length)
-    return mod and mod(torch.full((1, H, 1, length), score), b, h, rows[-1:, None], rows)
-
-
-@torch.no_grad()
 def attend_to_noise(encoding: PositionEncoding) -> Tensor:
     """What comes out of the last layer when every hook is called in turn, as attention calls them, on random content:
     (B, H, T, K), at a batch and a length unlike any size of the model, so that nothing broadcasts by chance.

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.encodings import PositionEncoding, Shape, Wrapper
-from model.encodings.combined import last_row_of_nothing
+from model.encodings import PositionEncoding, Shape, Wrapper, evaluated
 
 PAIRS = 1 << 13  # scores of one head that the network is given at once on the CPU: its hidden units stay in the cache
 
@@ -76,3 +75,17 @@ class DAPE(Wrapper):
             change_BHP = torch.stack([down @ F.leaky_relu_(units) for units in hidden])
             changes.append(F.pad(change_BHP.unflatten(-1, (end - start, seen)), (0, T - seen)))
         return torch.cat(changes, dim=2)
+
+
+@torch.no_grad()
+def last_row_of_nothing(encoding: PositionEncoding, length: int, score: float = 0.0) -> Tensor | None:
+    """What score_mod of layer 0 makes of the last row of equal scores where all content is zeros: (1, H, 1, T), or None
+    without one."""
+    H, K = encoding.shape.num_heads, encoding.shape.head_dim
+    with evaluated(encoding):
+        positions = encoding.positions(torch.zeros(1, length, dtype=torch.long))
+    x_BTD = encoding.embed(torch.zeros(1, length, encoding.shape.dim), positions)
+    q, k, _ = encoding.rotate(*(torch.zeros(1, H, length, K) for _ in range(3)), positions, x_BTD, 0)
+    mod = encoding.score_mod(q, k, positions, x_BTD, 0)
+    b, h, rows = torch.zeros(1, 1, 1, 1, dtype=torch.long), torch.arange(H)[:, None, None], torch.arange(length)
+    return mod and mod(torch.full((1, H, 1, length), score), b, h, rows[-1:, None], rows)
