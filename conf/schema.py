@@ -15,6 +15,7 @@ from conf.typed import Checked, split, typed
 CONF = Path(__file__).parent
 ROOT = CONF.parent
 
+SEEDS = 2**63  # so many there are: torch takes 64 bits with a sign
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("validation", "test")  # held out
 CONTROLS = ("unigram", "bigram")  # n-grams of order 1, 2
@@ -260,6 +261,7 @@ class TuningSettings(Checked):
         rates = bool(self.lr) and all(0 < rate < math.inf for rate in self.lr)
         self.check("lr", rates, "must be a list of learning rates, such as [1e-3, 3e-3]")
         self.check("seed", self.seed >= 0, "must not be negative")
+        self.check("seed", self.seed < SEEDS, "must be below 2**63")
 
 
 @dataclass
@@ -287,6 +289,7 @@ class Settings(Checked):
 
     def __post_init__(self):
         self.check_each("seed num_workers", lambda value: value >= 0, "must not be negative")
+        self.check("seed", self.seed < SEEDS, "must be below 2**63")
         self.check("context", self.context >= 2, "must be at least 2 tokens")
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")

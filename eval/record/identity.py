@@ -32,6 +32,8 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def _resolve_run_id(_root_: DictConfig) -> str:
+    if OmegaConf.select(_root_, "encoding.name") is None:
+        raise ValueError("encoding.name: needs a value, as in the files of conf/encoding")
     names = [name for name in _root_ if name not in NOT_IDENTITY]
     return run_id({name: OmegaConf.to_container(_root_, resolve=False)[name] for name in names})
 
