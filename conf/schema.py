@@ -9,6 +9,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
 from conf.typed import Checked, split, typed
 
@@ -332,9 +334,19 @@ def check_names(run_id: str, sweep: str | None) -> None:
 
 
 def register() -> None:
-    """Makes the schema known to Hydra, whose defaults lists name it."""
+    """Makes the schema known to Hydra, whose defaults lists name it, and `${groups:}`, for its help."""
     ConfigStore.instance().store("schema", Settings)
     ConfigStore.instance().store("scoring", ScoringSettings)
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
+
+
+def groups(file: str) -> str:
+    """The groups that a file of this folder is composed of, a line each, with what can be chosen of them, be it in
+    this folder or in one that the command adds."""
+    chosen = [entry for entry in OmegaConf.load(CONF / file).defaults if isinstance(entry, DictConfig)]
+    names = [name for entry in chosen for name in entry if not name.startswith("override ")]
+    loader = GlobalHydra.instance().config_loader()
+    return "".join(f"{name}: {', '.join(loader.get_group_options(name))}\n" for name in names)
 
 
 def _is_number(value: Any) -> bool:

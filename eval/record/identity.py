@@ -38,13 +38,8 @@ def _resolve_run_id(_root_: DictConfig) -> str:
     return run_id({name: OmegaConf.to_container(_root_, resolve=False)[name] for name in names})
 
 
-def sweep_name(overrides: list[str]) -> str:
-    """The default name of a multirun's folder: a hash of its command, so that the same command goes on in it."""
-    return "sweep-" + hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:6]
-
-
 def settings_of(*overrides: str) -> schema.Settings:
-    """The settings that `python train.py` with these arguments has. Raises Hydra's errors, or ValueError."""
+    """The settings that `python train.py` with these arguments has. Raises ValueError, naming the setting."""
     register_names()
     return composed_as(schema.Settings, composed("train", *overrides))
 

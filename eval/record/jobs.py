@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,13 +29,13 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
         check_devices(settings, in_multirun())
         job(settings)
 
-    if error := attempt(checked_job, cfg.run_id):
+    if error := attempt(checked_job, cfg, "run_id"):
         _record(cfg, error)
 
 
-def attempt(job: Callable[[], None], name: str) -> Exception | None:
+def attempt(job: Callable[[], None], cfg: DictConfig, name: str) -> Exception | None:
     """Runs a job. A failure is said in a sentence and ends the process; in a multirun it is returned, and the other
-    jobs go on. A signal ends the process, with its exit code."""
+    jobs go on. A signal ends the process, with its exit code. name: of the setting that says which job it is."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
     try:
@@ -43,13 +44,23 @@ def attempt(job: Callable[[], None], name: str) -> Exception | None:
         print(f"{stop}: run the same command again to go on", file=sys.stderr)
         sys.exit(stop.exit_code)
     except Exception as error:
-        if not isinstance(error, MISTAKES):
-            traceback.print_exc()
-        print(f"{name if in_multirun() else 'error'}: {one_sentence(error)}", file=sys.stderr)
         if not in_multirun():
-            sys.exit(FAILED)
+            give_up(error)
+        _say(cfg[name], error)
         return error
     return None
+
+
+def give_up(error: Exception) -> NoReturn:
+    """Ends the process with the error in one sentence; one that is no user's mistake with its traceback too."""
+    _say("error", error)
+    sys.exit(FAILED)
+
+
+def _say(name: str, error: Exception) -> None:
+    if not isinstance(error, MISTAKES):
+        traceback.print_exception(error)
+    print(f"{name}: {one_sentence(error)}", file=sys.stderr)
 
 
 def in_multirun() -> bool:
