@@ -3,6 +3,7 @@ type by its full name. The yaml files hold the values and say what they mean; wh
 object is made, by a ValueError that names the setting. Light to import: nothing but Hydra.
 """
 
+import importlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -32,6 +33,14 @@ def options(group: str) -> list[str]:
 def modules(folder: str) -> list[str]:
     """What there is of a kind that is a Python file each, sorted: the modules of a folder such as data/sources."""
     return sorted(path.stem for path in (ROOT / folder).glob("[!_]*.py"))
+
+
+def member(folder: str, module: str, name: str) -> Any:
+    """What every module of such a folder has by one name. Raises ValueError where this one lacks it."""
+    found = importlib.import_module(f"{folder.replace('/', '.')}.{module}")
+    if not hasattr(found, name):
+        raise ValueError(f"{folder}/{module}.py has no {name}, which all modules there must have: define it")
+    return getattr(found, name)
 
 
 @dataclass

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
 import traceback
@@ -13,9 +15,9 @@ from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import Settings, check_names
+from conf.schema import Settings, TrainerSettings, check_names
 from conf.typed import composed_as
-from model.devices import Interrupted
+from model.devices import Interrupted, count_gpus, uses_gpu
 
 FAILED, SWEEP_FAILED = 1, 3
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
@@ -27,6 +29,7 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
     def checked_job():
         settings = composed_as(Settings, cfg)
         check_devices(settings, in_multirun())
+        check_machine(settings.trainer)
         job(settings)
 
     if error := attempt(checked_job, cfg, "run_id"):
@@ -82,6 +85,25 @@ def check_devices(settings: Settings, multirun: bool) -> None:
             f"{trainer.num_nodes} can't run inside {'a multirun' if multirun else 'a choice of learning rates'}: "
             "give each job one device (trainer.devices=1), or start each run by itself, without "
             f"{'-m' if multirun else 'tuning'}"
+        )
+
+
+def check_machine(trainer: TrainerSettings) -> None:
+    """Raises ValueError where this machine lacks what a run asks of it: GPUs, or a compiler."""
+    gpu = uses_gpu(trainer.accelerator)
+    if gpu and (found := count_gpus()) < trainer.devices:
+        remedy = f"set trainer.devices={found}" if found else "trainer=auto takes what there is"
+        raise ValueError(
+            f"trainer.accelerator={trainer.accelerator} with trainer.devices={trainer.devices}: GPUs that torch can "
+            f"use here: {found}; {remedy}"
+        )
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]  # Triton's
+    if not gpu:
+        compilers = [os.environ.get("CXX", "g++")]  # Inductor's
+    if trainer.compile and not any(map(shutil.which, compilers)):
+        raise ValueError(
+            f"trainer.compile=true: there is no {' or '.join(compilers)} here to compile with; install it, or set "
+            "trainer.compile=false"
         )
 
 

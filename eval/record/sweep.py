@@ -136,4 +136,3 @@ def progress(path: Path, jobs: int | None) -> str:
     done, failed = states["finished"], len(names) - states["finished"] - running
     of, left = (f" of {jobs}", f", {jobs - len(names)} left") if jobs else ("", "")
     return f"{done}{of} jobs done, {running} running, {failed} failed{left}"
-

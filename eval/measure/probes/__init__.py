@@ -7,14 +7,13 @@ into, has the status "undefined" and says why. Memory is linear in the length.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from conf.schema import EvaluationSettings
+from conf.schema import EvaluationSettings, member
 from data.stream import TokenStream
 from data.windows import Windows, document_bounds, fixed_target_windows
 from eval.measure.rows import Measured
@@ -33,7 +32,7 @@ def run_probes(
     asked = {name: values[name] for name in SETTINGS}
     for name in evaluation.probes:
         if known.get(name) != asked:
-            probe = importlib.import_module(f"eval.measure.probes.{name}").probe
+            probe = member("eval/measure/probes", name, "probe")
             yield Measured(probes={name: probe(Probed(model, stream, evaluation))}, probe_settings={name: asked})
 
 
