@@ -7,13 +7,12 @@
 Heavy packages are imported once the configuration is known to be valid, so that a misspelt key answers at once.
 """
 
-import sys
-
 import hydra
 from omegaconf import DictConfig
 
 from conf.schema import Settings
-from eval.record.identity import register_names, sweep_name
+from eval.record.command import answering
+from eval.record.identity import register_names
 
 
 def train(settings: Settings) -> None:
@@ -71,15 +70,19 @@ def train(settings: Settings) -> None:
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
+    """One job of a command. Gives what a sweeper that optimises goes by."""
     from eval.record.jobs import carry_out
 
     carry_out(train, cfg)
 
+    from eval.compare.objective import objective
+    from eval.record.folder import RunFolder
+
+    return objective(RunFolder.of(cfg))
+
 
 if __name__ == "__main__":
     register_names()
-    multirun = {"-m", "--multirun"} & set(sys.argv)
-    if multirun and not any(argument.startswith("sweep=") for argument in sys.argv):
-        sys.argv.append(f"sweep={sweep_name(sys.argv[1:])}")
-    main()
+    with answering():
+        main()

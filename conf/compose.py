@@ -13,13 +13,17 @@ from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
+from conf.mistakes import naming_settings
 from conf.schema import CONF
 
 
 @functools.cache  # a fifth of a second each, and the tests ask for the same ones hundreds of times
 def composed(name: str | None, *overrides: str) -> DictConfig:
-    """The config of a file of this folder (None: of an empty one) under these overrides. Raises Hydra's errors."""
-    with _own_hydra():
+    """The config of a file of this folder (None: of an empty one) under these overrides.
+
+    Raises ValueError, naming the setting, for an override that doesn't fit.
+    """
+    with naming_settings(), _own_hydra():
         return compose(name, overrides=list(overrides))
 
 

@@ -4,6 +4,7 @@ object is made, by a ValueError that names the setting. Light to import: nothing
 """
 
 import hashlib
+import importlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -11,12 +12,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
 from conf.typed import Checked, split, typed
 
 CONF = Path(__file__).parent
 ROOT = CONF.parent
 
+SEEDS = 2**63  # so many there are: torch takes 64 bits with a sign
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("validation", "test")  # held out
 CONTROLS = ("unigram", "bigram")  # n-grams of order 1, 2
@@ -31,6 +35,14 @@ def options(group: str) -> list[str]:
 def modules(folder: str) -> list[str]:
     """What there is of a kind that is a Python file each, sorted: the modules of a folder such as data/sources."""
     return sorted(path.stem for path in (ROOT / folder).glob("[!_]*.py"))
+
+
+def member(folder: str, module: str, name: str) -> Any:
+    """What every module of such a folder has by one name. Raises ValueError where this one lacks it."""
+    found = importlib.import_module(f"{folder.replace('/', '.')}.{module}")
+    if not hasattr(found, name):
+        raise ValueError(f"{folder}/{module}.py has no {name}, which all modules there must have: define it")
+    return getattr(found, name)
 
 
 @dataclass
@@ -282,6 +294,7 @@ class TuningSettings(Checked):
         rates = bool(self.lr) and all(0 < rate < math.inf for rate in self.lr)
         self.check("lr", rates, "must be a list of learning rates, such as [1e-3, 3e-3]")
         self.check("seed", self.seed >= 0, "must not be negative")
+        self.check("seed", self.seed < SEEDS, "must be below 2**63")
 
 
 @dataclass
@@ -310,6 +323,7 @@ class Settings(Checked):
 
     def __post_init__(self):
         self.check_each("seed num_workers", lambda value: value >= 0, "must not be negative")
+        self.check("seed", self.seed < SEEDS, "must be below 2**63")
         self.check("context", self.context >= 2, "must be at least 2 tokens")
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
@@ -354,9 +368,19 @@ def check_names(run_id: str, sweep: str | None) -> None:
 
 
 def register() -> None:
-    """Makes the schema known to Hydra, whose defaults lists name it."""
+    """Makes the schema known to Hydra, whose defaults lists name it, and `${groups:}`, for its help."""
     ConfigStore.instance().store("schema", Settings)
     ConfigStore.instance().store("scoring", ScoringSettings)
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
+
+
+def groups(file: str) -> str:
+    """The groups that a file of this folder is composed of, a line each, with what can be chosen of them, be it in
+    this folder or in one that the command adds."""
+    chosen = [entry for entry in OmegaConf.load(CONF / file).defaults if isinstance(entry, DictConfig)]
+    names = [name for entry in chosen for name in entry if not name.startswith("override ")]
+    loader = GlobalHydra.instance().config_loader()
+    return "".join(f"{name}: {', '.join(loader.get_group_options(name))}\n" for name in names)
 
 
 def _is_number(value: Any) -> bool:

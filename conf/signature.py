@@ -24,6 +24,17 @@ def check_types(cls: type, settings: Mapping[str, Any], group: str) -> None:
             raise ValueError(f"{group}.{key}={value!r}: must be {wanted}")
 
 
+def whole(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, those by which cls annotates whole numbers as such: 1e3 is one."""
+    hints = typing.get_type_hints(cls.__init__)
+    return {
+        key: int(value)
+        if type(value) is float and value.is_integer() and _kinds(hints.get(key, Any)) <= {int, type(None)}
+        else value
+        for key, value in settings.items()
+    }
+
+
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The arguments of a class, by name."""
     return dict(inspect.signature(cls).parameters)

@@ -2,13 +2,13 @@
 
 import functools
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig, IntegerNode, OmegaConf
+
+from conf.mistakes import naming_settings
 
 
 class Checked:
@@ -49,7 +49,7 @@ def typed(cls: type, values: Any, name: str = "") -> Any:
         raise ValueError(f"{name or 'the settings'}: an interpolation, ${{...}}, among values that are read back")
     if not isinstance(values, Mapping):
         raise ValueError(f"{name or 'the settings'}={values}: must be a group of settings")
-    with _naming_settings(name):
+    with naming_settings(name):
         return OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))
 
 
@@ -65,7 +65,7 @@ def composed_as(cls: type, config: DictConfig) -> Any:
     Raises ValueError, naming the setting, for a value that is missing or can't be, and for a key that was added by "+"
     where there is no such setting, which Hydra lets pass.
     """
-    with _naming_settings():
+    with naming_settings():
         values = OmegaConf.to_container(config, resolve=True)
     return typed(cls, values)
 
@@ -81,12 +81,8 @@ def plain(settings: Any) -> Any:
     return asdict(settings)
 
 
-@contextmanager
-def _naming_settings(group: str = "") -> Iterator[None]:
-    """Turns OmegaConf's errors into ValueErrors that name the setting. group: that it is a config of."""
-    try:
-        yield
-    except OmegaConfBaseException as error:
-        key = ".".join(part for part in (group, error.full_key) if part)
-        problem = "needs a value" if isinstance(error, MissingMandatoryValue) else str(error).splitlines()[0]
-        raise ValueError(f"{key}: {problem}") from None
+def _whole(node: IntegerNode, value: Any, convert: Callable = IntegerNode._validate_and_convert_impl) -> int:
+    return convert(node, int(value) if type(value) is float and value.is_integer() else value)
+
+
+IntegerNode._validate_and_convert_impl = _whole  # 1e6 is a whole number too, which OmegaConf would refuse

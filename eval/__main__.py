@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import CONF, EvaluationSettings, ScoringSettings
 from conf.typed import composed_as, plain, typed
+from eval.record.command import answering
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
 from eval.record.jobs import MISTAKES, SWEEP_FAILED, attempt, one_sentence
@@ -115,14 +116,14 @@ def as_given(cfg: DictConfig, configured: EvaluationSettings) -> EvaluationSetti
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
 def main(cfg: DictConfig) -> None:
-    if attempt(lambda: score(cfg), cfg.run):
-        with open(os.environ[FAILED_RUNS], "a") as file:
+    if attempt(lambda: score(cfg), cfg, "run"):
+        with open(os.environ[FAILED_RUNS], "a", encoding="utf-8") as file:
             file.write(f"{cfg.run}\n")
 
 
 if __name__ == "__main__":
     register_names()
-    with tempfile.NamedTemporaryFile("r") as failed:
+    with answering(), tempfile.NamedTemporaryFile("r", encoding="utf-8") as failed:
         os.environ[FAILED_RUNS] = failed.name
         main()
         if failed.read():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -21,8 +20,8 @@ def encoding_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The config of an encoding as a plain dict, ready for `build_encoding`.
 
     overrides: as on the command line of train.py: "encoding.base=500000", "encoding@encoding.inner=t5".
-    Works inside a running Hydra job too. Raises ValueError for a name that conf/encoding doesn't have; Hydra's own
-    error for an override that doesn't fit.
+    Works inside a running Hydra job too. Raises ValueError for a name that conf/encoding doesn't have, or an
+    override that doesn't fit.
 
     >>> encoding_config("rope", ["encoding.base=500000"])["base"]
     500000
@@ -41,8 +40,4 @@ def extension_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]
 
 
 def _config(group: str, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    known = options(group)
-    if name not in known:
-        near = get_close_matches(name, known) or known
-        raise ValueError(f"{group}={name!r}: conf/{group} has no such file; did you mean {', '.join(near)}?")
     return OmegaConf.to_container(composed(None, f"+{group}={name}", *overrides)[group], resolve=True)

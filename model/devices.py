@@ -21,6 +21,13 @@ def uses_gpu(accelerator: str) -> bool:
     return torch.cuda.is_available()
 
 
+def count_gpus() -> int:
+    """The GPUs that torch can use here."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether the error says that memory ran out; PyTorch's allocator on CPU raises a plain RuntimeError."""
     return (

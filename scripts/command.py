@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Collection
 
-from eval.record.jobs import FAILED, MISTAKES, one_sentence
+from eval.record.command import answering
 
 
 def folder_and_options(arguments: list[str], usage: str, known: Collection[str] = ()) -> tuple[str, dict[str, str]]:
@@ -31,8 +31,5 @@ def number(name: str, text: str, kind: type) -> float:
 
 def end_with(main: Callable[[list[str]], int | None]) -> None:
     """Ends the process with what main makes of the command line: its exit code, or a user's mistake in one sentence."""
-    try:
+    with answering():
         sys.exit(main(sys.argv[1:]))
-    except MISTAKES as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
-        sys.exit(FAILED)

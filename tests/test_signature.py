@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from conf.signature import check_types, parameters
+from conf.signature import check_types, parameters, whole
 
 
 class Sample:
@@ -59,6 +59,14 @@ def test_a_value_of_another_kind_is_refused_by_its_name(key, value):
     with pytest.raises(ValueError) as error:
         check_types(Sample, {"anything": 1, key: value}, "sample")
     assert str(error.value) == f"sample.{key}={value!r}: must be {WRONG[key][1]}"
+
+
+def test_a_whole_number_may_be_written_as_a_float():
+    given = {"whole": 1e3, "perhaps": 2.0, "number": 1e3, "anything": 1e3, "unknown": 1.0}
+    taken = whole(Sample, given)
+    assert taken == given and [type(value) for value in taken.values()] == [int, int, float, float, float]
+    check_types(Sample, taken, "sample")
+    assert whole(Sample, {"whole": 1.5, "perhaps": math.inf}) == {"whole": 1.5, "perhaps": math.inf}
 
 
 def test_parameters_are_the_arguments_that_a_class_takes():

@@ -1,25 +1,48 @@
-"""A sweep as Hydra carries it out: how many jobs, how far they are, and its end."""
+"""A sweep as Hydra carries it out: its name, how many jobs, how far they are, its end, and what a sweeper gets of it.
 
-from contextlib import nullcontext
-from pathlib import Path
+python -m pytest tests/test_sweep.py
+"""
+
+import json
+import math
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from conf.schema import CompareSettings, LoggerSettings
+from conf.schema import CONF, CompareSettings, LoggerSettings
+from eval.compare.objective import objective
 from eval.compare.sweep import SweepReport
-from eval.record.sweep import SweepCallback, count_jobs, progress
+from eval.record.files import write_json
+from eval.record.folder import RunFolder
+from eval.record.identity import register_names
+from eval.record.sweep import AGENT, SweepCallback, count_jobs, progress
 from tests.synthetic import make_run
 
-ROOT = Path(__file__).parent.parent
+
+@contextmanager
+def multirun(*overrides):
+    """The config of `python train.py -m` with these overrides, as Hydra gives it to its callbacks."""
+    register_names()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield GlobalHydra.instance().hydra.compose_config("train", list(overrides), RunMode.MULTIRUN)
+
+
+def named(tmp_path, *overrides):
+    """The name of the sweep that such a command starts."""
+    with multirun(f"runs={tmp_path}", *overrides) as config:
+        SweepCallback().on_multirun_start(config)
+        return config.sweep
 
 
 @pytest.mark.parametrize(
     ("params", "task", "jobs"),
     [
         (None, ["encoding=none,rope", "seed=0,1,2", "training.lr=1e-3"], 6),
-        (None, ["encoding=glob(*)", "seed=range(2)"], 2 * len(list((ROOT / "conf" / "encoding").glob("*.yaml")))),
+        (None, ["encoding=glob(*)", "seed=range(2)"], 2 * len(list((CONF / "encoding").glob("*.yaml")))),
         ({"encoding": "none,rope,alibi"}, ["seed=0,1"], 6),
         ({"encoding": "none,rope,alibi"}, ["encoding=t5"], 1),
     ],
@@ -27,7 +50,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_jobs_of_a_sweep_are_counted_before_it_starts(params, task, jobs):
     sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": params}
     config = OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"task": task}}})
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         assert count_jobs(config) == jobs
 
 
@@ -63,9 +86,9 @@ def test_sweeps_in_one_folder_keep_lists_of_their_own(composed, tmp_path, monkey
     lists = []
     for number, run in enumerate((done, failed)):
         monkeypatch.setattr("os.getpid", lambda number=number: number)
-        monkeypatch.setattr("eval.record.sweep.count_jobs", lambda config: 1)
         callback = SweepCallback()
-        callback.on_multirun_start(OmegaConf.create({"runs": str(tmp_path), "sweep": "both", "run_id": "any"}))
+        with multirun(f"runs={tmp_path}", "sweep=both") as config:
+            callback.on_multirun_start(config)
         callback.job_list.write_text(f"{run.name}\n")
         lists.append(callback.job_list)
     assert [progress(path, 1) for path in lists] == [
@@ -82,3 +105,148 @@ def test_a_report_that_cannot_be_written_ends_the_sweep_with_one_sentence(tmp_pa
         callback.on_multirun_end(OmegaConf.create({"compare": {"reference": "rope", "level": 0.95}}))
     assert stop.value.code == 1
     assert "holds no run" in capsys.readouterr().err
+
+
+BASE = ["experiment=smoke", "training.lr=1e-3,3e-3"]
+SAME_SWEEP = {
+    "another encoding": ["encoding=alibi"],
+    "more encodings, and settings of theirs": ["encoding=rope,alibi", "encoding.base=1,2"],
+    "an encoding within one": ["encoding=randomized", "encoding@encoding.inner=t5,alibi"],
+    "other seeds": ["seed=1,2"],
+    "scored otherwise": ["eval.lengths=[1,16]", "eval.targets=4"],
+    "what changes no number": [
+        "logger=auto",
+        "compare.level=0.9",
+        "num_workers=0,1",
+        "cache_dir=there",
+        "hydra.verbose=true",
+    ],
+    "what is so anyhow": ["training.batch_size=32", "context=32"],
+    "written otherwise": ["++context=32", "training.lr=0.003,0.001"],
+}
+ANOTHER_SWEEP = {
+    "another setting": ["context=64"],
+    "more of what is swept over": ["training.lr=1e-3,3e-3,1e-2"],
+    "one of what is swept over": ["training.lr=1e-3"],
+    "something else that is swept over": ["training.warmup=0,0.1"],
+    "another experiment": ["experiment=tasks"],
+    "several experiments": ["experiment=smoke,tasks"],
+    "other data": ["data=copy"],
+}
+
+
+@pytest.mark.parametrize("more", SAME_SWEEP)
+def test_a_sweep_without_a_name_goes_on_in_its_folder(tmp_path, more):
+    assert named(tmp_path, *BASE, *SAME_SWEEP[more]) == named(tmp_path, *BASE)
+
+
+@pytest.mark.parametrize("more", ANOTHER_SWEEP)
+def test_a_sweep_of_other_settings_has_another_name(tmp_path, more):
+    assert named(tmp_path, *BASE, *ANOTHER_SWEEP[more]) != named(tmp_path, *BASE)
+
+
+def test_the_jobs_are_told_the_name_that_the_sweep_got(tmp_path):
+    with multirun(f"runs={tmp_path}", "encoding=rope,alibi") as config:
+        SweepCallback().on_multirun_start(config)
+        assert config.hydra.overrides.task[-1] == f"sweep={config.sweep}"
+        assert config.hydra.sweep.dir == f"{tmp_path}/{config.sweep}"
+
+
+@pytest.mark.parametrize("override", ["sweep=mine", "++sweep=mine"])
+def test_a_name_that_is_given_is_the_sweeps(tmp_path, override):
+    assert named(tmp_path, override) == "mine"
+
+
+REFUSED = {
+    "two names": (["sweep=a,b"], "sweep: a multirun lies in one folder"),
+    "a name that leads out": (["sweep=../a"], "sweep='../a'"),
+    "a run's name that leads out": (["run_id=../a"], "run_id='../a'"),
+    "no encoding": (["~encoding"], "encoding.name: needs a value"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_sweep_that_cannot_be_is_refused_before_its_first_job(tmp_path, capsys, what):
+    overrides, message = REFUSED[what]
+    with pytest.raises(SystemExit) as stop:
+        named(tmp_path / "runs", *overrides)
+    assert stop.value.code == 1 and capsys.readouterr().err.startswith(f"error: {message}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_agent_of_wandb_starts_runs_and_no_sweeps(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(AGENT, "abc123")
+    with pytest.raises(SystemExit):
+        named(tmp_path, "encoding=rope,alibi")
+    assert "leave out -m" in capsys.readouterr().err
+    assert named(tmp_path, "encoding=rope,alibi", "logger=none")
+
+
+def row(length, nats, **more):
+    place = {"protocol": "fixed_targets", "extension": "none", "context_length": 32 * length, "length_ratio": length}
+    return place | {"status": "ok", "nats": nats} | more
+
+
+OBJECTIVES = {
+    "the longest context": ({"rows": [row(1, 2.0), row(8, 3.0), row(4, 1.0)]}, 3.0),
+    "of the headline": ({"rows": [row(1, 2.0), row(8, 3.0, protocol="sliding")]}, 2.0),
+    "of the model itself": ({"rows": [row(1, 2.0), row(8, 1.0, extension="yarn"), row(8, 3.0, control="bigram")]}, 2.0),
+    "undefined there": ({"rows": [row(1, 2.0), row(8, None, status="undefined")]}, math.inf),
+    "a task": ({"rows": [], "tasks": [row(1, None, exact_match=1.0), row(2, None, exact_match=0.25)]}, 0.75),
+    "not scored": ({"rows": [row(1, 2.0, protocol="sliding")]}, None),
+}
+
+
+@pytest.mark.parametrize("what", OBJECTIVES)
+def test_a_sweeper_gets_the_number_that_compare_goes_by(tmp_path, what):
+    results, wanted = OBJECTIVES[what]
+    run = RunFolder(tmp_path)
+    write_json(tmp_path / "results.json", {"schema": 1, **results})
+    assert objective(run) == math.inf  # it has not finished
+    run.set_status("finished")
+    assert objective(run) == wanted
+
+
+SWEEPER = """
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+
+class Halving(Sweeper):
+    '''Halves the learning rate, and says what came of it.'''
+
+    def __init__(self, **settings):
+        pass
+
+    def setup(self, *, hydra_context, task_function, config):
+        arguments = dict(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.launcher = Plugins.instance().instantiate_launcher(**arguments)
+
+    def sweep(self, arguments):
+        for job, rate in enumerate((0.002, 0.001)):
+            (done,) = self.launcher.launch([[*arguments, f"training.lr={rate}"]], initial_job_idx=job)
+            print(f"halving: {done.return_value!r}")
+"""
+EXPERIMENT = """# @package _global_
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    _target_: hydra_plugins.halving.Halving
+training:
+  tokens: 2048
+"""
+
+
+def test_a_file_says_that_it_is_a_sweep_and_another_sweeper_gets_its_name_and_numbers(program, tmp_path):
+    for path, text in {"hydra_plugins/halving.py": SWEEPER, "conf/experiment/mine.yaml": EXPERIMENT}.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    small = ["model=nano", "context=32", "eval=smoke", "eval.windows=12", "eval.targets=8", "eval.lengths=[1,2]"]
+    command = ["--config-dir", str(tmp_path / "conf"), "experiment=mine", *small, "logger=none"]
+    done = program(*command, runs=tmp_path / "runs", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("sweep-") and done.stdout.rstrip().endswith(str(folder / "report.html"))
+    given = sorted(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("halving: "))
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/results.json")]
+    assert given == sorted(objective(RunFolder(folder / run["run_id"])) for run in runs) and len(given) == 2

@@ -88,7 +88,7 @@ def test_settings_of_extensions_are_given_and_stand_in_the_rows(score, finished,
 def test_several_runs_and_extensions_are_scored_one_after_the_other(score, finished, tmp_path):
     folders = [shutil.copytree(finished[0], tmp_path / name) for name in ("a", "b")]
     runs = f"run={folders[0]},{tmp_path / 'nowhere'},{folders[1]}"
-    done = score("-m", runs, "extension=alibi_interpolation,window", "eval.lengths=[2]")
+    done = score(runs, "extension=alibi_interpolation,window", "eval.lengths=[2]", "-m")
     assert done.returncode == 3 and "Traceback" not in done.stderr
     assert done.stderr.count("nowhere is not a run's folder") == 2  # an extension each, and the others go on
     for folder in folders:

@@ -45,8 +45,8 @@ def page(comparison: Comparison) -> str:
         styles=style,
         sections=_sections(comparison, style),
         start={"off": _off(comparison, style, best), "best": best},
-        css=Markup((ASSETS / "report.css").read_text()),
-        js=Markup((ASSETS / "report.js").read_text()),
+        css=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
+        js=Markup((ASSETS / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
     )
 

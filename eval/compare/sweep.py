@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from conf.schema import LoggerSettings
-from eval.record.jobs import SWEEP_FAILED
-from eval.record.sweep import SweepCallback, give_up, started
+from eval.record.jobs import SWEEP_FAILED, give_up
+from eval.record.sweep import SweepCallback, started
 
 if TYPE_CHECKING:
     from eval.compare.comparison import Comparison

@@ -53,7 +53,7 @@ def _finite(content: Any) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError, naming the file, where it is cut or not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
 

@@ -16,18 +16,8 @@ from conf.typed import composed_as
 from data.inputs import input_hash
 
 # Settings that change where and how a run is carried out, and not what it computes.
-NOT_IDENTITY = (
-    "hydra",
-    "run_id",
-    "sweep",
-    "runs",
-    "cache_dir",
-    "num_workers",
-    "logger",
-    "compare",
-    "experiment",
-    "force",
-)
+NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
+NOT_IDENTITY += ("force",)
 NOT_TRAINING = (*NOT_IDENTITY, "eval")  # how a model is scored is no part of how it was trained
 
 
@@ -40,15 +30,15 @@ def identity(config: Mapping[str, Any]) -> dict[str, str]:
     data = config["data"]
     task = [f"data.sources.{data['source']}"] if "examples" in data else []
     return {
-        "settings": hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
+        "settings": digest(settings),
         "source": source_hash(config["encoding"], *task),
         "files": input_hash(data, config["tokenizer"]),
     }
 
 
-def digest(identity: Mapping[str, str]) -> str:
-    """SHA-256 of all that an identity holds, hexadecimal."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever their order, hexadecimal."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def run_id(config: Mapping[str, Any]) -> str:
@@ -57,17 +47,17 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def _resolve_run_id(_root_: DictConfig) -> str:
+    if OmegaConf.select(_root_, "encoding.name") is None:
+        raise ValueError("encoding.name: needs a value, as in the files of conf/encoding")
     names = [name for name in _root_ if name not in NOT_TRAINING]
-    return run_id({name: OmegaConf.to_container(_root_, resolve=False)[name] for name in names})
-
-
-def sweep_name(overrides: list[str]) -> str:
-    """The default name of a multirun's folder: a hash of its command, so that the same command goes on in it."""
-    return "sweep-" + hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:6]
+    values = {name: _root_[name] for name in names}
+    return run_id(
+        {name: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for name, v in values.items()}
+    )
 
 
 def settings_of(*overrides: str) -> schema.Settings:
-    """The settings that `python train.py` with these arguments has. Raises Hydra's errors, or ValueError."""
+    """The settings that `python train.py` with these arguments has. Raises ValueError, naming the setting."""
     register_names()
     return composed_as(schema.Settings, composed("train", *overrides))
 

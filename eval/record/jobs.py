@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import Settings, check_names
+from conf.schema import Settings, TrainerSettings, check_names
 from conf.typed import composed_as
-from model.devices import Interrupted
+from model.devices import Interrupted, count_gpus, uses_gpu
 
 FAILED, SWEEP_FAILED = 1, 3
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
@@ -26,15 +29,16 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
     def checked_job():
         settings = composed_as(Settings, cfg)
         check_devices(settings, in_multirun())
+        check_machine(settings.trainer)
         job(settings)
 
-    if error := attempt(checked_job, cfg.run_id):
+    if error := attempt(checked_job, cfg, "run_id"):
         _record(cfg, error)
 
 
-def attempt(job: Callable[[], None], name: str) -> Exception | None:
+def attempt(job: Callable[[], None], cfg: DictConfig, name: str) -> Exception | None:
     """Runs a job. A failure is said in a sentence and ends the process; in a multirun it is returned, and the other
-    jobs go on. A signal ends the process, with its exit code."""
+    jobs go on. A signal ends the process, with its exit code. name: of the setting that says which job it is."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
     try:
@@ -43,13 +47,23 @@ def attempt(job: Callable[[], None], name: str) -> Exception | None:
         print(f"{stop}: run the same command again to go on", file=sys.stderr)
         sys.exit(stop.exit_code)
     except Exception as error:
-        if not isinstance(error, MISTAKES):
-            traceback.print_exc()
-        print(f"{name if in_multirun() else 'error'}: {one_sentence(error)}", file=sys.stderr)
         if not in_multirun():
-            sys.exit(FAILED)
+            give_up(error)
+        _say(cfg[name], error)
         return error
     return None
+
+
+def give_up(error: Exception) -> NoReturn:
+    """Ends the process with the error in one sentence; one that is no user's mistake with its traceback too."""
+    _say("error", error)
+    sys.exit(FAILED)
+
+
+def _say(name: str, error: Exception) -> None:
+    if not isinstance(error, MISTAKES):
+        traceback.print_exception(error)
+    print(f"{name}: {one_sentence(error)}", file=sys.stderr)
 
 
 def in_multirun() -> bool:
@@ -71,6 +85,25 @@ def check_devices(settings: Settings, multirun: bool) -> None:
             f"{trainer.num_nodes} can't run inside {'a multirun' if multirun else 'a choice of learning rates'}: "
             "give each job one device (trainer.devices=1), or start each run by itself, without "
             f"{'-m' if multirun else 'tuning'}"
+        )
+
+
+def check_machine(trainer: TrainerSettings) -> None:
+    """Raises ValueError where this machine lacks what a run asks of it: GPUs, or a compiler."""
+    gpu = uses_gpu(trainer.accelerator)
+    if gpu and (found := count_gpus()) < trainer.devices:
+        remedy = f"set trainer.devices={found}" if found else "trainer=auto takes what there is"
+        raise ValueError(
+            f"trainer.accelerator={trainer.accelerator} with trainer.devices={trainer.devices}: GPUs that torch can "
+            f"use here: {found}; {remedy}"
+        )
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]  # Triton's
+    if not gpu:
+        compilers = [os.environ.get("CXX", "g++")]  # Inductor's
+    if trainer.compile and not any(map(shutil.which, compilers)):
+        raise ValueError(
+            f"trainer.compile=true: there is no {' or '.join(compilers)} here to compile with; install it, or set "
+            "trainer.compile=false"
         )
 
 

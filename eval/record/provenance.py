@@ -64,7 +64,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 def processor() -> str:
     """The processor's name as Linux gives it, else what Python knows."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

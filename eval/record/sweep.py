@@ -7,18 +7,24 @@ were started, and the runs' own status files. Light to import.
 from __future__ import annotations
 
 import os
-import sys
-import traceback
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
 
+from conf.mistakes import naming_settings
 from conf.schema import check_names
-from eval.record.jobs import FAILED, MISTAKES, one_sentence
+from eval.record.identity import NOT_IDENTITY, digest
+from eval.record.jobs import give_up
 
+AGENT = "WANDB_SWEEP_ID"  # in the environment: what an agent of a W&B sweep tells the runs that it starts
 LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
 
 
@@ -30,32 +36,22 @@ class SweepCallback(Callback):
     jobs: int | None = None  # how many the sweep has; None for sweepers that don't know beforehand
 
     def on_multirun_start(self, config, **kwargs: Any) -> None:
-        from eval.record.identity import register_names
-
-        register_names()
-        self._check_names(config)
-        name = LISTS.replace("*", f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
-        self.job_list = Path(config.runs) / config.sweep / name
-        self.jobs = count_jobs(config)
         try:
+            with naming_settings():
+                _check_alone(config)
+                _name(config)
+                self.jobs = count_jobs(config)
+            name = LISTS.replace("*", f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
+            self.job_list = Path(config.runs) / config.sweep / name
             self.job_list.parent.mkdir(parents=True, exist_ok=True)
-            self.job_list.write_text("")
-        except OSError as error:
-            give_up(error)
-
-    def on_run_start(self, config, **kwargs: Any) -> None:
-        self._check_names(config)
-
-    def _check_names(self, config) -> None:
-        try:
-            check_names(config.run_id, config.sweep)
-        except ValueError as error:
+            self.job_list.write_text("", encoding="utf-8")
+        except Exception as error:
             give_up(error)
 
     def on_job_start(self, config, **kwargs: Any) -> None:
         if self.job_list is None:
             return
-        with open(self.job_list, "a") as file:  # one short write, which processes don't tear apart
+        with open(self.job_list, "a", encoding="utf-8") as file:  # one short write, which processes don't tear apart
             file.write(f"{config.run_id}\n")
         of = f" of {self.jobs}" if self.jobs else ""
         print(f"--- job {config.hydra.job.num + 1}{of}: {config.run_id}", flush=True)
@@ -65,23 +61,63 @@ class SweepCallback(Callback):
             print(f"--- {progress(self.job_list, self.jobs)}", flush=True)
 
 
+def _check_alone(config) -> None:
+    """Raises ValueError under an agent of a W&B sweep, which gives its name in W&B to one run alone."""
+    if AGENT in os.environ and config.logger.name != "none":
+        raise ValueError(
+            f"a W&B sweep's agent ({AGENT}={os.environ[AGENT]}) starts runs one by one, each with a record of its own: "
+            "leave out -m (or hydra.mode), or set logger=none"
+        )
+
+
+def _name(config) -> None:
+    """Gives a sweep that has no name its default one, as if the command line had: its jobs are composed anew from
+    that. Raises ValueError for a name that leads out of the runs' folder, or several."""
+    if any(override.key_or_group == "sweep" for override in _overrides(config) if override.is_sweep_override()):
+        raise ValueError("sweep: a multirun lies in one folder; give one name")
+    if config.sweep is None:
+        config.sweep = sweep_name(config)
+        config.hydra.overrides.task.append(f"sweep={config.sweep}")
+    check_names(config.run_id, config.sweep)
+
+
+def sweep_name(config) -> str:
+    """A hash of what the runs of a multirun have in common, and of what else is swept over: with another encoding or
+    seed, or scored otherwise, it goes on in its folder."""
+    left_out = {*NOT_IDENTITY, "encoding", "seed", "eval"} - {"experiment"}
+    swept = {
+        override.get_key_element().lstrip("+"): _values(override)
+        for override in _overrides(config)
+        if override.is_sweep_override() and override.key_or_group.partition(".")[0] not in left_out
+    }
+    common = {key: value for key, value in OmegaConf.to_container(config).items() if key not in left_out}
+    return f"sweep-{digest(common | {'swept': swept})[:6]}"
+
+
+def _values(override: Override) -> list[str]:
+    """What is swept over, in any order; of an interval, its ends."""
+    if override.is_discrete_sweep():
+        return sorted(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
+
+
+def _overrides(config) -> list[Override]:
+    """The overrides of a multirun: those of hydra.sweeper.params where it has them, then the command line's."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    return parser.parse_overrides([*params, *config.hydra.overrides.task])
+
+
 def count_jobs(config) -> int | None:
     """The number of jobs of a multirun, None where its sweeper doesn't know beforehand."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return None
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *config.hydra.overrides.task]), None)
-    return len(batches[0])
+    return len(BasicSweeper.split_arguments(_overrides(config), None)[0])
 
 
 def started(path: Path) -> list[str]:
     """The run ids of the jobs in a command's list, each once, in order."""
-    return list(dict.fromkeys(path.read_text().split()))
+    return list(dict.fromkeys(path.read_text(encoding="utf-8").split()))
 
 
 def last_started(folder: Path) -> list[str]:
@@ -100,11 +136,3 @@ def progress(path: Path, jobs: int | None) -> str:
     done, failed = states["finished"], len(names) - states["finished"] - running
     of, left = (f" of {jobs}", f", {jobs - len(names)} left") if jobs else ("", "")
     return f"{done}{of} jobs done, {running} running, {failed} failed{left}"
-
-
-def give_up(error: Exception) -> None:
-    """Ends the sweep with the error in one sentence; Hydra would turn an exception here into a warning."""
-    if not isinstance(error, MISTAKES):
-        traceback.print_exc()
-    print(f"error: {one_sentence(error)}", file=sys.stderr)
-    sys.exit(FAILED)

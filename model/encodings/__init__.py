@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conf.signature import check_types, parameters
+from conf.signature import check_types, parameters, whole
 
 # score_mod(score, b, h, i, j) -> score: pointwise; b, h, i, j are integer tensors that broadcast against score.
 # The dense executors pass index tensors of shape (B,1,1,1), (H,1,1), (Tq,1), (Tk,); FlexAttention passes scalars.
@@ -288,5 +288,6 @@ def configured_class(config: Mapping[str, Any], slot: str, base: type) -> tuple[
         raise ValueError(
             f"{slot} {class_name} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}"
         )
+    settings = whole(cls, settings)
     check_types(cls, settings, slot)
     return cls, settings

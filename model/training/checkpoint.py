@@ -50,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _write_flushed(path: Path, text: str) -> None:
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -94,7 +94,7 @@ def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None. A damaged one is passed over with a warning, for the one before it."""
     for path in checkpoints(folder):
         sidecar = digest_path(path)
-        if sidecar.exists() and sidecar.read_text() == digest(path):
+        if sidecar.exists() and sidecar.read_text(encoding="utf-8") == digest(path):
             return path
         warnings.warn(f"checkpoint {path} is damaged: it is passed over for the one before", stacklevel=2)
     return None

@@ -7,14 +7,13 @@ into, has the status "undefined" and says why. Memory is linear in the length.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from conf.schema import EvaluationSettings
+from conf.schema import EvaluationSettings, member
 from conf.source import source_hash
 from data.stream import TokenStream
 from data.windows import Windows, document_bounds, fixed_target_windows
@@ -32,10 +31,10 @@ def run_probes(
     """Runs the probes that are not known with these settings. known: the settings of each that was run, by its name."""
     values = asdict(evaluation)
     for name in evaluation.probes:
-        module = f"eval.measure.probes.{name}"
-        asked = {key: values[key] for key in SETTINGS} | {"source": source_hash(module)}
+        source = source_hash(f"eval.measure.probes.{name}")
+        asked = {key: values[key] for key in SETTINGS} | {"source": source}
         if known.get(name) != asked:
-            probe = importlib.import_module(module).probe
+            probe = member("eval/measure/probes", name, "probe")
             yield Measured(probes={name: probe(Probed(model, stream, evaluation))}, probe_settings={name: asked})
 
 

@@ -7,13 +7,12 @@ window (see eval/measure/scoring.py).
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from conf.schema import EvaluationSettings
+from conf.schema import EvaluationSettings, member
 from data.stream import TokenStream
 from data.windows import Windows, document_bounds
 from eval.measure.targets import Targets, chosen, documents
@@ -41,7 +40,7 @@ class Protocol:
 
 def protocol(name: str) -> Protocol:
     """The protocol of a name, a module of this folder."""
-    return importlib.import_module(f"eval.measure.protocols.{name}").Protocol()
+    return member("eval/measure/protocols", name, "Protocol")()
 
 
 def plan(

@@ -1,0 +1,77 @@
+"""A command, from its first line to its last: what it prints, how it answers a mistake, what it has settled of Hydra.
+Light to import."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
+
+from conf.mistakes import naming_settings
+from conf.schema import CONF
+from eval.record.jobs import MISTAKES, give_up
+
+FULL_ERROR = "HYDRA_FULL_ERROR"  # in the environment: Hydra raises its errors, and doesn't print them on many lines
+ALIKE = {"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u00b7": "*", "\u00d7": "x"}  # minus, dash, space, dot, times
+# Settings of Hydra's that a command's own yaml file has settled: why, and what to do instead.
+RUNS = "runs lie where runs, sweep and run_id say: set those instead"
+SETTLED = {
+    "run.dir": RUNS,
+    "sweep.dir": RUNS,
+    "sweep.subdir": RUNS,
+    "job.chdir": "paths are read from the folder in which the command is given: leave it out",
+}
+
+
+def print_what_can_be() -> None:
+    """From here on, what the terminal's encoding lacks is printed as a like character of ASCII, or as "?"."""
+
+    def alike(error: UnicodeEncodeError) -> tuple[str, int]:
+        return "".join(ALIKE.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+    codecs.register_error("alike", alike)
+    sys.stdout.reconfigure(errors="alike")
+    sys.stderr.reconfigure(errors="alike")
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Around a command: a user's mistake ends the process with one sentence and exit code 1."""
+    print_what_can_be()
+    if os.environ.get(FULL_ERROR) == "1":  # by a user who wants to see where errors come from
+        yield
+        return
+    os.environ[FULL_ERROR] = "1"
+    try:
+        with naming_settings():
+            yield
+    except MISTAKES as error:
+        give_up(error)
+
+
+class Command(Callback):
+    """Called by Hydra before a command's first job, and for each job in its own process: refuses SETTLED where they are
+    not as conf/`file` has them."""
+
+    def __init__(self, file: str):
+        self.file = file
+
+    def on_run_start(self, config, **kwargs: Any) -> None:
+        given, own = (
+            OmegaConf.to_container(each.hydra, resolve=False) for each in (config, OmegaConf.load(CONF / self.file))
+        )
+        for key, advice in SETTLED.items():
+            group, name = key.split(".")
+            if given[group][name] != own[group][name]:
+                give_up(ValueError(f"hydra.{key}={given[group][name]}: {advice}"))
+
+    on_multirun_start = on_run_start
+
+    def on_job_start(self, config, **kwargs: Any) -> None:
+        print_what_can_be()
