@@ -85,18 +85,19 @@ def difference_table(comparison: Comparison, protocol: str, extension: str, leng
     )
     verdicts = rows["verdict"].astype(object).where(rows["verdict"].notna(), "no seed in common")
     reasons = rows["verdict_reason"].map(": {}".format).where(rows["verdict_reason"].notna(), "")
-    rows = rows.assign(verdict=(verdicts + reasons).mask(rows["label"] == reference, "reference"))
-    rows[BEST] = rows[BEST].map({True: "yes", False: ""})
-    names = ["label", "seeds", "perplexity", "nats", "bits_per_byte", "difference_percent", "p_holm", "verdict"]
-    names += [BEST] * (extension == "none") + ["smallest_detectable", "tokens"]
+    verdicts = (verdicts + reasons).mask(rows["label"] == reference, "reference")
+    best = rows[BEST].map({True: "among the best"}).fillna("").tolist()
+    names = ["label", "seeds", "perplexity", "nats", "bits_per_byte", "difference_percent", "p_holm"]
     at, against = show_length(length, comparison.context), f"against {reference}"
     return Table(
         f"Against {reference} at {at}: {name_of(protocol, extension)}",
-        columns(rows, *names, label="encoding", difference_percent=against),
+        [
+            *columns(rows, *names, label="encoding", difference_percent=against),
+            column("verdict", verdicts, details=best),
+            *columns(rows, "smallest_detectable", "tokens"),
+        ],
         "perplexity, paired over seeds and windows; p corrected for all encodings here (Holm); visible: a difference "
-        "of this size would have been found four times in five"
-        + "; among the best: none is better, with it as the reference"
-        * (extension == "none"),
+        "of this size would have been found four times in five; among the best: no other is better",
         {"protocol": protocol, "extension": extension, "context length": at, "reference": reference},
         rows["label"],
     )
@@ -217,13 +218,18 @@ def tuning_table(comparison: Comparison) -> Table:
 def apart_table(comparison: Comparison) -> Table:
     """The figures of controls that can't stand beside those of the others, and in what they differ from them."""
     rows = comparison.rows.reindex(columns=list(dict.fromkeys([*comparison.rows, *FIELDS])))
-    rows = rows[rows["run_id"].isin(comparison.apart) & (rows["status"] == "ok")]
-    rows = rows[rows["control"].isna() & rows["position"].isna() & rows["task"].isna()]
-    controls = {run.name: run.control for run in comparison.runs}
-    rows = rows.assign(control=rows["run_id"].map(controls), differs_in=rows["run_id"].map(comparison.apart))
-    names = ("run_id", "control", "protocol", "extension", "context_length", "perplexity", "nats", "differs_in")
-    note = "not to be compared with the encodings: they were not trained or scored on the same"
-    return Table("Controls that stand apart", columns(rows, *names, run_id="run", control="what it is"), note)
+    rows = rows[rows["run_id"].isin(comparison.apart) & (rows["status"] == "ok") & (rows["extension"] == "none")]
+    rows = rows[rows["control"].isna() & rows["position"].isna() & rows["task"].isna()].rename(
+        columns={"run_id": "run"}
+    )
+    rows["what it is"] = rows["run"].map({run.name: run.control for run in comparison.runs})
+    titles, names = _titles(comparison, rows), rows[["run", "what it is", "protocol"]].drop_duplicates()
+    keys = pd.MultiIndex.from_frame(names)
+    shown = columns_by_length(_with_intervals(rows), keys, "perplexity", show_perplexity, titles)
+    note = "perplexity, not to be compared with the encodings'; they differ in " + "; ".join(
+        {*comparison.apart.values()}
+    )
+    return Table("Controls that stand apart", [*columns(names, *names), *shown], note)
 
 
 def undefined_table(comparison: Comparison) -> Table:
