@@ -194,12 +194,12 @@ def shared_seeds(
 
 
 def among_best(
-    losses: Mapping[str, Mapping[int, np.ndarray]],
+    losses: Mapping[Key, Mapping[int, np.ndarray]],
     tokens_W: np.ndarray,
     blocks_W: np.ndarray | None = None,
     *,
     level: float = 0.95,
-) -> set[str]:
+) -> set[Key]:
     """The encodings that can't be told from the best: those that no other is better than; see the head of this file.
 
     Two without a seed in common can't be told apart.
@@ -207,10 +207,10 @@ def among_best(
     Args:
         losses: of each encoding loss_W by seed. Others as in `difference`.
     """
-    against: dict[str, dict[str, Difference]] = {name: {} for name in losses}
+    against: dict[Key, dict[Key, Difference]] = {name: {} for name in losses}
     for a, b in itertools.combinations(losses, 2):
         if pair := shared_seeds(losses[a], losses[b]):
-            found = difference(*pair, tokens_W, blocks_W, level=level, comparisons=None, names=(a, b))
+            found = difference(*pair, tokens_W, blocks_W, level=level, comparisons=None, names=(str(a), str(b)))
             against[b][a], against[a][b] = found, replace(found, nats=-found.nats)
     verdicts = {name: [each.verdict for each in judged(found, level).values()] for name, found in against.items()}
     found = {name for name in losses if "better" not in verdicts[name]}
