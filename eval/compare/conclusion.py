@@ -152,8 +152,8 @@ def _remarks(rows: pd.DataFrame, comparison: Comparison) -> Iterator[str]:
 def _doubts(comparison: Comparison) -> Iterator[str]:
     """What lies outside the figures: rates at the edge of their grid, controls that stand apart, missing runs."""
     rates = tuning(comparison)
-    if len(edge := rates[rates["advice"] != ""]):
-        yield f"Learning rates at the edge of the grid: {'; '.join(edge['label'] + ', ' + edge['advice'])}."
+    for advice, labels in rates[rates["advice"] != ""].groupby("advice")["label"]:
+        yield f"The learning rate chosen for {_listed(labels)} lies {advice}."
     for label, why in dict.fromkeys((run.label, comparison.apart.get(run.name)) for run in comparison.runs):
         if why:
             yield f"The control {label} stands apart, for it differs from the others in {why}."
