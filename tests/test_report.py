@@ -17,7 +17,7 @@ from eval.compare.literature import check
 from eval.compare.page import page, report_figures
 from eval.compare.plots import styles
 from eval.compare.probe_figures import probe_sections
-from eval.compare.report import markdown, write_report
+from eval.compare.report import markdown, write_files, write_report
 from eval.compare.show import show_visible
 from scripts.report import main
 from tests.shown import line, make_sweep
@@ -37,6 +37,13 @@ def sweep(tmp_path_factory):
 
 def test_a_report_is_four_files_and_counts_the_runs_that_failed(sweep):
     assert {"comparison.csv", "summary.csv", "report.md", "report.html"} <= {path.name for path in sweep.iterdir()}
+
+
+def test_a_report_asks_the_literature_once(sweep, monkeypatch):
+    asked = []
+    monkeypatch.setattr("eval.compare.report.check", lambda comparison: asked.append(comparison) or check(comparison))
+    write_files(read_comparison(sweep))
+    assert len(asked) == 1
 
 
 def test_only_jobs_that_were_asked_for_are_counted(tmp_path):
