@@ -10,6 +10,7 @@ import pytest
 
 from eval.compare.comparison import FIGURES, Comparison, read_comparison, write_comparison
 from eval.compare.conclusion import conclude
+from eval.compare.tables import apart_table
 from eval.measure.statistics import compare, holm, perplexity_interval
 from eval.record.files import read_json, write_json
 from tests.synthetic import CONTEXT, LENGTHS, make_run
@@ -196,14 +197,83 @@ def test_exact_match_is_averaged_over_seeds(tmp_path):
     assert (row["exact_match"], row["low"], row["high"], row["seeds"]) == (0.5, 0.25, 0.75, 2)
 
 
-def test_nobody_wins_a_task_that_all_fail(tmp_path):
-    task = {"protocol": "exact_match", "task": "copy", "extension": "none", "length": 64, "length_ratio": 2.0}
-    task |= {"context_length": 130, "status": "ok", "exact_match": 0.0, "low": 0.0, "high": 0.1, "level": 0.95}
-    task |= {"examples": 256, "token_accuracy": 0.1, "tokens": 1000, "split": "test", "precision": "32"}
+def task_verdict(path, **shares):
+    """What is said of encodings that answer such shares at 1x, 2x, ..."""
+    for name, exact in shares.items():
+        tasks = []
+        for ratio, share in zip((1.0, 2.0, 4.0), exact, strict=False):
+            task = {"protocol": "exact_match", "task": "copy", "extension": "none", "length": int(15 * ratio)}
+            task |= {"length_ratio": ratio, "context_length": 32, "status": "ok", "exact_match": share, "level": 0.95}
+            task |= {"low": max(0, share - 0.05), "high": min(1, share + 0.05), "examples": 256, "token_accuracy": 0.1}
+            tasks.append(task | {"tokens": 1000, "split": "test", "precision": "32"})
+        make_run(path, name, protocols=(), results={"tasks": tasks})
+    (said,) = (each for each in conclude(read_comparison(path)) if "copy" in each)
+    return said
+
+
+def test_a_task_that_none_has_learned_says_so_and_has_no_best(tmp_path):
+    said = task_verdict(tmp_path, rope=(0.01, 0.0), alibi=(0.0, 0.0))
+    assert said.startswith("At 1x and 2x the longest trained length no encoding answers more than 1.0% of the")
+    assert "rope" not in said and "train on more tokens (training.tokens)" in said
+
+
+def test_a_task_is_judged_at_the_longest_length_at_which_any_answers(tmp_path):
+    said = task_verdict(tmp_path, rope=(0.9, 0.45, 0.0), alibi=(0.9, 0.2, 0.0))
+    assert said.startswith("At 2x the longest trained length (30), rope answers 45.0% of the examples of copy exactly")
+    assert "the most of 2" in said and "At 4x the longest trained length no encoding answers more than 0.0%" in said
+
+
+def test_encodings_whose_ranges_meet_are_not_told_apart_by_a_task(tmp_path):
+    said = task_verdict(tmp_path, rope=(0.9,), alibi=(0.88,), none=(0.3,))
+    assert "can't be told from alibi, whose range" in said and "the most of" not in said
+
+
+def test_among_the_best_are_those_that_no_other_is_better_than_with_them_as_the_reference(tmp_path):
+    for name, loss in (("rope", 4.5), ("alibi", 4.003), ("t5", 4.0), ("none", 4.05)):
+        for seed in (0, 1, 2):
+            make_run(tmp_path, name, seed, steady(loss), noise=0.01)
+    comparison = read_comparison(tmp_path)
+    here = comparison.summary.query("protocol == 'fixed_targets' and context_length == 256")
+    best = set(here["label"][here["among_best"]])
+    verdicts = comparison.differences.query("protocol == 'fixed_targets' and context_length == 256")
+    beaten = verdicts.groupby("reference")["verdict"].agg(lambda each: (each == "better").any())
+    assert best == set(beaten.index[~beaten]) == {"alibi", "t5"}
+
+
+def test_every_encoding_is_a_reference_in_its_turn(tmp_path):
+    for name, loss in (("rope", 4.5), ("alibi", 4.0), ("none", 4.2)):
+        for seed in (0, 1):
+            make_run(tmp_path, name, seed, steady(loss), floor=True)
+    comparison = read_comparison(tmp_path)
+    for name in ("rope", "alibi", "none"):
+        other = read_comparison(tmp_path, reference=name)
+        rivals = other.summary[other.summary["control"].isna()].reset_index(drop=True)
+        own = comparison.differences[comparison.differences["reference"] == name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, rivals)
+
+
+def test_of_many_encodings_the_reference_and_the_best_alone_are_references(tmp_path):
+    for number in range(14):
+        make_run(tmp_path, f"e{number:02}", 0, steady(4 + number / 10), lengths=(256,), protocols=("fixed_targets",))
+    comparison = read_comparison(tmp_path, reference="e05")
+    assert set(comparison.differences["reference"]) == {"e00", "e05"}
+    assert "e00 is the best of 14 encodings" in conclude(comparison)[0]
+
+
+def test_a_control_that_cannot_be_compared_stands_apart_and_leaves_the_others_their_comparison(tmp_path):
     for name in ("rope", "alibi"):
-        make_run(tmp_path, name, protocols=(), results={"tasks": [task]})
-    said = " ".join(conclude(read_comparison(tmp_path)))
-    assert "the most of" not in said and "and so does" in said
+        make_run(tmp_path, name)
+    alone = read_comparison(tmp_path).summary
+    ceiling = make_run(tmp_path, "rope", config={"context": 64, "training__batch_size": 8})
+    comparison = read_comparison(tmp_path)
+    pd.testing.assert_frame_equal(comparison.summary, alone)
+    assert comparison.objection is None and not comparison.left_out
+    assert "tokens a step (" in comparison.apart[ceiling.name]
+    (said,) = (each for each in conclude(comparison) if "apart" in each and "control" in each)
+    assert said.startswith(
+        "The control rope (context=64) stands apart, for it differs from the others in tokens a step"
+    )
+    assert ceiling.name in apart_table(comparison).columns[0].texts
 
 
 def test_the_reference_and_the_level_can_be_chosen_anew(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.measure.statistics import compare, difference, perplexity_interval
+from eval.measure.statistics import among_best, compare, difference, perplexity_interval
 from tests.losses import SEED_SD, TRUE_DIFFERENCE, synthetic_differences
 
 
@@ -109,6 +109,25 @@ def test_holm_keeps_false_calls_among_eight_encodings_below_5_percent_where_unco
         uncorrected += any(each.p < 0.05 for each in found)
     assert called / runs <= 0.065
     assert uncorrected / runs > 0.15
+
+
+def test_the_truly_best_is_among_the_best_in_95_percent_and_one_of_equals_is_not_called_the_best_by_luck():
+    rng, runs, kept, alone = np.random.default_rng(10), 200, 0, 0
+    for _ in range(runs):
+        loss_ESW, tokens_W = synthetic_differences(rng, 5, 3, 100, nats=3.4)
+        best = among_best({name: dict(enumerate(loss_SW)) for name, loss_SW in enumerate(loss_ESW)}, tokens_W)
+        kept += 0 in best  # all are the same, so that any is truly best
+        alone += len(best) == 1
+    assert kept / runs >= 0.935 and alone / runs < 0.02
+
+
+def test_what_is_clearly_worse_is_not_among_the_best_whichever_the_lowest_is():
+    rng, runs, kept = np.random.default_rng(11), 100, []
+    for _ in range(runs):
+        loss_ESW, tokens_W = synthetic_differences(rng, 4, 3, 100, nats=3.4)
+        loss_ESW[3] += 0.2 * tokens_W
+        kept.append(among_best({name: dict(enumerate(each)) for name, each in enumerate(loss_ESW)}, tokens_W))
+    assert np.mean([3 in best for best in kept]) < 0.05 and np.mean([len(best) == 3 for best in kept]) > 0.8
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 5])

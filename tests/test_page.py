@@ -150,6 +150,18 @@ def test_the_protocol_is_chosen_for_all_sections_at_once(opened):
     assert opened.complaints() == []
 
 
+def test_the_reference_is_chosen_on_the_page(opened, sweep):
+    choose(opened, "differences", "reference", "alibi")
+    title = "[...document.querySelectorAll('#differences .panel:not([hidden]) figcaption b')].map((b) => b.textContent)"
+    assert [("alibi's" in each or "Against alibi" in each) for each in opened.run(f"return {title}")] == [True, True]
+    alibi = read_comparison(sweep, reference="alibi").summary.query(
+        "protocol == 'fixed_targets' and extension == 'none' and context_length == 256 and label == 'rope'"
+    )
+    drawn = plot(opened, "differences", "return plot.data.find((trace) => trace.meta === 'rope').x[0]")
+    assert drawn == pytest.approx(1 + alibi["difference_percent"].item() / 100)
+    assert opened.complaints() == []
+
+
 def test_tables_are_sorted_by_a_click(opened):
     order = (
         "return [...document.querySelectorAll('#perplexity .table:not([hidden]) tbody tr')].map((r) => r.dataset.label)"

@@ -1,6 +1,7 @@
 """The report: what it says is what the files say, in the terminal and in Markdown; its figures are plotly's."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from conf.schema import CompareSettings
 from eval.compare.comparison import read_comparison
 from eval.compare.conclusion import conclude
 from eval.compare.figures import position_figure
+from eval.compare.literature import check
 from eval.compare.page import page, report_figures
 from eval.compare.plots import styles
 from eval.compare.probe_figures import probe_sections
-from eval.compare.report import markdown, write_report
+from eval.compare.report import markdown, write_files, write_report
+from eval.compare.show import show_visible
 from scripts.report import main
 from tests.shown import line, make_sweep
 from tests.synthetic import make_run
@@ -34,6 +37,13 @@ def sweep(tmp_path_factory):
 
 def test_a_report_is_four_files_and_counts_the_runs_that_failed(sweep):
     assert {"comparison.csv", "summary.csv", "report.md", "report.html"} <= {path.name for path in sweep.iterdir()}
+
+
+def test_a_report_asks_the_literature_once(sweep, monkeypatch):
+    asked = []
+    monkeypatch.setattr("eval.compare.report.check", lambda comparison: asked.append(comparison) or check(comparison))
+    write_files(read_comparison(sweep))
+    assert len(asked) == 1
 
 
 def test_only_jobs_that_were_asked_for_are_counted(tmp_path):
@@ -67,7 +77,7 @@ def test_the_terminal_shows_the_best_first_and_the_failures(sweep, capsys):
 
 def test_markdown_has_the_numbers_and_lets_nothing_through(sweep):
     comparison = read_comparison(sweep)
-    text = markdown(comparison)
+    text = markdown(comparison, check(comparison))
     best = comparison.summary.iloc[0]
     assert f"{best['perplexity']:.2f}" in text
     assert "<img" not in text
@@ -88,21 +98,78 @@ def verdict_of(path, *runs, seeds=(0, 1, 2), noise=0.01):
     return " ".join(conclude(read_comparison(path)))
 
 
-def test_the_verdict_names_the_better_one_with_its_uncertainty(tmp_path):
+def test_the_verdict_names_the_best_with_its_uncertainty(tmp_path):
     said = verdict_of(tmp_path, ("rope", line(4.0, 0.1)), ("alibi", line(4.0)))
-    assert said.startswith("At 8x the training context (256 tokens), alibi is better than rope: a perplexity of ")
+    assert said.startswith("At 8x the training context (256 tokens), alibi is the best of 2 encodings: it has a perp")
     assert "95\u00a0% interval" in said and "corrected" in said
+
+
+def test_the_verdict_names_every_encoding_that_cannot_be_told_from_the_best(tmp_path):
+    said = verdict_of(tmp_path, ("rope", line(4.5)), ("alibi", line(4.001)), ("t5", line(4.0)), noise=0.02)
+    verdict = said.partition(".")[0]
+    assert "t5 and alibi can't be told from the best of 3" in verdict or "alibi and t5 can't be told from" in verdict
+    assert "rope" not in verdict and "Of 2 encodings against rope: 2 better; the lowest of them, " in said
 
 
 def test_the_verdict_says_when_nothing_is_separable_and_what_would_have_been_seen(tmp_path):
     said = verdict_of(tmp_path, ("rope", line(4.0)), ("alibi", line(3.999)), noise=0.1)
-    assert "no encoding is separably better than rope" in said or "no encoding is better than rope" in said
-    assert "would have been seen" in said
+    assert "can't be told apart" in said and "would have been seen" in said
+
+
+def test_a_sweep_that_could_not_see_a_perplexity_twice_as_high_is_told_to_add_seeds(tmp_path):
+    said = verdict_of(tmp_path, ("rope", line(4.0)), ("alibi", line(3.9)), seeds=(0, 1), noise=1.5)
+    assert "not even a perplexity twice as high would have been seen: add seeds" in said
+    assert "interval too wide to say more" in said
+    assert not re.search(r"\d,\d\d\d|e\+\d", said)
+
+
+@pytest.mark.parametrize(("nats", "shown"), [(0.1, "10.5"), (math.log(1.99), "99.0"), (0.7, ">"), (800.0, ">")])
+def test_a_detectable_difference_beyond_twice_the_perplexity_is_no_number(nats, shown):
+    assert show_visible(nats).startswith(shown)
+
+
+def test_the_verdict_says_that_every_encoding_is_worse_than_a_floor_and_where(tmp_path):
+    for name, by in (("rope", 1.5), ("alibi", 1.0)):
+        make_run(tmp_path, name, 0, line(4.5, by), floor=True)  # of 6 nats a token
+    verdict = conclude(read_comparison(tmp_path))[0]
+    assert "Every one of them is worse than the unigram floor (4" in verdict and "at 4x and 8x: only fail" in verdict
+
+
+def test_a_run_that_is_worse_than_its_floor_at_the_trained_length_is_told_to_train_more(tmp_path):
+    make_run(tmp_path, "rope", 0, line(6.5), floor=True)
+    verdict = conclude(read_comparison(tmp_path))[0]
+    assert "It is worse than the unigram floor" in verdict
+    assert verdict.endswith("at 1x, 2x, 4x and 8x: train on more tokens (training.tokens).")
+
+
+def test_encodings_that_beat_the_floor_are_not_warned_of(tmp_path):
+    make_run(tmp_path, "rope", 0, line(7.0), floor=True)
+    make_run(tmp_path, "alibi", 0, line(4.0), floor=True)
+    assert "floor" not in " ".join(conclude(read_comparison(tmp_path)))
+
+
+def test_rates_at_the_edge_of_their_grid_stand_in_the_report_with_advice(tmp_path):
+    tuning = {"seed": 1000, "val_loss": {"0.001": 5.0, "0.003": 4.5, "0.006": None}}
+    for name, rate in (("rope", 1e-3), ("alibi", 3e-3)):
+        for seed in (0, 1):
+            make_run(tmp_path, name, seed, config={"training__lr": rate}, results={"tuning": tuning})
+    comparison = read_comparison(tmp_path)
+    (said,) = (each for each in conclude(comparison) if "edge" in each)
+    assert said == "The learning rate chosen for rope lies at the edge of the grid: add lower rates to tuning.lr."
+    text = markdown(comparison, check(comparison))
+    assert "| alibi | 0, 1 | 0.003 | 5.0000 | 4.5000 | – |" in text
+
+
+def test_a_probe_that_has_figures_on_the_page_has_a_table_in_markdown(sweep):
+    comparison = read_comparison(sweep)
+    text = markdown(comparison, check(comparison))
+    assert "## Probe: repeated text" in text and "at a context of 64 tokens" in text
+    assert "| alibi | 0.5 | 0.25 | 0.125 |" in text and "## novel" in text
 
 
 def test_the_verdict_says_when_the_reference_is_best(tmp_path):
     said = verdict_of(tmp_path, ("rope", line(3.0)), ("none", line(4.0)))
-    assert "no encoding is better than rope; the nearest, none, is worse" in said
+    assert "rope is the best of 2 encodings" in said and "the next, none, has" in said
 
 
 def test_a_single_seed_is_said_to_cover_windows_alone(tmp_path):
@@ -120,10 +187,10 @@ def test_runs_that_are_not_comparable_get_no_verdict_and_the_settings_are_named(
     comparison = read_comparison(tmp_path)
     said = " ".join(conclude(comparison))
     assert "No comparison is made" in said and "training.tokens" in said
-    text = markdown(comparison)
+    text = markdown(comparison, check(comparison))
     assert "better" not in text and "worse" not in text
     assert "Figures of each run" in text
-    assert "training.tokens" in page(comparison)
+    assert "training.tokens" in page(comparison, check(comparison))
 
 
 def test_a_sweep_in_which_all_failed_still_has_a_report(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from eval.record.folder import RunFolder
 from eval.record.identity import settings_of
-from eval.record.tuning import tuned
+from eval.record.tuning import tuned, widen
 from model.training.language_model import LossNotFiniteError
 
 
@@ -25,12 +25,24 @@ def test_the_rate_of_the_lowest_validation_loss_is_taken(tmp_path, capsys):
         folder.update(training={"val_loss": abs(trial.training.lr - 2e-3)})
 
     settings = settings_for(tmp_path, "[1e-3,2e-3,3e-3]")
-    chosen = tuned(settings, train)
+    with RunFolder.of(settings).hold():
+        chosen = tuned(settings, train)
     assert chosen.training.lr == 2e-3 and chosen.run_id == settings.run_id and chosen.seed == settings.seed
     assert {trial.eval.split for trial in trials} == {"validation"} and {trial.seed for trial in trials} == {7}
     assert all(trial.eval.protocols == trial.eval.probes == [] and trial.tuning is None for trial in trials)
     assert len({trial.run_id for trial in trials}) == 3 and {trial.sweep for trial in trials} == {"fair/tuning"}
     assert "edge" not in capsys.readouterr().out
+    kept = RunFolder.of(settings).results["tuning"]
+    assert kept["seed"] == 7 and list(map(float, kept["val_loss"])) == [1e-3, 2e-3, 3e-3]
+    assert kept["val_loss"]["0.002"] == 0
+
+
+@pytest.mark.parametrize(
+    ("chosen", "advice"), [(1e-3, "add lower rates to tuning.lr"), (2e-3, ""), (3e-3, "add higher rates to tuning.lr")]
+)
+def test_at_the_edge_of_the_grid_it_says_which_way_to_widen_it(chosen, advice):
+    said = widen([1e-3, 2e-3, 3e-3], chosen)
+    assert said.endswith(advice) and bool(said) == bool(advice)
 
 
 def test_where_no_rate_gives_a_finite_loss_the_grid_is_named(tmp_path):

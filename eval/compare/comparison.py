@@ -8,7 +8,7 @@ Nothing here knows of tables or pages; eval/compare/report.py shows them. A fiel
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ import pandas as pd
 
 from conf.schema import CompareSettings
 from eval.compare.runs import Run, find_objection, find_reference, read_runs
-from eval.measure.statistics import Difference, compare, perplexity_interval
+from eval.measure.statistics import Difference, among_best, compare, perplexity_interval, shared_seeds
 from eval.record.files import write_table
 
 HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
-STRETCH = ["protocol", "extension", "context_length", "position"]  # position: 0 where a row is about whole windows
+PLACE = ["protocol", "extension", "context_length"]
+STRETCH = [*PLACE, "position"]  # position: 0 where a row is about whole windows
 KEYS = [*STRETCH, "label"]
+MANY = 12  # encodings; beyond, a report shows less of each: differences to the reference and the best alone, ...
 # The columns of `scored` that are there in any case; of `summary` and, with the stretch's, `positions`; of `tasks`.
 FIELDS = ["run_id", "label", "encoding", "seed", "control", "protocol", "extension", "context_length", "length_ratio"]
 FIELDS += ["position_from", "position", "status", "reason", "targets_id", "split", "precision", "executor"]
@@ -33,6 +35,7 @@ FIGURES = ["protocol", "extension", "context_length", "length_ratio", "position_
 FIGURES += ["encoding", "control", "seeds", "perplexity", "perplexity_low", "perplexity_high", "nats"]
 FIGURES += ["bits_per_byte", "tokens", "windows", "blocks", "interval_level", "interval_covers", "interval_reason"]
 FIGURES += ["precision", "executor", "settings"]
+BEST = "among_best"
 GAIN = ["gain_percent", "gain_low", "gain_high", "gain_verdict"]
 DIFFERENCE = ["difference_nats", "difference_percent", "difference_low", "difference_high", "p", "p_holm"]
 DIFFERENCE += ["smallest_detectable", "verdict", "verdict_reason"]
@@ -47,10 +50,14 @@ class Comparison:
     rows: every row of every run as its results have it, with what identifies the run; comparison.csv.
     scored: of `rows` those of perplexity of the runs that are compared. Here and below a floor stands under its own
         name as label, seed 0, and `control` says what a label is that is no rival: "floor", or trained on more.
+    apart: by a run's name, why the figures of this control can't stand beside those of the others: what differs.
     windows: what was scored in each window of the rows that count: nats (their sum), tokens, block.
     summary: a row for each (protocol, extension, context length, label), best first within a place: perplexity with
-        its interval, nats a token, bits a byte; against the reference the difference, its interval and verdict; and
-        gain_..., the like of an extension against none.
+        its interval, nats a token, bits a byte; without an extension, whether the label is among the best there (see
+        eval/measure/statistics.py); against the reference the difference, its interval and verdict; and gain_..., the
+        like of an extension against none.
+    differences: the like against others than the reference, a row for each (place, label, reference): each label is one
+        in its turn, of more than MANY the reference alone, and the best at the longest context.
     positions: likewise for each stretch of positions of the protocol `positions`, without differences.
     tasks: a row for each (task, extension, length, label), most exact first; see `summarise_tasks`.
     objection: why nothing is compared (then these are empty), naming what differs; None where the runs are comparable.
@@ -64,13 +71,15 @@ class Comparison:
     scored: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=FIELDS, dtype=float))
     windows: pd.DataFrame = field(default_factory=pd.DataFrame)
     summary: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=FIGURES, dtype=float))
+    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     positions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=FIGURES, dtype=float))
     tasks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TASK, dtype=float))
+    apart: Mapping[str, str] = field(default_factory=dict)
     objection: str | None = None
 
     @property
     def compared(self) -> list[Run]:
-        return [run for run in self.runs if run.problem is None]
+        return [run for run in self.runs if run.problem is None and run.name not in self.apart]
 
     @property
     def left_out(self) -> list[Run]:
@@ -119,13 +128,34 @@ def read_comparison(
         raise ValueError(f"reference={reference}: not among the compared encodings, {', '.join(labels)}")
     rows = tidy_rows(runs)
     whole = rows.reindex(columns=list(dict.fromkeys([*rows, *FIELDS])))
+    apart, objection = _objections(compared, whole)
+    compared = [run for run in compared if run.name not in apart]
     whole = whole[whole["run_id"].isin([run.name for run in compared])]
     scored = _stand_ins(whole[whole["task"].isna()], compared)
-    if objection := find_objection(compared, whole):
-        return Comparison(path, runs, found, level, rows, scored, objection=objection)
+    if objection:
+        return Comparison(path, runs, found, level, rows, scored, apart=apart, objection=objection)
     standing, windows = _standing(scored, compared)
     frames = *summarise(standing, windows, found, level), summarise_tasks(whole[whole["task"].notna()])
-    return Comparison(path, runs, found, level, rows, scored, windows, *frames)
+    return Comparison(path, runs, found, level, rows, scored, windows, *frames, apart)
+
+
+def _objections(runs: Sequence[Run], rows: pd.DataFrame) -> tuple[dict[str, str], str | None]:
+    """Which controls stand apart, by name, and why; and why the other runs can't be compared either."""
+
+    def ask(asked: Sequence[Run]) -> str | None:
+        return find_objection(asked, rows[rows["run_id"].isin([run.name for run in asked])])
+
+    standing, apart = [run for run in runs if not run.control], {}
+    if differing := ask(standing):
+        return {}, f"These runs are not comparable: they differ in {differing}."
+    controls = [run for run in runs if run.control]
+    for label in dict.fromkeys(run.label for run in controls):
+        own = [run for run in controls if run.label == label]
+        if differing := ask([*standing, *own]):
+            apart |= {run.name: differing for run in own}
+        else:
+            standing += own
+    return apart, None
 
 
 def frame_of(records: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -180,27 +210,46 @@ def _standing(scored: pd.DataFrame, runs: Sequence[Run]) -> tuple[pd.DataFrame, 
     return rows, windows.merge(rows[["run_id", *KEYS, "seed", "control"]])
 
 
+def last_place(summary: pd.DataFrame) -> pd.DataFrame:
+    """The encodings' rows at the longest context without an extension, best first: of the headline's protocol where it
+    was run."""
+    rows = summary[summary["control"].isna()].query("extension == 'none'")
+    protocol = HEADLINE if HEADLINE in set(rows["protocol"]) else rows["protocol"].min()
+    rows = rows[rows["context_length"] == rows["context_length"].max()]
+    return rows[rows["protocol"] == protocol]
+
+
 def summarise(
     rows: pd.DataFrame, windows: pd.DataFrame, reference: str | None, level: float
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`summary` and `positions` of a comparison, from the rows that count and the windows behind them."""
-    columns = [name for name in FIGURES if "position" not in name] + ["reference", *GAIN, *DIFFERENCE]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """`summary`, `differences` and `positions` of a comparison, from rows that count and the windows behind them."""
+    columns = [name for name in FIGURES if "position" not in name] + [BEST, "reference", *GAIN, *DIFFERENCE]
     if rows.empty:
-        return pd.DataFrame(columns=columns, dtype=float), pd.DataFrame(columns=FIGURES, dtype=float)
+        empty = pd.DataFrame(columns=columns, dtype=float)
+        return empty, empty, pd.DataFrame(columns=FIGURES, dtype=float)
     seeds, intervals = rows.groupby(KEYS), _intervals(windows, level)
     figures = rows.drop_duplicates(KEYS).set_index(KEYS)  # of the first seed, what is the same for all
     figures["seeds"] = seeds.size().astype("Int64")
     figures["bits_per_byte"] = seeds["bits_per_byte"].agg(lambda bits: bits.mean(skipna=False))
     figures = figures.drop(columns=intervals.columns, errors="ignore").join(intervals)
     figures = figures.reset_index().sort_values([*STRETCH, "nats"], kind="stable")
+    summary, positions = figures[figures["position"] == 0], figures[figures["position"] > 0]
     whole = windows[windows["position"] == 0]
     rivals = whole[whole["control"].isna()]
-    differences = _differences(rivals, ["protocol", "extension", "context_length"], "label", reference, level)
-    gains = _differences(whole, ["protocol", "context_length", "label"], "extension", "none", level)
+    labels = rivals["label"].unique().tolist()
+    references = labels if len(labels) <= MANY else {reference, *last_place(summary)["label"].head(1)}
+    differences = _differences(rivals, PLACE, "label", references, level)
+    gains = _differences(whole, ["protocol", "context_length", "label"], "extension", ["none"], level)
     gains = gains.rename(columns={name.replace("gain", "difference"): name for name in GAIN} | {"verdict": GAIN[-1]})
-    summary = figures[figures["position"] == 0].assign(reference=reference)
-    summary = summary.join(differences[DIFFERENCE], differences.index.names).join(gains[GAIN], gains.index.names)
-    return summary[columns].reset_index(drop=True), figures[figures["position"] > 0][FIGURES].reset_index(drop=True)
+    gains = gains.droplevel("reference")[GAIN]
+    summary = summary.join(_best(rivals, level), [*PLACE, "label"]).join(gains, gains.index.names)
+
+    def against(reference: str | None, rows: pd.DataFrame) -> pd.DataFrame:
+        rows = rows.assign(reference=reference)
+        return rows.join(differences[DIFFERENCE], differences.index.names)[columns].reset_index(drop=True)
+
+    compared = [against(each, summary[summary["control"].isna()]) for each in references]
+    return against(reference, summary), pd.concat(compared), positions[FIGURES].reset_index(drop=True)
 
 
 def _intervals(windows: pd.DataFrame, level: float) -> pd.DataFrame:
@@ -216,31 +265,50 @@ def _intervals(windows: pd.DataFrame, level: float) -> pd.DataFrame:
     return frame_of(records).set_index(KEYS)
 
 
-def _differences(
-    windows: pd.DataFrame, by: Sequence[str], side: str, reference: str | None, level: float
-) -> pd.DataFrame:
-    """Within each group `by`, each side minus the reference, paired over the seeds that both have; a side without a
-    common seed has none. Holm's correction is over all sides of a group.
-
-    Columns: those of `difference_fields`; index: by, side.
-    """
+def _best(windows: pd.DataFrame, level: float) -> pd.Series:
+    """Whether a label is among the best at each place without an extension; by place and label."""
     records = []
+    for place, losses, *scored in _losses(windows[windows["extension"] == "none"], PLACE, "label"):
+        best = among_best(losses, *scored, level=level)
+        records += [(*place, label, label in best) for label in losses]
+    keys = [*PLACE, "label"]
+    frame = pd.DataFrame(records, columns=[*keys, BEST]).astype({**windows[keys].dtypes, BEST: "boolean"})
+    return frame.set_index(keys)[BEST]
+
+
+def _losses(
+    windows: pd.DataFrame, by: Sequence[str], side: str
+) -> Iterator[tuple[tuple, dict[str, dict[int, np.ndarray]], np.ndarray, np.ndarray]]:
+    """Of each group `by`: its place, of each side loss_W by seed, and of each window its tokens and its block."""
     for place, here in windows.sort_values([side, "seed", "window"]).groupby(by):
         first = here.iloc[: here["window"].nunique()]
         runs = here.iloc[:: len(first)]
-        losses = here["nats"].to_numpy().reshape(len(runs), -1)
         sides: dict[str, dict[int, np.ndarray]] = {}
+        losses = here["nats"].to_numpy().reshape(len(runs), -1)
         for name, seed, loss_W in zip(runs[side], runs["seed"], losses, strict=True):
             sides.setdefault(name, {})[seed] = loss_W
-        theirs, pairs = sides.pop(reference, {}), {}
-        for name, own in sides.items():
-            if common := own.keys() & theirs.keys():
-                pairs[name] = tuple(np.stack([of[seed] for seed in sorted(common)]) for of in (own, theirs))
-        found = compare(pairs, first["tokens"], first["block"], reference=reference, level=level)
-        shared = dict(zip(by, place, strict=True))
-        records += [shared | {side: name} | difference_fields(each) for name, each in found.items()]
+        yield place, sides, first["tokens"].to_numpy(), first["block"].to_numpy()
+
+
+def _differences(
+    windows: pd.DataFrame, by: Sequence[str], side: str, references: Collection[str], level: float
+) -> pd.DataFrame:
+    """Within each group `by`, each side minus each of the references, paired over the seeds that both have; a side
+    without a common seed has none. Holm's correction is over all sides of a group that are held against one reference.
+
+    Columns: those of `difference_fields`; index: by, side, reference.
+    """
+    records = []
+    for place, losses, *scored in _losses(windows, by, side):
+        for reference in losses.keys() & set(references):
+            others = {name: shared_seeds(own, losses[reference]) for name, own in losses.items() if name != reference}
+            pairs = {name: pair for name, pair in others.items() if pair}
+            found = compare(pairs, *scored, reference=reference, level=level)
+            shared = dict(zip(by, place, strict=True)) | {"reference": reference}
+            records += [shared | {side: name} | difference_fields(each) for name, each in found.items()]
     keys = [*by, side]
-    return frame_of(records, [*keys, "covers", *DIFFERENCE]).astype(windows[keys].dtypes).set_index(keys)
+    frame = frame_of(records, [*keys, "reference", "covers", *DIFFERENCE]).astype(windows[keys].dtypes)
+    return frame.set_index([*keys, "reference"])
 
 
 def difference_fields(found: Difference) -> dict[str, Any]:

@@ -1,81 +1,102 @@
-"""What a sweep comes to, in a few sentences: the verdict at the longest context with its uncertainty, then what one
-must know to believe it."""
+"""What a sweep comes to, in a few sentences: which encodings can't be told from the best at the longest context, with
+the uncertainty (eval/measure/statistics.py says how that set is found), then what one must know to believe it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 
-from eval.compare.comparison import HEADLINE, Comparison
-from eval.compare.show import SPACE, show_interval, show_level, show_p, show_percent, show_perplexity
+from eval.compare.comparison import BEST, HEADLINE, Comparison, last_place
+from eval.compare.show import (
+    SPACE,
+    USELESS,
+    show_interval,
+    show_level,
+    show_p,
+    show_percent,
+    show_perplexity,
+    show_visible,
+)
+from eval.compare.tables import tuning
+
+NAMED = 8  # of a set of encodings; beyond, the others are counted
+WIDE = 4  # times its lower bound; an interval's upper bound beyond: it bounds nothing, and is said to be too wide
+FAILED = 0.05  # of a task's examples: who answers no more has not learned it
 
 
 def conclude(comparison: Comparison) -> list[str]:
     """Sentences; the first is the verdict, or says why there is none."""
     if comparison.objection:
         return ["No comparison is made.", comparison.objection]
-    rows = last_place(comparison)
+    rows = last_place(comparison.summary)
     if len(rows):
         length, protocol = rows[["context_length", "protocol"]].iloc[0]
         where = f"At {length / comparison.context:g}x the training context ({length:,} tokens)"
         where += f", by the protocol {protocol}" * (protocol != HEADLINE)
-        found = [f"{where}, {_verdict(rows, comparison)}", *_remarks(rows)]
+        found = [f"{where}, {_verdict(rows, comparison)}{_below_floor(rows, comparison)}", *_remarks(rows, comparison)]
     elif len(comparison.tasks):
         found = [_task_verdict(comparison.tasks)]
     else:
         found = [f"Nothing to compare: of {len(comparison.runs)} runs none has finished with a figure."]
-    if left_out := len(comparison.left_out):
-        found.append(f"{left_out} of {len(comparison.runs)} runs failed or are missing, and are left out.")
+    found += _doubts(comparison)
     return found
 
 
-def last_place(comparison: Comparison) -> pd.DataFrame:
-    """The rows at the longest context without an extension, best first: of the headline's protocol where it was run."""
-    rows = comparison.summary[comparison.summary["control"].isna()].query("extension == 'none'")
-    protocol = HEADLINE if HEADLINE in set(rows["protocol"]) else rows["protocol"].min()
-    rows = rows[rows["context_length"] == rows["context_length"].max()]
-    return rows[rows["protocol"] == protocol]
-
-
 def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
-    best, *others = rows.itertuples()
-    reference = next((row for row in (best, *others) if row.label == comparison.reference), None)
-    level = show_level(comparison.level)
-    interval = show_interval(best.perplexity_low, best.perplexity_high, show_perplexity)
-    sure = f"{level} interval {interval}" if interval else best.interval_reason
-    figure = f"{best.label} has a perplexity of {show_perplexity(best.perplexity)} ({sure})"
+    """Which encodings can't be told from the best, and by how much the lowest is below another: the last of them, or
+    the next behind them where it stands alone."""
+    lowest, *others = rows.itertuples()
+    figure = f"a perplexity of {show_perplexity(lowest.perplexity)} ({_sure_figure(lowest, comparison.level)})"
     if not others:
-        return f"{figure}{_growth(best, comparison)}."
-    if reference is None:
-        return (
-            f"{figure}, the lowest of {len(rows)}; the reference {comparison.reference} has no figure there to "
-            "compare with."
-        )
-    judged = [row for row in (best, *others) if pd.notna(row.verdict)]
-    if not judged:
-        return f"{figure}, the lowest of {len(rows)}; none has a seed in common with {comparison.reference}."
+        return f"{lowest.label} has {figure}{_growth(lowest, comparison)}."
+    best = rows["label"][rows[BEST]].tolist()
+    if best == [lowest.label]:
+        other, said = others[0], f"{lowest.label} is the best of {len(rows)} encodings: it has {figure}; the next"
+    else:
+        other = next(row for row in reversed(others) if row.label in best)
+        among = "apart" if len(best) == len(rows) else f"from the best of {len(rows)} encodings"
+        said = f"{_listed(best)} can't be told {among}: the lowest, {lowest.label}, has {figure}; the highest of them"
+    against = comparison.differences.query("reference == @lowest.label and label == @other.label")
+    against = against.merge(rows[["protocol", "extension", "context_length"]].head(1))
+    (difference,) = against.itertuples()
+    return f"{said}, {other.label}, has {show_perplexity(other.perplexity)}, {_change(difference, comparison.level)}."
 
-    def against(row: Any) -> str:
-        """ "a perplexity of 44.6 against rope's 46.1, −3.1 % (95 % interval −4.0 % to −2.1 %, ...)"."""
-        theirs = f"{reference.label}'s {show_perplexity(reference.perplexity)}"
-        if interval := show_interval(row.difference_low, row.difference_high, show_percent):
-            p = show_p(row.p_holm)
-            p = f"p{SPACE}{p}" if p.startswith("<") else f"p{SPACE}={SPACE}{p}"
-            sure = f"{level} interval {interval}; {p}, corrected for all comparisons"
-        else:
-            sure = row.verdict_reason
-        change = show_percent(row.difference_percent)
-        return f"a perplexity of {show_perplexity(row.perplexity)} against {theirs}, {change} ({sure})"
 
-    if better := [row for row in judged if row.verdict == "better"]:
-        return f"{better[0].label} is better than {reference.label}: {against(better[0])}."
-    if pd.isna(best.verdict):
-        nearest = f"the nearest, {judged[0].label}, is {judged[0].verdict}"
-        return f"no encoding is better than {reference.label}; {nearest}: {against(judged[0])}."
-    return f"no encoding is separably better than {reference.label}; the lowest, {best.label}, has {against(best)}."
+def _listed(names: Iterable[str]) -> str:
+    """ "rope, alibi and t5"."""
+    *first, last = [*names][:NAMED]
+    more = len([*names]) - NAMED
+    if more > 0:
+        return f"{', '.join([*first, last])} and {more} more"
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _sure_figure(row: Any, level: float) -> str:
+    """How sure a perplexity is: "95 % interval 4.1 to 4.3"."""
+    if pd.isna(row.perplexity_low):
+        return row.interval_reason
+    if row.perplexity_high > WIDE * row.perplexity_low:
+        return f"{show_level(level)} interval too wide to say more: add seeds"
+    return f"{show_level(level)} interval {show_interval(row.perplexity_low, row.perplexity_high, show_perplexity)}"
+
+
+def _change(row: Any, level: float) -> str:
+    """ "+3.1 % (95 % interval +2.1 % to +4.0 %; p < 0.001, corrected for all comparisons)"."""
+    if pd.isna(row.difference_percent):
+        return "and no seed in common"
+    change = show_percent(row.difference_percent)
+    if pd.isna(row.difference_low):
+        return f"{change} ({row.verdict_reason})"
+    if 100 + row.difference_high > WIDE * (100 + row.difference_low):
+        interval = "too wide to say more"
+    else:
+        interval = show_interval(row.difference_low, row.difference_high, show_percent)
+    p = show_p(row.p_holm)
+    p = f"p{SPACE}{p}" if p.startswith("<") else f"p{SPACE}={SPACE}{p}"
+    return f"{change} ({show_level(level)} interval {interval}; {p}, corrected for all comparisons)"
 
 
 def _growth(row: Any, comparison: Comparison) -> str:
@@ -89,36 +110,80 @@ def _growth(row: Any, comparison: Comparison) -> str:
     return f", {change} against its {show_perplexity(before)} at the training context"
 
 
-def _remarks(rows: pd.DataFrame) -> Iterator[str]:
-    """How the encodings fall, what the sweep could have seen, and what its intervals leave out."""
-    judged = rows[rows["verdict"].notna()]
-    counts = judged["verdict"].value_counts()
-    lower = rows["label"][~(rows["verdict"] == "better").cummax()].tolist()
-    if lower and "better" in counts:
-        yield f"{' and '.join(lower)} came out lower still, but not separably so."
-    if len(judged) > 1:
+def _below_floor(rows: pd.DataFrame, comparison: Comparison) -> str:
+    """A warning where an n-gram predicts better than every encoding, and at which lengths."""
+    here = comparison.summary.merge(rows[["protocol", "extension"]].head(1))
+    lowest = here[here["control"].isna()].groupby("context_length")["nats"].min()
+    floors = here[here["control"] == "floor"].pivot(index="context_length", columns="label", values="nats")
+    floors = floors.reindex(lowest.index).ffill().bfill()  # one that is the same at all lengths stands at the first
+    if floors.empty or not (below := floors.min(axis="columns") < lowest).any():
+        return ""
+    floor, nats = floors.loc[below.index[below][-1]].agg(["idxmin", "min"])
+    at = _listed(f"{length / comparison.context:g}x" for length in below.index[below])
+    who = "Every one of them" if len(rows) > 1 else "It"
+    why = "train on more tokens (training.tokens)" if below.get(comparison.context) else "only failures differ there"
+    return f" {who} is worse than the {floor} floor ({show_perplexity(math.exp(nats))}) at {at}: {why}."
+
+
+def _remarks(rows: pd.DataFrame, comparison: Comparison) -> Iterator[str]:
+    """How the encodings fall against the reference, what the sweep could have seen, what its intervals leave out."""
+    judged, reference = rows[rows["verdict"].notna()], comparison.reference
+    if len(rows) > 1 and reference not in set(rows["label"]):
+        yield f"The reference {reference} has no figure there to compare with."
+    elif len(rows) > 1 and judged.empty:
+        yield f"None has a seed in common with the reference {reference}."
+    elif len(judged) > 1:
+        counts = judged["verdict"].value_counts()
         fall = ", ".join(f"{counts[word]} {word}" for word in ("better", "worse", "not separable") if word in counts)
-        yield f"Of {len(judged)} encodings against {judged['reference'].iloc[0]}: {fall}."
+        lowest = next(judged.itertuples())
+        change = f"; the lowest of them, {lowest.label}, {_change(lowest, comparison.level)}"
+        yield f"Of {len(judged)} encodings against {reference}: {fall}{change * (rows['label'].iloc[0] != reference)}."
     seen = judged["smallest_detectable"][judged["verdict"] == "not separable"].dropna()
-    if len(seen):
-        sizes = dict.fromkeys(show_percent(100 * math.expm1(nats)).lstrip("+") for nats in (seen.min(), seen.max()))
-        yield f"Where nothing is separable, a difference in perplexity of {' to '.join(sizes)} would have been seen."
+    if len(seen) and seen.min() > USELESS:
+        yield "Where nothing is separable, not even a perplexity twice as high would have been seen: add seeds."
+    elif len(seen):
+        sizes = " to ".join(dict.fromkeys(show_visible(nats) for nats in (seen.min(), seen.max())))
+        more = ": add seeds" * bool(seen.max() > USELESS)
+        yield f"Where nothing is separable, a difference in perplexity of {sizes} would have been seen{more}."
     if rows["seeds"].min() == 1:
         yield "With one seed, intervals and verdicts cover the held-out windows only: another seed may turn them round."
 
 
+def _doubts(comparison: Comparison) -> Iterator[str]:
+    """What lies outside the figures: rates at the edge of their grid, controls that stand apart, missing runs."""
+    rates = tuning(comparison)
+    for advice, labels in rates[rates["advice"] != ""].groupby("advice")["label"]:
+        yield f"The learning rate chosen for {_listed(labels)} lies {advice}."
+    for label, why in dict.fromkeys((run.label, comparison.apart.get(run.name)) for run in comparison.runs):
+        if why:
+            yield f"The control {label} stands apart, for it differs from the others in {why}."
+    if left_out := len(comparison.left_out):
+        yield f"{left_out} of {len(comparison.runs)} runs failed or are missing, and are left out."
+
+
 def _task_verdict(tasks: pd.DataFrame) -> str:
-    """The most exact at the longest length of the first task."""
+    """The most exact at the longest length of the first task that any has learned, and at which lengths none has."""
     plain = tasks[tasks["extension"] == "none"]
     rows = plain if len(plain) else tasks
-    rows = rows[rows["task"] == rows["task"].iloc[0]]
-    best, *others = rows[rows["length"] == rows["length"].max()].itertuples()
-    level = [row.label for row in others if row.exact_match == best.exact_match]
-    among = f", the most of {len(others) + 1}" if others else ""
-    if level:
-        among = f", and so {'does' if len(level) == 1 else 'do'} {' and '.join(level)}"
-    return (
-        f"At {best.length_ratio:g}x the longest trained length ({best.length:,}), {best.label} answers "
-        f"{best.exact_match:.1%} of the examples of {best.task} exactly ({best.range}: {best.low:.1%} to "
-        f"{best.high:.1%}){among}."
-    )
+    rows = rows[rows["task"] == (task := rows["task"].iloc[0])]
+    most = rows.groupby("length_ratio")["exact_match"].max()
+    failed, learned = most[most <= FAILED], most[most > FAILED]
+    said = []
+    if len(learned):
+        best, *others = rows[rows["length_ratio"] == learned.index[-1]].itertuples()
+        near = [row.label for row in others if row.high >= best.low]
+        among = f", the most of {len(others) + 1}" if others else ""
+        if near:
+            among = f"; it can't be told from {_listed(near)}, whose range reaches as far"
+        said.append(
+            f"At {best.length_ratio:g}x the longest trained length ({best.length:,}), {best.label} answers "
+            f"{best.exact_match:.1%} of the examples of {task} exactly ({best.range}: {best.low:.1%} to "
+            f"{best.high:.1%}){among}."
+        )
+    if len(failed):
+        at = _listed(f"{ratio:g}x" for ratio in failed.index)
+        who = "no encoding"
+        why = "" if len(learned) else ": the task is not learned, so train on more tokens (training.tokens)"
+        share = f"more than {failed.max():.1%} of the examples of {task}"
+        said.append(f"At {at} the longest trained length {who} answers {share} exactly{why}.")
+    return " ".join(said)

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval.compare.comparison import Comparison
+from eval.compare.comparison import MANY, Comparison
 from eval.compare.plots import GREY, HOVER, MARKERS, Figure, Style, axis, curves, escape, layout, line_at, points
 from eval.compare.show import show_count, show_interval, show_length, show_p, show_percent, show_perplexity
 from eval.compare.tables import costs, name_of
 
 VERDICT_COLOURS = {"better": "#0072B2", "worse": "#D55E00", "not separable": GREY}
 FOREST_LINE = 26  # pixels
-MANY = 12  # encodings; beyond, figures draw no single seeds, and the page begins with the best ones
 CURVES = {"val_loss": "validation loss", "loss": "training loss", "tokens_per_second": "tokens a second"}
 
 
@@ -74,9 +73,11 @@ def position_figure(comparison: Comparison, style: Mapping[str, Style], extensio
     )
 
 
-def difference_figure(comparison: Comparison, protocol: str, extension: str, length: int) -> Figure:
-    """A forest plot: each encoding's change in perplexity against the reference, with its interval, best on top."""
-    rows = comparison.summary.query("protocol == @protocol and extension == @extension and context_length == @length")
+def difference_figure(comparison: Comparison, protocol: str, extension: str, length: int, reference: str) -> Figure:
+    """A forest plot: each encoding's change in perplexity against a reference, with its interval, best on top."""
+    rows = comparison.differences.query(
+        "protocol == @protocol and extension == @extension and context_length == @length and reference == @reference"
+    )
     rows = rows[rows["verdict"].notna() & np.isfinite(rows["difference_percent"])]
     rows = rows.assign(
         name=rows["label"].map(escape),
@@ -95,16 +96,16 @@ def difference_figure(comparison: Comparison, protocol: str, extension: str, len
     place = show_length(length, comparison.context)
     y = {"categoryorder": "array", "categoryarray": rows["name"].tolist()[::-1], "automargin": True}
     return Figure(
-        f"Perplexity against {comparison.reference}'s at {place}, {protocol}: multiples with intervals",
+        f"Perplexity against {reference}'s at {place}, {protocol}: multiples with intervals",
         data,
         layout(
-            axis(f"multiples of {escape(str(comparison.reference))}'s perplexity (log)", log=True),
+            axis(f"multiples of {escape(reference)}'s perplexity (log)", log=True),
             {**y, "showgrid": True, "gridcolor": "#eee", "tickmode": "linear"},
             shapes=[line_at(1)],
             height=140 + FOREST_LINE * len(rows),
             meta={"line": FOREST_LINE},
         ),
-        {"protocol": protocol, "extension": extension, "context length": place},
+        {"protocol": protocol, "extension": extension, "context length": place, "reference": reference},
     )
 
 

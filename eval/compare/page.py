@@ -13,10 +13,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from eval.compare import figures, tables
-from eval.compare.comparison import Comparison
-from eval.compare.conclusion import conclude, last_place
-from eval.compare.figures import MANY
-from eval.compare.literature import check
+from eval.compare.comparison import MANY, Comparison, last_place
+from eval.compare.conclusion import conclude
 from eval.compare.plots import Figure, Section, Style, styles
 from eval.compare.probe_figures import probe_sections
 from eval.compare.runs import differing, flatten
@@ -28,12 +26,12 @@ FAR = 2  # times the worst encoding's perplexity: beyond, a control is switched 
 BEST = 8  # of many encodings, so many are switched on when the page opens, beside the reference
 
 
-def page(comparison: Comparison) -> str:
-    """report.html."""
+def page(comparison: Comparison, statements: pd.DataFrame) -> str:
+    """report.html. statements: what the literature says; see `literature.check`."""
     loading = {"loader": FileSystemLoader(ASSETS), "undefined": StrictUndefined}
     environment = Environment(**loading, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     style = _styles(comparison)
-    labels = last_place(comparison)["label"].tolist()[:BEST]
+    labels = last_place(comparison.summary)["label"].tolist()[:BEST]
     best = list(dict.fromkeys([*labels, *([comparison.reference] if comparison.reference else [])]))
     return environment.get_template("report.html").render(
         title=comparison.path.name,
@@ -43,7 +41,7 @@ def page(comparison: Comparison) -> str:
         best=best,
         many=len(style) > MANY,
         styles=style,
-        sections=_sections(comparison, style),
+        sections=_sections(comparison, style, statements),
         start={"off": _off(comparison, style, best), "best": best},
         css=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
         js=Markup((ASSETS / "report.js").read_text(encoding="utf-8")),
@@ -53,7 +51,7 @@ def page(comparison: Comparison) -> str:
 
 def report_figures(comparison: Comparison) -> list[Figure]:
     """All figures of the page."""
-    sections = _sections(comparison, _styles(comparison))
+    sections = _sections(comparison, _styles(comparison), pd.DataFrame())
     return [panel for section in sections for panel in section.panels if isinstance(panel, Figure)]
 
 
@@ -78,10 +76,11 @@ def _facts(comparison: Comparison) -> dict[str, str]:
     """What holds for the whole sweep, for the page's head."""
     if not comparison.compared:
         return {"runs": f"0 of {len(comparison.runs)} finished"}
+    finished = len(comparison.runs) - len(comparison.left_out)
     run = comparison.compared[0]
     settings, machine = run.settings, run.results.get("machine") or {}
     return {
-        "runs": f"{len(comparison.compared)} of {len(comparison.runs)} finished",
+        "runs": f"{finished} of {len(comparison.runs)} finished",
         "encodings": str(len(comparison.encodings)),
         "seeds": ", ".join(sorted({str(run.seed) for run in comparison.compared}, key=int)),
         "trained on": f"{settings.training.tokens:,} tokens of {settings.data['name']}",
@@ -92,17 +91,16 @@ def _facts(comparison: Comparison) -> dict[str, str]:
     }
 
 
-def _sections(comparison: Comparison, style: Mapping[str, Style]) -> list[Section]:
+def _sections(comparison: Comparison, style: Mapping[str, Style], statements: pd.DataFrame) -> list[Section]:
     """The page's sections that have something to show, in order."""
-    summary, objection = comparison.summary, comparison.objection
+    summary = comparison.summary
     perplexity, differences, extensions, tasks = [], [], [], []
     for place in tables.places(summary):
         perplexity.append(figures.perplexity_figure(comparison, style, *place))
         perplexity.append(tables.perplexity_table(comparison, *place))
-        judged = summary[summary["verdict"].notna()].query("protocol == @place[0] and extension == @place[1]")
-        for length in judged["context_length"].unique()[::-1]:
-            differences.append(figures.difference_figure(comparison, *place, length))
-            differences.append(tables.difference_table(comparison, *place, length))
+        for at in tables.judged(comparison, *place):
+            differences.append(figures.difference_figure(comparison, *place, *at))
+            differences.append(tables.difference_table(comparison, *place, *at))
     for place in tables.extended(summary):
         extensions.append(figures.extension_figure(comparison, *place))
         extensions.append(tables.extension_table(comparison, *place))
@@ -114,16 +112,17 @@ def _sections(comparison: Comparison, style: Mapping[str, Style]) -> list[Sectio
     ]
     sections = [
         Section("perplexity", perplexity),
-        Section("runs", [tables.run_table(comparison)] if objection else []),
-        Section("differences", differences, f"Differences to {comparison.reference}"),
+        Section("runs", [tables.run_table(comparison)] if comparison.objection else []),
+        Section("differences", differences),
         Section("positions", positions),
         Section("extensions", extensions),
         Section("tasks", tasks),
         *probe_sections(comparison, style),
         Section("training", figures.training_figures(comparison, style)),
+        Section("tuning", _filled(tables.tuning_table(comparison))),
         Section("cost", _filled(figures.cost_figure(comparison, style), tables.cost_table(comparison))),
-        Section("literature", [] if objection else _filled(tables.literature_table(check(comparison)))),
-        Section("controls", _filled(tables.control_table(comparison))),
+        Section("literature", [] if statements.empty else [tables.literature_table(statements)]),
+        Section("controls", _filled(tables.control_table(comparison), tables.apart_table(comparison))),
         Section("missing", _filled(tables.left_out_table(comparison), tables.undefined_table(comparison))),
         Section("provenance", [tables.provenance_table(comparison)], texts=_settings(comparison)),
     ]

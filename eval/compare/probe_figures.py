@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from eval.compare.comparison import Comparison
-from eval.compare.figures import MANY
+from eval.compare.comparison import MANY, Comparison
 from eval.compare.plots import Figure, Section, Style, axis, curves, layout
-from eval.compare.show import Table, columns
+from eval.compare.show import Table, column, columns
 from eval.compare.tables import records_table
 
 
@@ -28,6 +28,7 @@ class Probe:
 
 
 LENGTHS = "context length, tokens (log)"
+POINTS = 6  # of a curve, in a table
 # By the name in results["probes"]; one that is not listed here is shown as a table.
 PROBES = {
     "repeat": [
@@ -62,15 +63,47 @@ PROBES = {
 
 def probe_sections(comparison: Comparison, style: Mapping[str, Style]) -> list[Section]:
     """A section of the page for each probe that any run has."""
-    found = [(run.label, run.results.get("probes", {})) for run in comparison.compared]
     sections = []
-    for name in dict.fromkeys(name for _, probes in found for name in probes):
-        records = [{"label": label, **row} for label, probes in found for row in probes.get(name, [])]
-        rows = pd.DataFrame(records, dtype=object)
-        sections += [_section(probe, rows, style) for probe in PROBES.get(name, []) if records]
+    for name, rows in _probed(comparison).items():
+        sections += [_section(probe, rows, style) for probe in PROBES.get(name, []) if len(rows)]
         if name not in PROBES:
             sections.append(Section(name, [records_table(name, rows)], f"Probe: {name}", ""))
     return sections
+
+
+def probe_tables(comparison: Comparison) -> Iterator[Table]:
+    """The same as tables, where figures can't be shown: of each curve a few points, at the longest context, its mean
+    over layers and heads."""
+    for name, rows in _probed(comparison).items():
+        if name not in PROBES:
+            yield records_table(name, rows)
+        elif len(rows) and (ok := rows["status"] == "ok").any():
+            yield from (_table(probe, _over_seeds(probe, rows[ok].infer_objects())) for probe in PROBES[name])
+
+
+def _table(probe: Probe, seeds: pd.DataFrame) -> Table:
+    """seeds: of `_over_seeds`."""
+    at = ""
+    if "context_length" in probe.by:
+        longest = seeds["context_length"].max()
+        seeds, at = seeds[seeds["context_length"] == longest], f" at a context of {longest:,} tokens"
+    over = " and ".join(f"{key}s" for key in probe.by if key != "context_length")
+    means = seeds.groupby(["label", probe.x])["mean"].mean().unstack()
+    points = np.unique(np.linspace(0, len(means.columns) - 1, POINTS).astype(int))
+    shown = [column(f"{probe.x.replace('_', ' ')} {x:,}", means[x], "{:.3g}".format) for x in means.columns[points]]
+    note = f"{probe.axes[1]}{at}" + f"; mean over {over}" * bool(over)
+    return Table(f"Probe: {probe.title.lower()}", [column("encoding", means.index), *shown], note, labels=means.index)
+
+
+def _probed(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """The rows of each probe that any run has, with the runs' labels."""
+    found = [(run.label, run.results.get("probes", {})) for run in comparison.compared]
+    return {
+        name: pd.DataFrame(
+            [{"label": label, **row} for label, probes in found for row in probes.get(name, [])], dtype=object
+        )
+        for name in dict.fromkeys(name for _, probes in found for name in probes)
+    }
 
 
 def _section(probe: Probe, rows: pd.DataFrame, style: Mapping[str, Style]) -> Section:

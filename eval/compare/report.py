@@ -7,12 +7,15 @@ import html
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from conf.schema import CompareSettings
 from eval.compare import tables
 from eval.compare.comparison import Comparison, read_comparison, write_comparison
 from eval.compare.conclusion import conclude
 from eval.compare.literature import check
 from eval.compare.page import page
+from eval.compare.probe_figures import probe_tables
 from eval.compare.show import Table
 from eval.record.files import write_atomic
 from eval.record.sweep import last_started
@@ -48,8 +51,9 @@ def write_report(
 def write_files(comparison: Comparison) -> None:
     """comparison.csv, summary.csv, report.md and report.html in the comparison's folder, each whole or not at all."""
     write_comparison(comparison)
-    write_atomic(comparison.path / "report.md", markdown(comparison).encode())
-    write_atomic(comparison.path / "report.html", page(comparison).encode())
+    statements = check(comparison)
+    write_atomic(comparison.path / "report.md", markdown(comparison, statements).encode())
+    write_atomic(comparison.path / "report.html", page(comparison, statements).encode())
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -71,32 +75,33 @@ def print_comparison(comparison: Comparison) -> None:
     print(comparison.path / "report.html")
 
 
-def markdown(comparison: Comparison) -> str:
-    """report.md: the verdict and the tables; differences at the longest context, where the page has them at each."""
+def markdown(comparison: Comparison, statements: pd.DataFrame) -> str:
+    """report.md: the verdict and the tables; differences at the longest context, where the page has them at each.
+    statements: what the literature says; see `literature.check`."""
     parts = [f"# {_plain(comparison.path.name)}", *map(_plain, conclude(comparison))]
-    for table in _markdown_tables(comparison):
+    for table in _markdown_tables(comparison, statements):
         if len(table):
             parts += [f"## {_plain(table.title)}", table.note, markdown_table(table)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _markdown_tables(comparison: Comparison) -> Iterator[Table]:
+def _markdown_tables(comparison: Comparison, statements: pd.DataFrame) -> Iterator[Table]:
     summary = comparison.summary
     for protocol, extension in tables.places(summary):
         if extension == "none":
             yield tables.perplexity_table(comparison, protocol)
-            if len(comparison.labels) > 1:
-                longest = summary.query("protocol == @protocol and extension == 'none'")["context_length"].max()
-                yield tables.difference_table(comparison, protocol, extension, longest)
+            for length, other in tables.judged(comparison, protocol, extension)[:1]:
+                yield tables.difference_table(comparison, protocol, extension, length, other)
     if comparison.objection:
         yield tables.run_table(comparison)
     yield from (tables.extension_table(comparison, *place) for place in tables.extended(summary))
     yield from (tables.task_table(comparison, *place) for place in tables.tasks(comparison.tasks))
-    yield tables.cost_table(comparison)
-    if not comparison.objection:
-        yield tables.literature_table(check(comparison))
-    yield from (tables.control_table(comparison), tables.undefined_table(comparison), tables.left_out_table(comparison))
-    yield tables.provenance_table(comparison)
+    yield from probe_tables(comparison)
+    yield from (tables.tuning_table(comparison), tables.cost_table(comparison))
+    if len(statements):
+        yield tables.literature_table(statements)
+    yield from (tables.control_table(comparison), tables.apart_table(comparison), tables.undefined_table(comparison))
+    yield from (tables.left_out_table(comparison), tables.provenance_table(comparison))
 
 
 def markdown_table(table: Table) -> str:

@@ -160,7 +160,7 @@ def find_reference(labels: Sequence[str], wanted: str | None) -> str | None:
 
 
 def find_objection(runs: Sequence[Run], rows: pd.DataFrame) -> str | None:
-    """Why the figures of these runs can't stand side by side: what differs, and between which; None where they can.
+    """In what the runs differ, and between which, so that their figures can't stand side by side; None where they can.
 
     rows: those of eval.compare.comparison.Comparison, of these runs alone.
     """
@@ -191,7 +191,7 @@ def find_objection(runs: Sequence[Run], rows: pd.DataFrame) -> str | None:
         settings = differing(flats, TARGET_SETTINGS)
         cause = f"settings {', '.join(settings)}" if settings else "scored again with other settings"
         found.append(f"what is scored, or how ({cause}; {places[0][0]} at {places[0][1]} and {len(places) - 1} more)")
-    return f"These runs are not comparable: they differ in {'; '.join(found)}." if found else None
+    return "; ".join(found) or None
 
 
 def _who_has(values: Sequence[Any], names: pd.Series) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+USELESS = math.log(2)  # nats: who can't see a perplexity double has too few seeds or windows to compare anything
 MINUS, SPACE = "\u2212", "\u00a0"  # a minus as wide as a plus, and a space that doesn't break
 
 
@@ -19,11 +20,24 @@ def show_perplexity(value: float) -> str:
 
 
 def show_percent(value: float) -> str:
-    """Signed, one decimal; none from 100 % on. Nothing in it breaks over lines."""
+    """Signed, one decimal, none from 100 % on; from 1000 % on by how many times, which "+13,973 %" hides. Nothing in it
+    breaks over lines.
+
+    >>> show_percent(6.25), show_percent(250), show_percent(13_973), show_percent(math.inf)
+    ('+6.2\xa0%', '+250\xa0%', '141\xa0times', 'overflow')
+    """
     if not math.isfinite(value):
         return "overflow"
-    digits = f"{value:+.1f}" if abs(value) < 100 else f"{value:+,.0f}" if abs(value) < 1e6 else f"{value:+.1e}"
+    if value >= 1000:
+        times = 1 + value / 100
+        return f"{times:,.0f}{SPACE}times" if times < 1e6 else f"{times:.1e}{SPACE}times"
+    digits = f"{value:+.1f}" if abs(value) < 100 else f"{value:+.0f}"
     return f"{digits.replace('-', MINUS)}{SPACE}%"
+
+
+def show_visible(nats: float) -> str:
+    """The change of perplexity that a difference of so many nats is; one beyond USELESS is no finding."""
+    return f">{SPACE}100{SPACE}%" if nats > USELESS else show_percent(100 * math.expm1(nats)).lstrip("+")
 
 
 def show_level(level: float) -> str:
@@ -67,7 +81,7 @@ NUMBERS = {
     "bits_per_byte": ("bits/byte", "{:.3f}".format),
     "difference_percent": ("difference", show_percent),
     "p_holm": ("p (Holm)", show_p),
-    "smallest_detectable": ("visible", lambda nats: show_percent(100 * math.expm1(nats))),
+    "smallest_detectable": ("visible", show_visible),
     "tokens": ("tokens", show_count),
     "total": ("parameters", show_count),
     "own": ("encoding's own", show_count),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from eval.compare.comparison import HEADLINE, Comparison, frame_of
+from eval.compare.comparison import BEST, FIELDS, HEADLINE, Comparison, frame_of
 from eval.compare.show import (
     Table,
     column,
@@ -16,6 +16,7 @@ from eval.compare.show import (
     show_percent,
     show_perplexity,
 )
+from eval.record.tuning import widen
 
 
 def places(summary: pd.DataFrame) -> list[tuple[str, str]]:
@@ -28,6 +29,13 @@ def extended(summary: pd.DataFrame) -> list[tuple[str, str]]:
     """Each (protocol, label) that was scored with extensions; the headline first."""
     rows = summary[summary["extension"] != "none"]
     return sorted(set(zip(rows["protocol"], rows["label"], strict=True)), key=lambda at: (at[0] != HEADLINE, at))
+
+
+def judged(comparison: Comparison, protocol: str, extension: str) -> list[tuple[int, str]]:
+    """Each (context length, reference) at which anything can be compared; the longest and the reference first."""
+    rows = comparison.differences.query("protocol == @protocol and extension == @extension").dropna(subset="verdict")
+    found = set(zip(rows["context_length"], rows["reference"], strict=True))
+    return sorted(found, key=lambda at: (-at[0], at[1] != comparison.reference, at[1]))
 
 
 def tasks(rows: pd.DataFrame) -> list[tuple[str, str]]:
@@ -70,22 +78,27 @@ def perplexity_table(comparison: Comparison, protocol: str, extension: str = "no
     )
 
 
-def difference_table(comparison: Comparison, protocol: str, extension: str, length: int) -> Table:
-    """Each label's perplexity at one length, and its change against the reference; best first."""
-    rows = comparison.summary.query("protocol == @protocol and extension == @extension and context_length == @length")
-    rows = rows[rows["control"].isna()]
+def difference_table(comparison: Comparison, protocol: str, extension: str, length: int, reference: str) -> Table:
+    """Each label's perplexity at one length, and its change against a reference; best first."""
+    rows = comparison.differences.query(
+        "protocol == @protocol and extension == @extension and context_length == @length and reference == @reference"
+    )
     verdicts = rows["verdict"].astype(object).where(rows["verdict"].notna(), "no seed in common")
     reasons = rows["verdict_reason"].map(": {}".format).where(rows["verdict_reason"].notna(), "")
-    rows = rows.assign(verdict=(verdicts + reasons).mask(rows["label"] == comparison.reference, "reference"))
-    names = ["label", "seeds", "perplexity", "nats", "bits_per_byte", "difference_percent", "p_holm", "verdict"]
-    names += ["smallest_detectable", "tokens"]
-    at, against = show_length(length, comparison.context), f"against {comparison.reference}"
+    verdicts = (verdicts + reasons).mask(rows["label"] == reference, "reference")
+    best = rows[BEST].map({True: "among the best"}).fillna("").tolist()
+    names = ["label", "seeds", "perplexity", "nats", "bits_per_byte", "difference_percent", "p_holm"]
+    at, against = show_length(length, comparison.context), f"against {reference}"
     return Table(
-        f"Against {comparison.reference} at {at}: {name_of(protocol, extension)}",
-        columns(rows, *names, label="encoding", difference_percent=against),
+        f"Against {reference} at {at}: {name_of(protocol, extension)}",
+        [
+            *columns(rows, *names, label="encoding", difference_percent=against),
+            column("verdict", verdicts, details=best),
+            *columns(rows, "smallest_detectable", "tokens"),
+        ],
         "perplexity, paired over seeds and windows; p corrected for all encodings here (Holm); visible: a difference "
-        "of this size would have been found four times in five",
-        {"protocol": protocol, "extension": extension, "context length": at},
+        "of this size would have been found four times in five; among the best: no other is better",
+        {"protocol": protocol, "extension": extension, "context length": at, "reference": reference},
         rows["label"],
     )
 
@@ -171,6 +184,52 @@ def cost_table(comparison: Comparison) -> Table:
     if len({str(run.results.get("machine")) for run in comparison.compared}) > 1:
         note += "; measured on different machines, so speeds do not compare"
     return Table("Cost", columns(rows, *names, label="encoding"), note, labels=rows["label"])
+
+
+def tuning(comparison: Comparison) -> pd.DataFrame:
+    """The learning rates that trials chose: a row a label, with its seeds, the rate chosen (lr), the trials' seed and
+    val_loss by rate (missing where a trial failed), and advice where the rate lies at the edge of the grid."""
+    rows = [
+        {"label": run.label, "seed": run.seed, "lr": run.settings.training.lr, "trials": run.results["tuning"]["seed"]}
+        | {"val_loss": {float(rate): loss for rate, loss in run.results["tuning"]["val_loss"].items()}}
+        for run in comparison.compared
+        if "tuning" in run.results
+    ]
+    found = pd.DataFrame(rows, columns=["label", "seed", "lr", "trials", "val_loss"])
+    found["advice"] = [widen(row.val_loss, row.lr) for row in found.itertuples()]
+    seeds = found.groupby("label")["seed"].agg(lambda seeds: ", ".join(map(str, seeds)))
+    return found.drop_duplicates("label").assign(seeds=found["label"].map(seeds))
+
+
+def tuning_table(comparison: Comparison) -> Table:
+    """See `tuning`."""
+    rows = tuning(comparison)
+    losses = pd.DataFrame(rows["val_loss"].tolist(), dtype=float)
+    at_rates = [column(f"at {rate:g}", losses[rate], "{:.4f}".format) for rate in sorted(losses)]
+    chosen = [column("encoding", rows["label"]), column("seeds", rows["seeds"]), *columns(rows, "lr", lr="training.lr")]
+    return Table(
+        "Learning rates",
+        [*chosen, *at_rates, *columns(rows, "advice")],
+        "chosen by the validation loss (nats a token) of one trial a rate, at the training context; – where it failed",
+        labels=rows["label"],
+    )
+
+
+def apart_table(comparison: Comparison) -> Table:
+    """The figures of controls that can't stand beside those of the others, and in what they differ from them."""
+    rows = comparison.rows.reindex(columns=list(dict.fromkeys([*comparison.rows, *FIELDS])))
+    rows = rows[rows["run_id"].isin(comparison.apart) & (rows["status"] == "ok") & (rows["extension"] == "none")]
+    rows = rows[rows["control"].isna() & rows["position"].isna() & rows["task"].isna()].rename(
+        columns={"run_id": "run"}
+    )
+    rows["what it is"] = rows["run"].map({run.name: run.control for run in comparison.runs})
+    titles, names = _titles(comparison, rows), rows[["run", "what it is", "protocol"]].drop_duplicates()
+    keys = pd.MultiIndex.from_frame(names)
+    shown = columns_by_length(_with_intervals(rows), keys, "perplexity", show_perplexity, titles)
+    note = "perplexity, not to be compared with the encodings'; they differ in " + "; ".join(
+        {*comparison.apart.values()}
+    )
+    return Table("Controls that stand apart", [*columns(names, *names), *shown], note)
 
 
 def undefined_table(comparison: Comparison) -> Table:

@@ -22,16 +22,25 @@ given that seed. Where seeds matter little, or blocks are few, it errs on the ca
   divided by 1 - its share of the tokens (CR2), and B blocks count as B_eff = (Σ tokens)² / Σ tokens² of equal size.
 * Neighbouring windows are alike, so the unit is a *block*: a document, or a stretch of neighbouring windows.
 
+The best is a set, not a name. Which encoding is best is not known, and to take the lowest for it would count its luck
+as merit. So each is asked in its turn whether any other is better, with Holm's correction over all comparisons with it,
+and those that no other beats are among the best (`among_best`). Of the one that is truly best, whichever that is, the
+answer is false with probability ≤ 1 - level: the set holds it in at least the share `level` of sweeps. That is subset
+selection (Gupta), or multiple comparisons with the best (Hsu), by paired tests of unequal variance. The p-values are
+the two-sided ones that verdicts go by: in the set is who has no better beside it when it is itself the reference.
+
 Assumed: blocks are independent of each other, and seed effects are near normal. No method can tell from 3 seeds that
 one in twenty diverges; two seeds give very wide intervals that may still cover as little as 90 %.
 
 Sources: Searle, Casella & McCulloch, "Variance Components" (1992), ch. 4; Satterthwaite, Biometrics Bulletin 2 (1946);
 Bell & McCaffrey, Survey Methodology 28 (2002), for CR2; Owen & Eckles, https://arxiv.org/abs/1106.2125, for the crossed
-bootstrap; Holm, Scandinavian Journal of Statistics 6 (1979).
+bootstrap; Holm, Scandinavian Journal of Statistics 6 (1979); Gupta, Technometrics 7 (1965); Hsu, Annals of Statistics 9
+(1981).
 
 Shapes in names: S seeds, W windows, B blocks of windows.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -118,7 +127,7 @@ def difference(
     blocks_W: np.ndarray | None = None,
     *,
     level: float = 0.95,
-    comparisons: int = 1,
+    comparisons: int | None = 1,
     names: tuple[str, str] = ("loss_SW_a", "loss_SW_b"),
 ) -> Difference:
     """Loss of a minus loss of b, paired: row s of both is the same seed, column w the same window.
@@ -128,13 +137,14 @@ def difference(
     Args:
         loss_SW_a, loss_SW_b, tokens_W, blocks_W, level: as in `perplexity_interval`.
         comparisons: in how many comparisons this is one; `smallest_detectable` must then hold at the strictest
-            level that Holm's correction can ask for, (1 - level) / comparisons. Nothing else depends on it.
+            level that Holm's correction can ask for, (1 - level) / comparisons. Nothing else depends on it. None
+            leaves `smallest_detectable` out, which takes longer to find than all else.
         names: what error messages call a and b.
 
     Raises:
         ValueError: as `perplexity_interval`, or a and b differ in seeds or windows, or comparisons is below one.
     """
-    if comparisons < 1:
+    if comparisons is not None and comparisons < 1:
         raise ValueError(f"comparisons is {comparisons}; it counts this comparison too, so give at least 1")
     a_SW, tokens_W = _checked(names[0], loss_SW_a, tokens_W)
     b_SW, _ = _checked(names[1], loss_SW_b, tokens_W)
@@ -151,7 +161,8 @@ def difference(
         p = 2 * float(stats.t.sf(abs(nats) / error, df))
     else:  # the same difference in every window of every seed: no doubt at all
         p = 0.0 if nats else 1.0
-    return Difference(**estimate, p=p, smallest_detectable=error * _detectable((1 - level) / comparisons, df))
+    seen = None if comparisons is None else error * _detectable((1 - level) / comparisons, df)
+    return Difference(**estimate, p=p, smallest_detectable=seen)
 
 
 def compare(
@@ -172,6 +183,38 @@ def compare(
         name: difference(*pair, tokens_W, blocks_W, names=(name, reference), **settings) for name, pair in pairs.items()
     }
     return judged(found, level)
+
+
+def shared_seeds(
+    loss_W_a: Mapping[int, np.ndarray], loss_W_b: Mapping[int, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both loss_SW, given by seed, over the seeds that both have; None where they have none in common."""
+    seeds = sorted(loss_W_a.keys() & loss_W_b.keys())
+    return (np.stack([loss_W_a[s] for s in seeds]), np.stack([loss_W_b[s] for s in seeds])) if seeds else None
+
+
+def among_best(
+    losses: Mapping[Key, Mapping[int, np.ndarray]],
+    tokens_W: np.ndarray,
+    blocks_W: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+) -> set[Key]:
+    """The encodings that can't be told from the best: those that no other is better than; see the head of this file.
+
+    Two without a seed in common can't be told apart.
+
+    Args:
+        losses: of each encoding loss_W by seed. Others as in `difference`.
+    """
+    against: dict[Key, dict[Key, Difference]] = {name: {} for name in losses}
+    for a, b in itertools.combinations(losses, 2):
+        if pair := shared_seeds(losses[a], losses[b]):
+            found = difference(*pair, tokens_W, blocks_W, level=level, comparisons=None, names=(str(a), str(b)))
+            against[b][a], against[a][b] = found, replace(found, nats=-found.nats)
+    verdicts = {name: [each.verdict for each in judged(found, level).values()] for name, found in against.items()}
+    found = {name for name in losses if "better" not in verdicts[name]}
+    return found or set(losses)  # none is left where, over different seeds, each is beaten by another: nothing is known
 
 
 def judged(found: Mapping[Key, Difference], level: float = 0.95) -> dict[Key, Difference]:

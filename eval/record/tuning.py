@@ -1,11 +1,13 @@
 """The learning rate of each encoding, chosen on validation at the training length alone: a fair start for all.
 
-Trials are runs of their own, under `tuning` in the sweep's folder: every seed of an encoding shares them.
+Trials are runs of their own, under `tuning` in the sweep's folder: every seed of an encoding shares them. What they
+came to stands in the results of the runs that it was chosen for, by rate, null where a trial failed:
+{"tuning": {"seed": 1000, "val_loss": {"0.001": 1.5, "0.003": 1.4, "0.006": null}}}
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +31,18 @@ def tuned(settings: Settings, train: Callable[[Settings], None]) -> Settings:
     if not finite:
         raise ValueError(f"tuning.lr={list(losses)}: no rate gave a finite loss; try lower ones")
     best = min(finite, key=finite.get)
-    edge = " (at the edge of the grid)" if best in (min(losses), max(losses)) else ""
+    tuning = {"seed": settings.tuning.seed, "val_loss": {str(rate): loss for rate, loss in losses.items()}}
+    RunFolder.of(settings).update(tuning=tuning)
+    edge = f" ({advice})" if (advice := widen(losses, best)) else ""
     shown = ", ".join(f"{rate:g}: {'failed' if loss is None else f'{loss:.4f}'}" for rate, loss in losses.items())
     print(f"{settings.run_id}: training.lr={best:g}{edge}; validation loss by rate: {shown}")
     return replace(settings, training=replace(settings.training, lr=best))
+
+
+def widen(rates: Collection[float], chosen: float) -> str:
+    """What to do where the chosen rate is the lowest or highest of its grid, so that a better one may lie beyond."""
+    sides = ["lower"] * (chosen == min(rates)) + ["higher"] * (chosen == max(rates))
+    return f"at the edge of the grid: add {' and '.join(sides)} rates to tuning.lr" if sides else ""
 
 
 def _trial(settings: Settings, rate: float, train: Callable[[Settings], None]) -> float | None:
