@@ -128,6 +128,7 @@ ANOTHER_SWEEP = {
     "another setting": ["context=64"],
     "more of what is swept over": ["training.lr=1e-3,3e-3,1e-2"],
     "one of what is swept over": ["training.lr=1e-3"],
+    "an interval": ["training.lr=tag(log, interval(1e-4, 1e-2))"],
     "something else that is swept over": ["training.warmup=0,0.1"],
     "another experiment": ["experiment=tasks"],
     "several experiments": ["experiment=smoke,tasks"],
