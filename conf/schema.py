@@ -305,6 +305,8 @@ class Settings(Checked):
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
         split(TaskSettings if "examples" in self.data else CorpusSettings, self.data, "data")
+        if self.data.get("name") is None:
+            raise ValueError("data.name: needs a value, as in the files of conf/data")
         check_names(self.run_id, self.sweep)
         problem = f"can't be shared by {self.shares} (accumulate x devices x nodes): choose a multiple of it"
         self.training.check("batch_size", self.training.batch_size % self.shares == 0, problem)

@@ -109,6 +109,8 @@ REFUSED = [  # the command, and what its refusal says
     ("~model", "model: needs a value"),
     ("~encoding", "encoding.name: needs a value"),
     ("~encoding.name", "encoding.name: needs a value"),
+    ("~data.name", "data.name: needs a value"),
+    ("data=copy ~data.name", "data.name: needs a value"),
     ("~foo", "Could not delete from config. 'foo' does not exist."),
     ("encoding=rope,alibi", "Ambiguous value for argument 'encoding=rope,alibi' "),
     ("training.lr=[", "training.lr=[: "),

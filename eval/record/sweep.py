@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -85,27 +86,33 @@ def sweep_name(config) -> str:
     """A hash of what the runs of a multirun have in common, and of what else is swept over: with another encoding or
     seed, or scored otherwise, it goes on in its folder."""
     left_out = {*NOT_IDENTITY, "encoding", "seed", "eval"} - {"experiment"}
-    swept = {
-        override.get_key_element().lstrip("+"): _values(override)
-        for override in _overrides(config)
-        if override.is_sweep_override() and override.key_or_group.partition(".")[0] not in left_out
-    }
     common = {key: value for key, value in OmegaConf.to_container(config).items() if key not in left_out}
+    last = {override.get_key_element().lstrip("+"): override for override in _overrides(config)}
+    swept = {
+        key: _values(override)
+        for key, override in last.items()
+        if (override.is_sweep_override() or key in _params(config))
+        and override.key_or_group.partition(".")[0] not in left_out
+    }
     return f"sweep-{config_hash(common | {'swept': swept})[:6]}"
 
 
 def _values(override: Override) -> list[str]:
-    """What is swept over, in any order; of an interval, its ends."""
+    """What is swept over, in any order; an interval as it is written."""
     if override.is_discrete_sweep():
         return sorted(override.sweep_string_iterator())
-    return [override.get_value_element_as_str()]
+    return [override.input_line.partition("=")[2]]
 
 
 def _overrides(config) -> list[Override]:
     """The overrides of a multirun: those of hydra.sweeper.params where it has them, then the command line's."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    params = [f"{key}={value}" for key, value in _params(config).items()]
     return parser.parse_overrides([*params, *config.hydra.overrides.task])
+
+
+def _params(config) -> Mapping[str, Any]:
+    return config.hydra.sweeper.get("params") or {}
 
 
 def count_jobs(config) -> int | None:
