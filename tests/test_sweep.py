@@ -129,7 +129,6 @@ ANOTHER_SWEEP = {
     "more of what is swept over": ["training.lr=1e-3,3e-3,1e-2"],
     "one of what is swept over": ["training.lr=1e-3"],
     "an interval": ["training.lr=tag(log, interval(1e-4, 1e-2))"],
-    "a setting of the sweeper": ["hydra.sweeper.params={training.warmup:0.1}"],
     "something else that is swept over": ["training.warmup=0,0.1"],
     "another experiment": ["experiment=tasks"],
     "several experiments": ["experiment=smoke,tasks"],
