@@ -304,16 +304,14 @@ def page(names: Sequence[str], run: RunFolder | None = None, report: Callable[[s
     }
     here = Path(__file__).parent
     parts = {
-        "/*css*/": (here.parent / "eval" / "compare" / "assets" / "report.css").read_text(encoding="utf-8"),
-        "/*plotly*/": get_plotlyjs(),
-        "/*explorer*/": (here / "explorer.js").read_text(encoding="utf-8"),
-        "/*index*/": json.dumps(index, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
-        "/*numbers*/": pack.text(),
+        "css": (here.parent / "eval" / "compare" / "assets" / "report.css").read_text(encoding="utf-8"),
+        "plotly": get_plotlyjs(),
+        "explorer": (here / "explorer.js").read_text(encoding="utf-8"),
+        "index": json.dumps(index, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c"),  # no tag, no comment
+        "numbers": pack.text(),
     }
     html = (here / "explorer.html").read_text(encoding="utf-8")
-    for mark, content in parts.items():
-        html = html.replace(mark, content, 1)
-    return html
+    return re.sub(rf"/\*({'|'.join(parts)})\*/", lambda mark: parts[mark[1]], html)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

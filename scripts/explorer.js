@@ -6,7 +6,7 @@
   const numbers = await unpack(byId("numbers").textContent);
   const GAP = 65535;
   const SOFT = "#5b6470", LINE = "#dfe3e8";
-  const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
+  const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false, showSendToCloud: false };
   const DIVERGING = [[0, "#b35806"], [0.25, "#f1a340"], [0.5, "#f7f7f7"], [0.75, "#6f9fce"], [1, "#08519c"]];
   const POSITIONS = index.sinusoids[0][0].shape[1];
   const narrow = () => window.innerWidth < 640;

@@ -4,6 +4,7 @@ terminal shows of it."""
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from eval.compare.literature import check
 from eval.compare.page import page
 from eval.compare.probe_figures import probe_tables
 from eval.compare.show import Table
+from eval.record.command import CONTROL
 from eval.record.files import write_atomic
 from eval.record.sweep import last_started
 from eval.record.terminal import console
+
+MARKS = re.compile(r"[\\`*\[\]|~$]|\b_|_\b")  # of GitHub's Markdown, within a line
 
 
 def write_report(
@@ -59,17 +63,16 @@ def write_files(comparison: Comparison) -> None:
 def print_comparison(comparison: Comparison) -> None:
     """A sweep's end: what failed, perplexity by encoding and context length, best first, and the verdict."""
     from rich.table import Table as Grid
-    from rich.text import Text
 
     first = [tables.perplexity_table(comparison, *place) for place in tables.places(comparison.summary)[:1]]
     for table in (*first, tables.left_out_table(comparison)):
         if not len(table):
             continue
-        grid = Grid(title=Text(table.title), caption=Text(table.note))
+        grid = Grid(title=table.title, caption=table.note)
         for column in table.columns:
-            grid.add_column(Text(column.title), justify="left" if column.values is None else "right")
+            grid.add_column(column.title, justify="left" if column.values is None else "right")
         for cells in table.texts():
-            grid.add_row(*map(Text, cells))
+            grid.add_row(*cells)
         console().print(grid)
     print("\n".join(conclude(comparison)))
     print(comparison.path / "report.html")
@@ -81,7 +84,7 @@ def markdown(comparison: Comparison, statements: pd.DataFrame) -> str:
     parts = [f"# {_plain(comparison.path.name)}", *map(_plain, conclude(comparison))]
     for table in _markdown_tables(comparison, statements):
         if len(table):
-            parts += [f"## {_plain(table.title)}", table.note, markdown_table(table)]
+            parts += [f"## {_plain(table.title)}", _plain(table.note), markdown_table(table)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -105,7 +108,7 @@ def _markdown_tables(comparison: Comparison, statements: pd.DataFrame) -> Iterat
 
 
 def markdown_table(table: Table) -> str:
-    """A table as GitHub's Markdown has it; what comes from data can't end a cell or become HTML."""
+    """A table as GitHub's Markdown has it; what comes from data can't end a cell."""
     rule = "|" + "|".join(" --- " if column.values is None else " ---: " for column in table.columns) + "|"
     lines = [[column.title for column in table.columns], *table.texts()]
     head, *body = (f"| {' | '.join(map(_plain, cells))} |" for cells in lines)
@@ -113,4 +116,5 @@ def markdown_table(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+    """A text that is shown as it is: nothing in it becomes HTML, a link, an image or another mark of Markdown."""
+    return MARKS.sub(r"\\\g<0>", html.escape(text.replace("\n", " ").translate(CONTROL), quote=False))

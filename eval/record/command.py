@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
@@ -19,6 +19,8 @@ from eval.record.jobs import MISTAKES, give_up
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # in the environment: Hydra raises its errors, and doesn't print them on many lines
 ALIKE = {"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u00b7": "*", "\u00d7": "x"}  # minus, dash, space, dot, times
+# Control characters, C0, DEL and C1: by them a terminal's title is set, its screen is cleared, its lines are overwritten.
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 # Settings of Hydra's that a command's own yaml file has settled: why, and what to do instead.
 RUNS = "runs lie where runs, sweep and run_id say: set those instead"
 SETTLED = {
@@ -29,8 +31,24 @@ SETTLED = {
 }
 
 
+class Shown:
+    """A stream that shows control characters, other than those in `kept`, instead of sending them: names, messages and
+    texts that are printed may come from anywhere."""
+
+    def __init__(self, stream: TextIO, kept: str = "\n\t"):
+        self.stream = stream
+        self.shown = {code: text for code, text in CONTROL.items() if chr(code) not in kept}
+
+    def write(self, text: str) -> int:
+        return self.stream.write(text.translate(self.shown))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def print_what_can_be() -> None:
-    """From here on, what the terminal's encoding lacks is printed as a like character of ASCII, or as "?"."""
+    """From here on, what the terminal's encoding lacks is printed as a like character of ASCII, or as "?", and control
+    characters are `Shown`."""
 
     def alike(error: UnicodeEncodeError) -> tuple[str, int]:
         return "".join(ALIKE.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
@@ -38,6 +56,9 @@ def print_what_can_be() -> None:
     codecs.register_error("alike", alike)
     sys.stdout.reconfigure(errors="alike")
     sys.stderr.reconfigure(errors="alike")
+    if not isinstance(sys.stdout, Shown):
+        sys.stdout = Shown(sys.stdout)
+        sys.stderr = Shown(sys.stderr, kept="\n\t\r")  # progress bars go back to a line's begin
 
 
 @contextmanager

@@ -17,8 +17,6 @@ import os
 import shutil
 import traceback
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -33,7 +31,7 @@ from omegaconf import DictConfig
 from conf.schema import Settings
 from conf.typed import plain, typed
 from eval.measure.rows import PART, PLACE, Measured, Row, row_key
-from eval.record.files import PARTIAL, read_json, write_atomic, write_json, write_table
+from eval.record.files import PARTIAL, read_arrays, read_json, read_table, write_atomic, write_json, write_table
 from eval.record.identity import digest, identity
 from model.devices import Interrupted, rank
 
@@ -148,7 +146,7 @@ class RunFolder:
         empty where there is none that can be read."""
         path = self.path / "curve.csv"
         try:
-            return pd.read_csv(path, dtype=float, float_precision="round_trip") if path.exists() else pd.DataFrame()
+            return read_table(path).astype(float) if path.exists() else pd.DataFrame()
         except ValueError:
             return pd.DataFrame()
 
@@ -309,15 +307,9 @@ class RunFolder:
     @property
     def losses(self) -> dict[str, np.ndarray]:
         """Arrays by `row_key` (float32, nats) and by `row_key` + "/windows" (W, 5): start, stop, targets scored,
-        document and block of the statistics. Nothing is unpickled. Raises ValueError for a damaged file."""
+        document and block of the statistics; as `read_arrays` has them."""
         path = self.path / "losses.npz"
-        if not path.exists():
-            return {}
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
-        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
-            raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
+        return read_arrays(path) if path.exists() else {}
 
 
 def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> str:

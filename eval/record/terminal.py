@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,6 +88,7 @@ def _figure(perplexity: float | None) -> str:
 
 
 def console() -> Console:
-    """The terminal; wide enough for the tables where the output is no terminal."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=160)
+    """The terminal, with words and lines alone: nothing in what is printed is markup. Wide enough for the tables where
+    the output is no terminal."""
+    width = None if sys.stdout.isatty() else 160
+    return Console(width=width, color_system=None, markup=False, highlight=False, emoji=False)

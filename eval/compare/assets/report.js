@@ -52,7 +52,7 @@
     }
     panel.plot.style.minHeight = `${layout.height}px`;
     const buttons = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"];
-    const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: buttons };
+    const settings = { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: buttons };
     Plotly.react(panel.plot, data, layout, { ...settings, displayModeBar: narrow() ? false : "hover" });
     panel.drawn = true;
   }
