@@ -20,6 +20,7 @@ from conf.schema import LoggerSettings
 from eval.measure.rows import row_key
 from eval.record.folder import RunFolder
 from eval.record.jobs import FAILED
+from eval.record.trained import check_files
 from scripts.command import end_with, folder_and_options, number
 from train import train
 
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
     settings = old.settings
     if settings.trainer.devices != 1 or settings.trainer.num_nodes != 1:
         raise ValueError(f"{old.path} was trained on several devices: give its own command again, with another runs=")
+    check_files(old)
     elsewhere = {"cache_dir": options.get("cache_dir", settings.cache_dir)}
     elsewhere["num_workers"] = number("num_workers", options.get("num_workers", settings.num_workers), int)
     with tempfile.TemporaryDirectory() as runs:

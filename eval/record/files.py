@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from eval.record.bounds import check_depth
 from model.devices import rank
 
 PARTIAL = ".partial"
-DEEPEST = 50  # lists and mappings within one another in a JSON file; those of a run have ten
-BOMB = 100  # times: what no losses can be compressed by
 GUARD = "'"  # before a text in a CSV; spreadsheets take what comes after it for text
 FORMULA = ("=", "+", "-", "@", "\t", "\r", GUARD)  # how a formula begins, to one spreadsheet or another
 
@@ -62,45 +58,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError, naming the file, where it is cut, not JSON, or nested beyond reason."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if (depth := _depth(content)) > DEEPEST:
-            raise ValueError(f"nested {depth} deep")
+        check_depth(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
     return content
-
-
-def _depth(content: Any) -> int:
-    """How many lists and mappings lie within one another."""
-    depth, inside = 0, [content]
-    while inside := [each for each in inside if isinstance(each, dict | list)]:
-        inside = [value for each in inside for value in (each.values() if isinstance(each, dict) else each)]
-        depth += 1
-    return depth
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz, by name; nothing is unpickled. Raises ValueError, naming the file, where it is damaged, or
-    would fill the memory: it unpacks to more than 1 GiB and BOMB times its size, or says that an array is larger than
-    what it holds of it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            unpacked = sum(member.file_size for member in members.values())
-            if unpacked > max(2**30, BOMB * path.stat().st_size):
-                raise ValueError(f"it would unpack to {unpacked / 2**30:.0f} GiB")
-            return {name: _read_array(archive, member) for name, member in members.items()}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
-        raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
-
-
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """Raises ValueError where the array's header and its bytes do not go together."""
-    with archive.open(member) as file:
-        np.lib.format.read_magic(file)
-        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-            raise ValueError(f"{member.filename} is no array of numbers")
-        return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if by_column else "C")
 
 
 def write_table(path: Path, rows: pd.DataFrame | list[Mapping[str, Any]]) -> None:

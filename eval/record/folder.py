@@ -12,26 +12,31 @@ A run's folder:
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import shutil
 import traceback
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import Settings
+from conf.schema import CONF, Settings
 from conf.typed import plain, typed
 from eval.measure.rows import PART, PLACE, Measured, Row, row_key
-from eval.record.files import PARTIAL, read_arrays, read_json, read_table, write_atomic, write_json, write_table
+from eval.record.bounds import read_arrays
+from eval.record.files import PARTIAL, read_json, write_atomic, write_json, write_table
 from eval.record.identity import digest, identity
 from model.devices import Interrupted, rank
 
@@ -70,13 +75,14 @@ class RunFolder:
 
     @property
     def settings(self) -> Settings:
-        """The run's settings. Raises ValueError where the folder is no run, or its settings can't be read."""
+        """The run's settings, `placed_here`. Raises ValueError where the folder is no run, or its settings can't be
+        read."""
         path = self.path / "config.json"
         if not path.exists():
             raise ValueError(f"{self.path} is not a run's folder: it has no config.json")
         values = read_json(path)
         try:
-            return typed(Settings, values)
+            return placed_here(typed(Settings, values), self.path)
         except ValueError as error:
             raise ValueError(f"{path} can't be read: {error}") from None
 
@@ -146,7 +152,7 @@ class RunFolder:
         empty where there is none that can be read."""
         path = self.path / "curve.csv"
         try:
-            return read_table(path).astype(float) if path.exists() else pd.DataFrame()
+            return pd.read_csv(path, dtype=float, float_precision="round_trip") if path.exists() else pd.DataFrame()
         except ValueError:
             return pd.DataFrame()
 
@@ -211,6 +217,9 @@ class RunFolder:
         if rank():
             yield
             return
+        for path in (self.path / ".lock", self.checkpoints):
+            if path.is_symlink():
+                raise ValueError(f"{path} is a link, and nothing in a run's folder is written through one: remove it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock")
@@ -307,9 +316,30 @@ class RunFolder:
     @property
     def losses(self) -> dict[str, np.ndarray]:
         """Arrays by `row_key` (float32, nats) and by `row_key` + "/windows" (W, 5): start, stop, targets scored,
-        document and block of the statistics; as `read_arrays` has them."""
+        document and block of the statistics. Nothing is unpickled. Raises ValueError for a damaged file."""
         path = self.path / "losses.npz"
-        return read_arrays(path) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            return read_arrays(path)
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
+            raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
+
+
+def placed_here(settings: Settings, path: Path) -> Settings:
+    """Settings that are read back from a run's folder: where its machine kept its cache and W&B's files says nothing of
+    this one. The cache is that of a command that is given none; W&B's files lie as if the run had been made here."""
+    runs = path.parent
+    for part in reversed(PurePath(settings.sweep or "").parts):
+        runs = runs.parent if runs.name == part else runs
+    logger = replace(settings.logger, dir=_default("logger/auto.yaml").dir)
+    return replace(settings, runs=str(runs), cache_dir=_default("train.yaml").cache_dir, logger=logger)
+
+
+@functools.cache
+def _default(file: str) -> DictConfig:
+    """A file of conf; what it has from the environment is looked up when it is read."""
+    return OmegaConf.load(CONF / file)
 
 
 def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> str:

@@ -45,7 +45,8 @@ class SweepCallback(Callback):
             name = LISTS.replace("*", f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
             self.job_list = Path(config.runs) / config.sweep / name
             self.job_list.parent.mkdir(parents=True, exist_ok=True)
-            self.job_list.write_text("", encoding="utf-8")
+            self.job_list.touch(exist_ok=False)
+            (self.job_list.parent / "multirun.yaml").unlink(missing_ok=True)  # Hydra would write through a link
         except Exception as error:
             give_up(error)
 

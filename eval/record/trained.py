@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from conf.schema import Settings
+from data.inputs import input_hash
 from data.module import TaskDataModule, TextDataModule, build_data
 from data.tokenizer import TextTokenizer
 from eval.record.folder import RunFolder
@@ -49,6 +50,26 @@ def is_trained(folder: RunFolder, settings: Settings) -> bool:
     return checkpoint is not None and checkpoint_step(checkpoint) == settings.steps and "training" in folder.results
 
 
+def check_files(folder: RunFolder) -> None:
+    """Raises ValueError where the local files that a run's settings name are not those that it was trained on: others
+    are none of its business, and are not read."""
+    settings = folder.settings
+    if input_hash(settings.data, settings.tokenizer) == folder.results.get("identity", {}).get("files"):
+        return
+    named = [
+        f"{group}.{key}={value}"
+        for group, values in (("data", settings.data), ("tokenizer", settings.tokenizer))
+        for key, value in values.items()
+        if key.endswith("path") and value
+    ]
+    raise ValueError(
+        f"{folder.path} was trained on files that are not here, or are others now: {', '.join(named)}: put them there "
+        "(a relative path counts from the folder in which the command is given), or train anew"
+        if named
+        else f"{folder.path} was trained on other data than data={settings.data['name']} is now: train anew"
+    )
+
+
 def load(run: Path | str, **elsewhere: Any) -> Trained:
     """The model of a finished run's folder. elsewhere: settings of where it reads from, such as cache_dir.
 
@@ -58,6 +79,7 @@ def load(run: Path | str, **elsewhere: Any) -> Trained:
     settings = replace(folder.settings, **elsewhere)
     if not is_trained(folder, settings):
         raise ValueError(f"{folder.path} has not been trained to its end: finish the run first, by its own command")
+    check_files(folder)
     data = build_data(settings)
     for key in ("corpus_hash", "tokenizer_hash"):
         if folder.results.get(key) != getattr(data, key):

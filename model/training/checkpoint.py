@@ -8,6 +8,7 @@ import pickle
 import signal
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import lightning as L
 import torch
@@ -31,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         partial = path.with_suffix(".partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
+            with _opened_anew(partial) as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -49,9 +50,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read(path)
 
 
+def _opened_anew(path: Path) -> BinaryIO:
+    """A new file in the place of what stands there, never what a link there leads to."""
+    path.unlink(missing_ok=True)
+    return open(path, "xb")
+
+
 def _write_flushed(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
+    with _opened_anew(path) as file:
+        file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
 
