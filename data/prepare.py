@@ -20,13 +20,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from data.corpus import SPLITS, Corpus, Document
+from data.overlaps import HELD_OUT, TRAIN, Overlaps
 from data.recipe import Recipe
 from data.stream import TokenStream, crc32, open_stream, write_stream
 from data.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # raised whenever the same settings would give other files
+FORMAT = 3  # raised whenever the same settings would give other files
 LOCK_SECONDS = 1800
 
 
@@ -102,19 +103,20 @@ def _build(
         temporary = Path(name) / folder.name
         temporary.mkdir()
         tokenizer.save(temporary / "tokenizer.json")
-        splits = {}
-        for split in SPLITS:
-            splits[split] = write_stream(temporary, split, documents(split), tokenizer, max_tokens)
+        splits, overlaps = {}, Overlaps()
+        for split in (*HELD_OUT, TRAIN):
+            passing = overlaps.watched(split, documents(split))
+            splits[split] = write_stream(temporary, split, passing, tokenizer, max_tokens)
         empty = [
             f"{split}: {splits[split]['empty']} empty documents left out" for split in SPLITS if splits[split]["empty"]
         ]
         meta = {
             "format": FORMAT,
-            "remarks": [*corpus.remarks(), *empty],
+            "remarks": [*corpus.remarks(), *empty, *overlaps.remarks()],
             "vocab_size": tokenizer.vocab_size,
             "separator": tokenizer.separator,
             "separator_token": tokenizer.separator_token,
-            "splits": splits,
+            "splits": {split: splits[split] for split in SPLITS},
             "corpus_hash": hashlib.sha256("".join(splits[s]["sha256"] for s in SPLITS).encode()).hexdigest(),
             "tokenizer_hash": tokenizer.hash,
             "files": {

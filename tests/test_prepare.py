@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.corpus import SPLITS, build_corpus
-from tests.texts import BPE, BYTE, data_of, prepared
+from tests.texts import BPE, BYTE, data_of, prepared, three_splits
 
 
 def test_a_stream_holds_every_document_in_order_and_opens_again_unchanged(texts, tmp_path):
@@ -93,9 +93,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named(texts, tmp_path, monkeyp
 
 
 def test_caps_bound_each_split_and_empty_documents_are_counted(tmp_path, caplog):
-    train = tmp_path / "train.jsonl"
-    train.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["aaaa", "", "bbbb", "cccc"]))
-    data = data_of(train, validation_path=str(train), test_path=str(train))
+    data = three_splits(tmp_path, ["aaaa", "", "bbbb", "cccc"])
     assert len(prepared(data, BYTE, context=2, batch_size=1, cache_dir=tmp_path / "c").streams["train"]) == 15
     assert "1 empty" in caplog.text
     capped = prepared(data | {"max_tokens": 7}, BYTE, context=2, batch_size=1, cache_dir=tmp_path / "c")
@@ -105,9 +103,7 @@ def test_caps_bound_each_split_and_empty_documents_are_counted(tmp_path, caplog)
 
 
 def test_the_announcement_says_what_share_of_the_training_text_can_be_read(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["a" * 30, "b" * 30, "c" * 20]))
-    data = data_of(path, validation_path=str(path), test_path=str(path))
+    data = three_splits(tmp_path, ["a" * 30, "b" * 30, "c" * 20])
 
     def announced(context, **more):
         module = prepared(data | more, BYTE, context=context, batch_size=1, cache_dir=tmp_path / "cache")
@@ -116,7 +112,8 @@ def test_the_announcement_says_what_share_of_the_training_text_can_be_read(tmp_p
     assert "33.3/33.3/33.3 % of the text" in announced(16)[0]
     assert announced(20)[1] == "100 % of the training text can be read at a context of 20 tokens"
     assert announced(21)[1] == "75 % of the training text can be read at a context of 21 tokens"
-    path.write_text(path.read_text() + json.dumps({"text": "d" * 31}) + "\n")
+    with open(data["path"], "a") as file:
+        file.write(json.dumps({"text": "d" * 31}) + "\n")
     (line,) = announced(31)[1:]
     assert line.startswith("warning: only 27.9 %") and "(1 of 4 documents are longer)" in line
     assert "shorten the context, or set data.cross_documents=true" in line
@@ -130,14 +127,14 @@ def test_a_changed_file_of_a_folder_that_stands_in_for_the_hub_is_read_anew(tmp_
     )
     (tmp_path / "set").mkdir()
     for split in SPLITS:
-        (tmp_path / "set" / f"{split}.txt").write_text("a text\r\n")
+        (tmp_path / "set" / f"{split}.txt").write_text(f"a text for {split}\r\n")
     data = {"source": "hub", "path": str(tmp_path / "set")}
 
     def train():
         module = prepared(data, BYTE, context=2, batch_size=1, cache_dir=tmp_path / "cache")
         return module.tokenizer.decode(module.streams["train"].tokens)
 
-    assert train() == "a text\n"
+    assert train() == "a text for train\n"
     (tmp_path / "set" / "train.txt").write_text("another")
     assert train() == "another"
 

@@ -57,21 +57,20 @@ def test_bytes_sum_for_a_foreign_tokenizer_that_lowercases_and_drops(tmp_path):
     assert tokenizer.separator == 4 and tokenizer.vocab_size == 5
 
 
-def test_a_tokenizer_learns_from_the_training_split_alone(texts, tmp_path):
-    corpus = build_corpus("text", {"path": str(texts)})
-    held_out = next(iter(corpus.documents("test"))).name
+def test_a_tokenizer_learns_from_the_training_split_alone(tmp_path):
     hashes = []
     for word in ("zzzz", "qqqq"):
         train = tmp_path / f"train-{word}"
         train.mkdir()
         (train / "a.txt").write_text(VERSES[0] * 20)
-        (tmp_path / f"{word}.txt").write_text(f"{word} " * 400)
-        other = str(tmp_path / f"{word}.txt")
-        data = data_of(train, validation_path=other, test_path=other)
+        held_out = {f"{split}_path": tmp_path / f"{split}-{word}.txt" for split in ("validation", "test")}
+        for path in held_out.values():
+            path.write_text(f"{path.stem} {word} " * 400)
+        data = data_of(train, **{key: str(path) for key, path in held_out.items()})
         for settings_ in (BPE, {"name": "char"}):
             module = prepared(data, settings_, context=4, batch_size=2, cache_dir=tmp_path / "cache")
             hashes.append((module.tokenizer_hash, module.corpus_hash))
-    assert held_out and hashes[0][0] == hashes[2][0] and hashes[1][0] == hashes[3][0]
+    assert hashes[0][0] == hashes[2][0] and hashes[1][0] == hashes[3][0]
     assert hashes[0][1] != hashes[2][1]
 
 

@@ -1,5 +1,7 @@
 """Texts of a few kilobytes, and streams of made-up documents: to test with how data is read."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,16 @@ def prepared(data, tokenizer, **more) -> TextDataModule:
 
 def data_of(path, **more):
     return {"name": "text", "source": "text", "path": str(path), **more}
+
+
+def three_splits(folder: Path, texts: Sequence[str]) -> dict[str, object]:
+    """`data_of` a file of rows for each split: these texts, in letters of its own."""
+    paths = {}
+    for number, key in enumerate(("path", "validation_path", "test_path")):
+        file = paths[key] = folder / f"{key}.jsonl"
+        own = ["".join(chr(ord(letter) + 8 * number) for letter in text) for text in texts]
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in own))
+    return data_of(**{key: str(file) for key, file in paths.items()})
 
 
 def make_stream(lengths) -> TokenStream:
