@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,6 +21,7 @@ from conf.typed import Checked, split, typed
 CONF = Path(__file__).parent
 ROOT = CONF.parent
 
+LONGEST_NAME = 255  # bytes, on Linux
 SEEDS = 2**63  # so many there are: torch takes 64 bits with a sign
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("validation", "test")  # held out
@@ -362,11 +364,13 @@ class ScoringSettings:
 
 
 def check_names(run_id: str, sweep: str | None) -> None:
-    """Raises ValueError where the name of a run or a sweep would lead out of the runs' folder."""
+    """Raises ValueError where the name of a run or a sweep can be no folder's, or would lead out of the runs' folder."""
     for key, name in (("run_id", run_id), ("sweep", sweep or "")):
         parts = PurePath(name).parts
         if ".." in parts or PurePath(name).is_absolute() or (key == "run_id" and len(parts) != 1):
             raise ValueError(f"{key}={name!r}: must stay within the runs' folder; choose a plain name")
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+            raise ValueError(f"{key}={name!r}: a folder's name has at most {LONGEST_NAME} bytes; choose a shorter one")
 
 
 def register() -> None:

@@ -121,14 +121,20 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
         page(["rope"], explore.RunFolder(tmp_path))
 
 
-def test_a_trained_run_stands_beside_the_untrained_encoding_with_what_it_learned(composed, tmp_path):
-    settings = composed("experiment=smoke", "encoding=t5", "seed=3")
+def make_trained(path, settings):
+    """A run's folder with a checkpoint of random weights, and its model."""
     model = build_transformer(settings, 16, SMALL.separators)
     torch.nn.init.normal_(model.encoding.table_HN)
     weights = {f"transformer.{name}": weight for name, weight in model.state_dict().items()}
     content = {"state_dict": weights, "trainshort_schema": SCHEMA}
-    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "checkpoints" / "step-000000001.ckpt")
-    write_json(tmp_path / "config.json", plain(settings))
+    AtomicCheckpointIO().save_checkpoint(content, path / "checkpoints" / "step-000000001.ckpt")
+    write_json(path / "config.json", plain(settings))
+    return model
+
+
+def test_a_trained_run_stands_beside_the_untrained_encoding_with_what_it_learned(composed, tmp_path):
+    settings = composed("experiment=smoke", "encoding=t5", "seed=3")
+    model = make_trained(tmp_path, settings)
     pack = Pack()
     *_, found = explore.states("t5", explore.RunFolder(tmp_path), pack)
     assert found["label"].startswith("trained") and found["context"] == settings.context
@@ -231,3 +237,20 @@ def test_play_moves_the_position_on_and_pause_stops_it(browser, explorer, clock)
     browser.run("return new Promise((done) => setTimeout(done, 300))")
     assert browser.run(at) == stopped
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("name", ["<!--<script>", "&lt;b>\"'", "numbers*", "</script><img src=x onerror=alert(1)>"])
+def test_the_name_of_a_folder_is_text_and_nothing_else(browser, composed, tmp_path, name):
+    run = tmp_path / name.replace("/", "")
+    make_trained(run, composed("experiment=smoke", "encoding=t5"))
+    (tmp_path / "explorer.html").write_text(page(["t5"], explore.RunFolder(run)))
+    look(browser, tmp_path / "explorer.html", encoding="t5")
+    shown = browser.run("return [...document.getElementById('state').options].map((option) => option.text)")
+    assert shown[-1] == f"trained: {run.name}"
+    assert browser.complaints() == []
+
+
+def test_no_figure_of_the_explorer_offers_to_upload_it(browser, explorer):
+    look(browser, explorer)
+    offered = "return [...document.querySelectorAll('.plot')].map((plot) => plot._context?.showSendToCloud)"
+    assert {*browser.run(offered)} == {False}

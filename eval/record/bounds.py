@@ -32,7 +32,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         unpacked = sum(member.file_size for member in members.values())
         if unpacked > max(LARGE, BOMB * path.stat().st_size):
-            raise ValueError(f"it would unpack to {unpacked / 2**30:.1f} GiB")
+            raise ValueError(f"it would unpack to {unpacked:,} bytes")
         return {name: _array(archive, member) for name, member in members.items()}
 
 

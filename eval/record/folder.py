@@ -217,11 +217,11 @@ class RunFolder:
         if rank():
             yield
             return
-        for path in (self.path / ".lock", self.checkpoints):
-            if path.is_symlink():
-                raise ValueError(f"{path} is a link, and nothing in a run's folder is written through one: remove it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for path in (self.path / ".lock", self.checkpoints):
+                if path.is_symlink():
+                    raise ValueError(f"{path} is a link; nothing in a run's folder is written through one: remove it")
             lock = FileLock(self.path / ".lock")
             try:
                 lock.acquire(timeout=0)

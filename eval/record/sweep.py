@@ -44,9 +44,7 @@ class SweepCallback(Callback):
                 self.jobs = count_jobs(config)
             name = LISTS.replace("*", f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
             self.job_list = Path(config.runs) / config.sweep / name
-            self.job_list.parent.mkdir(parents=True, exist_ok=True)
-            self.job_list.touch(exist_ok=False)
-            (self.job_list.parent / "multirun.yaml").unlink(missing_ok=True)  # Hydra would write through a link
+            _make_list(self.job_list)
         except Exception as error:
             give_up(error)
 
@@ -61,6 +59,18 @@ class SweepCallback(Callback):
     def on_job_end(self, config, job_return, **kwargs: Any) -> None:
         if self.job_list is not None:
             print(f"--- {progress(self.job_list, self.jobs)}", flush=True)
+
+
+def _make_list(path: Path) -> None:
+    """An empty list of jobs, in a folder that Hydra will then find there. Raises OSError, with the remedy."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False)
+        (path.parent / "multirun.yaml").unlink(missing_ok=True)  # Hydra would write its own through a link
+    except OSError as error:
+        raise OSError(
+            f"{path.parent} can't be written ({error.strerror}): give rights there, or set runs to another folder"
+        ) from error
 
 
 def _check_alone(config) -> None:
