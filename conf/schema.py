@@ -364,7 +364,7 @@ class ScoringSettings:
 
 
 def check_names(run_id: str, sweep: str | None) -> None:
-    """Raises ValueError where the name of a run or a sweep can be no folder's, or would lead out of the runs' folder."""
+    """Raises ValueError where the name of a run or a sweep would lead out of the runs' folder, or is no folder's."""
     for key, name in (("run_id", run_id), ("sweep", sweep or "")):
         parts = PurePath(name).parts
         if ".." in parts or PurePath(name).is_absolute() or (key == "run_id" and len(parts) != 1):

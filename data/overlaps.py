@@ -32,7 +32,9 @@ class Overlaps:
         found = []
         for one, other in (("validation", TRAIN), ("test", TRAIN), ("test", "validation")):
             common = self.sizes[one].keys() & self.sizes[other].keys()
-            shares = [sum(self.sizes[split][digest] for digest in common) / self.totals[split] for split in (one, other)]
+            shares = [
+                sum(self.sizes[split][digest] for digest in common) / self.totals[split] for split in (one, other)
+            ]
             if 1 in shares:
                 inner, outer = (one, other) if shares[0] == 1 else (other, one)
                 raise ValueError(

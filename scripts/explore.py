@@ -307,11 +307,19 @@ def page(names: Sequence[str], run: RunFolder | None = None, report: Callable[[s
         "css": (here.parent / "eval" / "compare" / "assets" / "report.css").read_text(encoding="utf-8"),
         "plotly": get_plotlyjs(),
         "explorer": (here / "explorer.js").read_text(encoding="utf-8"),
-        "index": json.dumps(index, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c"),  # no tag, no comment
+        "index": json.dumps(index, allow_nan=False, separators=(",", ":")).replace(
+            "<", r"\u003c"
+        ),  # no tag, no comment
         "numbers": pack.text(),
     }
     html = (here / "explorer.html").read_text(encoding="utf-8")
     return re.sub(rf"/\*({'|'.join(parts)})\*/", lambda mark: parts[mark[1]], html)
+
+
+def _progress(name: str) -> None:
+    """A line in the terminal that the next one takes the place of."""
+    if sys.stderr.isatty():
+        print(f"\r{name:<30}\r", end="", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -323,11 +331,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = encoding_names()
     if run is not None and (own := run.settings.encoding["name"]) not in names:
         raise ValueError(f"--run {options.run}: conf/encoding has no {own}")
-    report = (lambda name: print(f"\r{name:<30}", end="", flush=True)) if sys.stdout.isatty() else (lambda name: None)
     out = Path(options.out)
-    html = page(names, run, report)
+    html = page(names, run, _progress)
     write_atomic(out, html.encode())
-    print(f"\r{out}: {len(names)} encodings, {len(html.encode()) / 2**20:.1f} MiB")
+    _progress("")
+    print(f"{out}: {len(names)} encodings, {len(html.encode()) / 2**20:.1f} MiB")
     return 0
 
 

@@ -62,7 +62,9 @@ def test_the_page_opens_without_an_error_or_a_request(opened):
 
 
 def test_no_figure_offers_to_upload_it(opened):
-    offered = plot(opened, "perplexity", "return [...plot.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)")
+    offered = plot(
+        opened, "perplexity", "return [...plot.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)"
+    )
     assert offered and not [title for title in offered if "share" in title.lower() or "cloud" in title.lower()]
     assert plot(opened, "perplexity", "return plot._context.showSendToCloud") is False
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from conf.schema import CONF
-from data.corpus import Document, build_corpus
+from data.corpus import Document
 from data.recipe import SEPARATOR, build_recipe
 from data.tokenizer import TextTokenizer
 from tests.texts import BPE, VERSES, data_of, prepared

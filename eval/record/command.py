@@ -19,7 +19,7 @@ from eval.record.jobs import MISTAKES, give_up
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # in the environment: Hydra raises its errors, and doesn't print them on many lines
 ALIKE = {"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u00b7": "*", "\u00d7": "x"}  # minus, dash, space, dot, times
-# Control characters, C0, DEL and C1: by them a terminal's title is set, its screen is cleared, its lines are overwritten.
+# Control characters (C0, DEL, C1), by which a terminal's title is set, its screen cleared, a line overwritten.
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 # Settings of Hydra's that a command's own yaml file has settled: why, and what to do instead.
 RUNS = "runs lie where runs, sweep and run_id say: set those instead"
