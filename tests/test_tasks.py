@@ -307,8 +307,8 @@ def test_every_task_runs_from_the_command_line(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["copy", "reverse", "addition"])
-def test_what_experiment_tasks_says_is_learned_is_learned_at_the_trained_lengths(name, tmp_path):
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_learned_at_the_trained_lengths_with_what_experiment_tasks_gives_it(name, tmp_path):
     command = [sys.executable, "train.py", "experiment=tasks", f"data={name}", "logger=none", f"runs={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
