@@ -75,7 +75,7 @@ def test_a_sweep_exits_with_three_where_a_job_failed(tmp_path, state, code):
     callback.job_list.write_text(f"{folder.name}\n")
     settings = {"logger": LoggerSettings("none"), "compare": CompareSettings("rope", level=0.9)}
     with nullcontext() if code is None else pytest.raises(SystemExit) as stop:
-        callback.on_multirun_end(OmegaConf.create({"sweep": "demo", **settings}))
+        callback.on_multirun_end(OmegaConf.create({"sweep": "demo", "runs": str(tmp_path.parent), **settings}))
     assert stop is None or stop.value.code == code
     assert (tmp_path / "report.html").exists()
     assert callback.job_list.exists() == (state == "failed")
