@@ -62,7 +62,7 @@ def test_help_offers_the_groups_of_a_run_and_those_that_a_command_adds(program, 
 
 
 def test_a_terminal_of_ascii_gets_signs_that_it_can_show(program, tmp_path):
-    for encoding, nats in {"rope": 5.0, "alibi": 4.5}.items():
+    for encoding, nats in {"rope": 5.0, "none": 4.8, "alibi": 4.5}.items():
         make_run(tmp_path, encoding, nats=lambda length, nats=nats: nats)
     done = program(str(tmp_path), runs=None, command=("-m", "scripts.report"), **ASCII)
     assert done.returncode == 0, done.stderr

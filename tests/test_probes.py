@@ -132,7 +132,7 @@ def test_a_curve_is_what_score_mod_adds(name):
     _, _, mod, _ = laws.hooks(encoding, content, layer=1)
     scores = torch.randn(1, encoding.shape.num_heads, 16, 16, dtype=torch.float64)
     added = (mod(scores, *laws.index_tensors(*scores.shape[:3])) - scores)[0, :, -1]
-    torch.testing.assert_close(last_row_bias(encoding, 16, layer=1), added, atol=1e-9, rtol=1e-6)
+    torch.testing.assert_close(last_row_bias(encoding, 16, layer=1).double(), added, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

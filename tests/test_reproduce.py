@@ -37,7 +37,10 @@ def test_a_run_made_again_is_the_same(finished, capsys):
 
 def test_rows_that_were_scored_later_are_left_out(finished, program, tmp_path, capsys):
     later = RunFolder(shutil.copytree(finished.path, tmp_path / finished.name))
-    arguments = f"run={later.path}", "eval.lengths=[16]", "eval.protocols=[non_overlapping]"
+    arguments = (
+        f"run={later.path}",
+        "eval.protocols=[sliding]",
+    )
     done = program(*arguments, runs=None, command=("-m", "eval"))
     assert done.returncode == 0, done.stderr
     assert len(later.results["rows"]) > len(finished.results["rows"])
@@ -54,7 +57,7 @@ def test_what_differs_is_printed_and_sets_the_exit_code(finished, tmp_path, caps
     (changed / "results.json").write_text(json.dumps(results))
     assert main([str(changed)]) == 1
     printed = capsys.readouterr().out
-    assert "rows/non_overlapping/none/32/nats: " in printed and printed.rstrip().endswith("1 differences")
+    assert "/non_overlapping/none/32/nats: " in printed and printed.rstrip().endswith("1 differences")
 
 
 def test_hashes_of_settings_corpus_and_tokenizer_stand_in_the_results(finished):

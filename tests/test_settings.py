@@ -78,13 +78,13 @@ def test_an_interpolation_in_a_key_is_refused_too():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": "abc"}, "seed: "),
+        ({"seed": "abc"}, "seed=abc: "),
         ({"seed": None}, "seed: "),
         ({"sed": 1}, "sed: "),
-        ({"training": {"tokens": "many"}}, "training.tokens: "),
+        ({"training": {"tokens": "many"}}, "training.tokens="),
         ({"training": {"lrr": 1}}, "training.lrr: "),
         ({"training": {"lr": -1}}, "training.lr=-1.0: must be positive"),
-        ({"eval": {"probe": {"windows": "few"}}}, "eval.probe.windows: "),
+        ({"eval": {"probe": {"windows": "few"}}}, "eval.probe.windows="),
         ({"tuning": {"lr": "high", "seed": 0}}, "tuning.lr: "),
         ({"tuning": {"lr": [1e-3]}}, "tuning.seed: needs a value"),
         ({"run_id": "../x"}, "run_id='../x': "),

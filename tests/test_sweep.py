@@ -19,7 +19,7 @@ from eval.compare.sweep import SweepReport
 from eval.record.files import write_json
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
-from eval.record.sweep import AGENT, SweepCallback, count_jobs, progress
+from eval.record.sweep import AGENT, SweepCallback, count_jobs, progress, sweep_name
 from tests.synthetic import make_run
 
 
@@ -75,7 +75,7 @@ def test_a_sweep_exits_with_three_where_a_job_failed(tmp_path, state, code):
     callback.job_list.write_text(f"{folder.name}\n")
     settings = {"logger": LoggerSettings("none"), "compare": CompareSettings("rope", level=0.9)}
     with nullcontext() if code is None else pytest.raises(SystemExit) as stop:
-        callback.on_multirun_end(OmegaConf.create({"sweep": "demo", **settings}))
+        callback.on_multirun_end(OmegaConf.create({"sweep": "demo", "runs": str(tmp_path.parent), **settings}))
     assert stop is None or stop.value.code == code
     assert (tmp_path / "report.html").exists()
     assert callback.job_list.exists() == (state == "failed")
@@ -128,7 +128,6 @@ ANOTHER_SWEEP = {
     "another setting": ["context=64"],
     "more of what is swept over": ["training.lr=1e-3,3e-3,1e-2"],
     "one of what is swept over": ["training.lr=1e-3"],
-    "an interval": ["training.lr=tag(log, interval(1e-4, 1e-2))"],
     "something else that is swept over": ["training.warmup=0,0.1"],
     "another experiment": ["experiment=tasks"],
     "several experiments": ["experiment=smoke,tasks"],
@@ -144,6 +143,15 @@ def test_a_sweep_without_a_name_goes_on_in_its_folder(tmp_path, more):
 @pytest.mark.parametrize("more", ANOTHER_SWEEP)
 def test_a_sweep_of_other_settings_has_another_name(tmp_path, more):
     assert named(tmp_path, *BASE, *ANOTHER_SWEEP[more]) != named(tmp_path, *BASE)
+
+
+def test_what_only_other_sweepers_take_is_part_of_the_name():
+    intervals = ["training.lr=interval(1e-4, 1e-2)", "training.lr=tag(log, interval(1e-4, 1e-2))", "training.lr=1e-3"]
+    names = set()
+    for interval in intervals:
+        with multirun(interval) as config:
+            names.add(sweep_name(config))
+    assert len(names) == len(intervals)
 
 
 def test_the_jobs_are_told_the_name_that_the_sweep_got(tmp_path):

@@ -62,7 +62,9 @@ def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
     against = comparison.differences.query("reference == @lowest.label and label == @other.label")
     against = against.merge(rows[["protocol", "extension", "context_length"]].head(1))
     (difference,) = against.itertuples()
-    return f"{said}, {other.label}, has {show_perplexity(other.perplexity)}, {_change(difference, comparison.level)}."
+    over = "," if other.seeds == lowest.seeds else "; over the seeds that both have,"
+    change = _change(difference, comparison.level)
+    return f"{said}, {other.label}, has {show_perplexity(other.perplexity)}{over} {change}."
 
 
 def _listed(names: Iterable[str]) -> str:

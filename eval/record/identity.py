@@ -50,10 +50,8 @@ def _resolve_run_id(_root_: DictConfig) -> str:
     if OmegaConf.select(_root_, "encoding.name") is None:
         raise ValueError("encoding.name: needs a value, as in the files of conf/encoding")
     names = [name for name in _root_ if name not in NOT_TRAINING]
-    values = {name: _root_[name] for name in names}
-    return run_id(
-        {name: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for name, v in values.items()}
-    )
+    values = {name: {} if OmegaConf.is_missing(_root_, name) else _root_[name] for name in names}
+    return run_id(OmegaConf.to_container(OmegaConf.create(values, parent=_root_), resolve=True))
 
 
 def settings_of(*overrides: str) -> schema.Settings:
