@@ -9,6 +9,11 @@ is scored. Where the settings choose other targets, as a longer length does, the
 they are asked for again, and the run shows the new.
 """
 
+from model.signals import listen
+
+if __name__ == "__main__":
+    listen()  # before what takes seconds to import
+
 import os
 import sys
 import tempfile

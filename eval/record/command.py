@@ -4,6 +4,7 @@ Light to import."""
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -29,15 +30,41 @@ SETTLED = {
 }
 
 
+class Lasting(io.FileIO):
+    """A file that can be written to the end of the process, though its reader or its terminal is gone or its disk is
+    full: what is written then is lost."""
+
+    def write(self, content):
+        try:
+            return super().write(content)
+        except OSError:
+            return len(content)
+
+
 def print_what_can_be() -> None:
-    """From here on, what the terminal's encoding lacks is printed as a like character of ASCII, or as "?"."""
+    """From here on no print ends the process: what the terminal's encoding lacks is printed as a like character of
+    ASCII, or as "?", and what can't be written at all is left out."""
 
     def alike(error: UnicodeEncodeError) -> tuple[str, int]:
         return "".join(ALIKE.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
     codecs.register_error("alike", alike)
-    sys.stdout.reconfigure(errors="alike")
-    sys.stderr.reconfigure(errors="alike")
+    for handle in range(3):  # one that is closed would become that of a file which is opened later, and be printed into
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout, sys.stderr = (_lasting(stream, handle) for handle, stream in ((1, sys.stdout), (2, sys.stderr)))
+
+
+def _lasting(stream: io.TextIOWrapper | None, handle: int) -> io.TextIOWrapper:
+    """What writes to a handle as the stream does; None stands for one that was closed."""
+    if stream is not None:
+        stream.flush()
+    file = io.BufferedWriter(Lasting(handle, "w", closefd=False))
+    encoding = stream.encoding if stream else "utf-8"
+    whole_lines = handle == 2 or file.raw.isatty()
+    return io.TextIOWrapper(file, encoding, errors="alike", line_buffering=whole_lines)
 
 
 @contextmanager
