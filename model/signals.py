@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -97,10 +96,10 @@ def _stop(signum, frame) -> None:
         _end(Interrupted(_State.asked))
 
 
-def _end(stop: Interrupted) -> NoReturn:
-    for say in reversed(_State.last_words):
+def _end(stop: Interrupted) -> None:
+    while _State.last_words:
         with suppress(OSError):
-            say(stop)
+            _State.last_words.pop()(stop)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, RuntimeError):  # gone, closed, or in the midst of writing
             stream.flush()

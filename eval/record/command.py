@@ -63,8 +63,8 @@ def _lasting(stream: io.TextIOWrapper | None, handle: int) -> io.TextIOWrapper:
         stream.flush()
     file = io.BufferedWriter(Lasting(handle, "w", closefd=False))
     encoding = stream.encoding if stream else "utf-8"
-    whole_lines = handle == 2 or file.raw.isatty()
-    return io.TextIOWrapper(file, encoding, errors="alike", line_buffering=whole_lines)
+    by_line = stream is not None and (stream.line_buffering or stream.write_through)
+    return io.TextIOWrapper(file, encoding, errors="alike", line_buffering=by_line)
 
 
 @contextmanager
