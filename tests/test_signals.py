@@ -39,11 +39,13 @@ MOMENTS = {
     "writing the last checkpoint": ("model.training.checkpoint:digest", 5, 10),
     "describing the run": ("eval.record.folder:RunFolder.describe", 1, 10),
     "scoring": ("eval.measure.scoring:Scorer.score", 2, 10),
-    "writing a row": ("eval.record.folder:write_atomic", 9, 10),
+    "writing a row": ("eval.record.folder:write_atomic", 2, 10),
     "writing the report": ("eval.compare.report:write_files", 1, 10),
 }
 DONE = {"writing the report"}  # by then the run is finished
-FAST = [(moment, SIGNALS[number % 3]) for number, moment in enumerate(MOMENTS)]
+OFTEN = ("writing tokens", "before the first step", "training", "writing a checkpoint", "writing the last checkpoint")
+OFTEN += ("scoring", "writing a row", "writing the report")
+FAST = [(moment, SIGNALS[number % 3]) for number, moment in enumerate(OFTEN)]
 WHOLE = [(moment, signum) for moment in MOMENTS for signum in SIGNALS if (moment, signum) not in FAST]
 
 
