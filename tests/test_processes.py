@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
@@ -161,3 +162,25 @@ def test_a_number_of_jobs_that_cannot_be_is_refused(jobs):
 
     with pytest.raises(ValueError, match=f"hydra.launcher.n_jobs={jobs}: must be"):
         Processes(jobs)
+
+
+SWEEP = ["-m", "hydra/launcher=two_jobs", "experiment=smoke", "training.tokens=20480", "tokenizer=byte"]
+SWEEP += ["data.max_tokens=20000", "eval.windows=12", "eval.targets=8", "sweep=demo", "encoding=none,rope,alibi"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_of_which_a_job_is_killed_ends_with_its_report_and_is_mended_by_the_same_command(
+    start, program, tmp_path
+):
+    process = start(*SWEEP, runs=tmp_path)
+    wait_until(lambda: list((tmp_path / "demo").glob("*/status.json")), seconds=120)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=400)
+    assert process.returncode == 3 and "Traceback" not in said, said
+    found = [RunFolder(path.parent).status["state"] for path in (tmp_path / "demo").glob("*/status.json")]
+    assert sorted(found) == ["failed", "finished", "finished"]
+    assert "SIGKILL" in (tmp_path / "demo" / "report.md").read_text()
+    done = program(*SWEEP, runs=tmp_path, timeout=400)
+    assert done.returncode == 0 and "SIGKILL" not in (tmp_path / "demo" / "report.md").read_text(), done.stderr
