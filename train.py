@@ -7,6 +7,11 @@
 Heavy packages are imported once the configuration is known to be valid, so that a misspelt key answers at once.
 """
 
+from model.signals import listen
+
+if __name__ == "__main__":
+    listen()  # before what takes seconds to import
+
 import hydra
 from omegaconf import DictConfig
 

@@ -9,6 +9,11 @@ is scored. Where the settings choose other targets, as a longer length does, the
 they are asked for again, and the run shows the new.
 """
 
+from model.signals import last_words, listen
+
+if __name__ == "__main__":
+    listen()  # before what takes seconds to import
+
 import os
 import sys
 import tempfile
@@ -125,6 +130,7 @@ if __name__ == "__main__":
     register_names()
     with answering(), tempfile.NamedTemporaryFile("r", encoding="utf-8") as failed:
         os.environ[FAILED_RUNS] = failed.name
-        main()
+        with last_words(lambda stop: os.unlink(failed.name)):
+            main()
         if failed.read():
             sys.exit(SWEEP_FAILED)

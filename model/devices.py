@@ -1,10 +1,8 @@
-"""What a process knows of the machine it runs on: its place among those of the run, that memory ran out, that a
-signal asked it to stop. Light."""
+"""What a process knows of the machine it runs on: its place among those of the run, that memory ran out. Light."""
 
 from __future__ import annotations
 
 import os
-import signal
 
 
 def rank() -> int:
@@ -35,11 +33,3 @@ def out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in str(error)
     )
-
-
-class Interrupted(BaseException):
-    """A signal asked the run to stop. Its exit code is 128 + the signal's number."""
-
-    def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.exit_code = 128 + signum

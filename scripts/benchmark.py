@@ -16,7 +16,7 @@ import itertools
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from model.kernels import compile_training, cross_entropy
 from model.training.meter import forget_peak_memory, peak_memory
 from model.training.trainer import prepare_process
 from model.transformer import Transformer
+from scripts.command import end_with
 from scripts.peers import PEERS, Sizes
 
 SHAPES = {
@@ -313,7 +314,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     console().print(table)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description=__doc__.split("\n\n")[0])
     parser.add_argument("what", nargs="?", default="peers", choices=("peers", "encodings", "evaluation", "loop"))
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
@@ -325,7 +326,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--csv", type=Path, help="where the rows go")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     prepare_process(options.threads)
     rows = {"peers": peers, "encodings": encodings, "evaluation": evaluation, "loop": loop}[options.what](options)
     show(rows)
@@ -338,4 +339,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

@@ -22,6 +22,7 @@ from eval.record.terminal import console
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import uses
+from scripts.command import end_with
 
 SHAPE = Shape(dim=128, num_heads=4, num_layers=4, context=128, separators={"line": (3,), "sentence": (4,)})
 HOOKS = ("positions", "embed", "rotate", "unrotate", "rescore", "score_mod", "weigh")
@@ -90,4 +91,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

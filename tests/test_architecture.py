@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
-TOP = ("conf", "data", "eval", "model", "scripts", "train.py")
+TOP = ("conf", "data", "eval", "hydra_plugins", "model", "scripts", "train.py")
 FILES = sorted(
     path.relative_to(ROOT)
     for top in TOP

@@ -103,7 +103,7 @@ def test_several_devices_inside_a_choice_of_learning_rates_are_refused(composed)
         check_devices(composed("experiment=fair", "trainer=ddp"), multirun=False)
 
 
-@pytest.mark.parametrize("launcher", ["slurm", "submitit_slurm", "submitit_local", "joblib", "two_jobs", "basic"])
+@pytest.mark.parametrize("launcher", ["slurm", "submitit_slurm", "submitit_local", "processes", "two_jobs", "basic"])
 @pytest.mark.parametrize("experiment", [None, "compare"])
 def test_every_launcher_composes(launcher, experiment):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -121,7 +121,7 @@ def test_every_launcher_composes(launcher, experiment):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["processes", "submitit_local"])
 def test_a_sweep_runs_its_jobs_through_a_launcher(program, tmp_path, launcher):
     command = ["-m", f"hydra/launcher={launcher}", *SMOKE, "sweep=demo", "encoding=none,alibi"]
     done = program(*command, runs=tmp_path, timeout=800)

@@ -175,7 +175,7 @@ def test_a_cut_file_is_set_aside_and_made_again(composed, tmp_path, reference, n
         assert path.with_name(f"{name}.damaged").exists()
 
 
-SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+SIGNALS = {signal.SIGTERM: 143, signal.SIGHUP: 129}  # Ctrl-C: tests/test_signals.py
 
 
 @pytest.mark.parametrize("signum", SIGNALS)

@@ -4,6 +4,7 @@ Light to import."""
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -46,19 +47,44 @@ class Shown:
         return getattr(self.stream, name)
 
 
+class Lasting(io.FileIO):
+    """A file that can be written to the end of the process, though its reader or its terminal is gone or its disk is
+    full: what is written then is lost."""
+
+    def write(self, content):
+        try:
+            return super().write(content)
+        except OSError:
+            return len(content)
+
+
 def print_what_can_be() -> None:
-    """From here on, what the terminal's encoding lacks is printed as a like character of ASCII, or as "?", and control
-    characters are `Shown`."""
+    """From here on no print ends the process: what the terminal's encoding lacks is printed as a like character of
+    ASCII, or as "?", control characters are `Shown`, and what can't be written at all is left out."""
 
     def alike(error: UnicodeEncodeError) -> tuple[str, int]:
         return "".join(ALIKE.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
     codecs.register_error("alike", alike)
-    sys.stdout.reconfigure(errors="alike")
-    sys.stderr.reconfigure(errors="alike")
-    if not isinstance(sys.stdout, Shown):
-        sys.stdout = Shown(sys.stdout)
-        sys.stderr = Shown(sys.stderr, kept="\n\t\r")  # progress bars go back to a line's begin
+    if isinstance(sys.stdout, Shown):
+        return
+    for handle in range(3):  # one that is closed would become that of a file which is opened later, and be printed into
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = Shown(_lasting(1, sys.stdout))
+    sys.stderr = Shown(_lasting(2, sys.stderr), kept="\n\t\r")  # progress bars go back to a line's begin
+
+
+def _lasting(handle: int, stream: io.TextIOWrapper | None) -> io.TextIOWrapper:
+    """What writes to a handle as the stream does; None stands for one that was closed."""
+    if stream is not None:
+        stream.flush()
+    file = io.BufferedWriter(Lasting(handle, "w", closefd=False))
+    encoding = stream.encoding if stream else "utf-8"
+    by_line = stream is not None and (stream.line_buffering or stream.write_through)
+    return io.TextIOWrapper(file, encoding, errors="alike", line_buffering=by_line)
 
 
 @contextmanager

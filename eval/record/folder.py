@@ -38,7 +38,8 @@ from eval.measure.rows import PART, PLACE, Measured, Row, row_key
 from eval.record.bounds import read_arrays
 from eval.record.files import PARTIAL, read_json, write_atomic, write_json, write_table
 from eval.record.identity import digest, identity
-from model.devices import Interrupted, rank
+from model.devices import rank
+from model.signals import last_words
 
 SCHEMA = 1
 WINDOW = ["start", "stop", "tokens", "document", "block"]  # the columns of losses.npz's "/windows"
@@ -260,15 +261,19 @@ class RunFolder:
         `eval.measure.measurement.fingerprint` has it."""
         try:
             write_json(self.path / "config.json", plain(settings))
-            self.set_status("running")
-            yield
-            self.set_status("finished", scored=scored)
-        except (Interrupted, SystemExit) as error:  # a cluster's launcher exits to queue the job again
-            self.set_status("interrupted", error=str(error))
+            with last_words(self._set_interrupted):
+                self.set_status("running")
+                yield
+                self.set_status("finished", scored=scored)
+        except SystemExit as stop:  # of a signal, or of a cluster's launcher, which queues the job again
+            self._set_interrupted(stop)
             raise
         except BaseException as error:
             self.set_status("failed", error=f"{error}" or type(error).__name__, traceback=traceback.format_exc())
             raise
+
+    def _set_interrupted(self, stop: SystemExit) -> None:
+        self.set_status("interrupted", error=str(stop))
 
     @property
     def results(self) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """How a job ends: one clear sentence for a user's mistake, a record of every failure, an exit code that says which.
 
-0 finished · 1 failed · 3 a sweep with failed jobs · 130 stopped by Ctrl-C · 143 stopped by SIGTERM
+0 finished · 1 failed · 3 a sweep with failed jobs · 129 stopped by SIGHUP · 130 by Ctrl-C · 143 by SIGTERM
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,9 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import Settings, TrainerSettings, check_names
 from conf.typed import composed_as
-from model.devices import Interrupted, count_gpus, uses_gpu
+from model.devices import count_gpus, uses_gpu
+from model.signals import listen
 
 FAILED, SWEEP_FAILED = 1, 3
+DIED = "TRAINSHORT_DIED"  # in the environment: how the process ended that had the job; all that is left is to say so
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
 
 
@@ -38,14 +39,12 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
 
 def attempt(job: Callable[[], None], cfg: DictConfig, name: str) -> Exception | None:
     """Runs a job. A failure is said in a sentence and ends the process; in a multirun it is returned, and the other
-    jobs go on. A signal ends the process, with its exit code. name: of the setting that says which job it is."""
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, _stop)
+    jobs go on. A signal ends the process, as model.signals says. name: of the setting that says which job it is."""
+    listen()
     try:
+        if died := os.environ.get(DIED):
+            raise ChildProcessError(died)
         job()
-    except Interrupted as stop:
-        print(f"{stop}: run the same command again to go on", file=sys.stderr)
-        sys.exit(stop.exit_code)
     except Exception as error:
         if not in_multirun():
             give_up(error)
@@ -128,7 +127,3 @@ def _record(cfg: DictConfig, error: Exception) -> None:
             folder.set_status("failed", error=one_sentence(error), traceback="".join(traceback.format_exception(error)))
     except MISTAKES as second:
         print(f"{cfg.run_id}: its failure could not be recorded: {second}", file=sys.stderr)
-
-
-def _stop(signum, frame):
-    raise Interrupted(signum)

@@ -1,7 +1,7 @@
 """A sweep as Hydra carries it out: says how far it is. At its end eval/compare/sweep.py reports.
 
-Jobs may run in other processes (joblib, submitit), so what is known of them is read from files: the list of those that
-were started, and the runs' own status files. Light to import.
+Jobs may run in other processes (hydra_plugins/processes.py, submitit), so what is known of them is read from files:
+the list of those that were started, and the runs' own status files. Light to import.
 """
 
 from __future__ import annotations

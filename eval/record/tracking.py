@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlparse
 
@@ -30,11 +31,13 @@ from eval.record.folder import RunFolder
 from eval.record.jobs import one_sentence
 from eval.record.sample import sample
 from model.devices import rank
+from model.signals import last_words
 from model.training.checkpoint import newest
 from model.transformer import Transformer
 
 REACH_SECONDS = 3
 INIT_SECONDS = 30
+FINISH_SECONDS = 5  # once a signal has asked to stop
 MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
 ID_FILE = "wandb-id"  # in the folder of a run or a sweep
 FIGURES = ("perplexity", "nats", "bits_per_byte", "exact_match", "token_accuracy")  # of a row, where it has them
@@ -216,7 +219,8 @@ def track(
         return
     tracker, code = Tracker(run), 1
     try:
-        yield tracker
+        with last_words(lambda stop: _finish_in_time(run, stop.code)):
+            yield tracker
         code = 0
     finally:
         try:
@@ -226,6 +230,18 @@ def track(
         except Exception as error:
             warnings.warn(f"W&B could not finish ({error}); the files are complete", stacklevel=3)
             _let_go()
+
+
+def _finish_in_time(run, code: int) -> None:
+    """Finishes in a thread of its own: a signal may have found this one in the midst of W&B."""
+
+    def finish():
+        with suppress(Exception):
+            run.finish(exit_code=code)
+
+    thread = Thread(target=finish, daemon=True)
+    thread.start()
+    thread.join(FINISH_SECONDS)
 
 
 def track_run(settings: Settings) -> AbstractContextManager[Tracker]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import signal
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +13,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from model.devices import Interrupted
+from model.signals import Interrupted, asked, listen
 
 SCHEMA = 1
 KEEP = 2
@@ -136,21 +135,11 @@ class Checkpoint(L.Callback):
     def __init__(self, folder: Path, every: int):
         self.folder, self.every = folder, every
         self.saved_step = -1
-        self.signum = 0
-        self._handlers = {}
 
     def on_train_start(self, trainer, module):
-        self._handlers = {
-            signum: signal.signal(signum, self._note_signal) for signum in (signal.SIGTERM, signal.SIGINT)
-        }
-
-    def teardown(self, trainer, module, stage):
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        self._handlers = {}
-
-    def _note_signal(self, signum, frame):
-        self.signum = signum
+        listen()  # Lightning has taken SIGTERM
+        if trainer.world_size == 1 and asked():
+            raise Interrupted(asked())
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
         validated = trainer.fit_loop.epoch_loop.batch_progress.total.ready % trainer.val_check_batch == 0
@@ -165,7 +154,7 @@ class Checkpoint(L.Callback):
             self._save(trainer, module)
 
     def _save_where_due(self, trainer, module):
-        signum = self.signum
+        signum = asked()
         if trainer.world_size > 1 and trainer.global_step % SIGNAL_STEPS:
             signum = 0
         elif trainer.world_size > 1:  # a signal may have reached one process alone

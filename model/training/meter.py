@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch.distributed.tensor import DTensor
 
@@ -59,7 +60,10 @@ class Meter(L.Callback):
         self._loss_sum = torch.tensor(loss_sum, device=module.device)
         if trainer.is_global_zero and sys.stdout.isatty():
             columns = ("{task.percentage:>3.0f} %", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, "{task.description}", auto_refresh=False, speed_estimate_period=600)
+            plain = Console(file=getattr(sys.stdout, "stream", sys.stdout))  # a command's stdout lets no cursor move
+            self.bar = Progress(
+                *columns, "{task.description}", console=plain, auto_refresh=False, speed_estimate_period=600
+            )
             self.bar.add_task("", total=self.steps, completed=trainer.global_step)
             self.bar.start()
 

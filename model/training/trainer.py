@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from conf.schema import Settings, TrainerSettings
 from model.build import build_transformer
 from model.devices import out_of_memory, rank, uses_gpu
+from model.signals import deferred
 from model.training.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
 from model.training.meter import Meter
 
@@ -30,7 +31,8 @@ def fit(settings: Settings, module: L.LightningModule, data: L.LightningDataModu
     """
     trainer = build_trainer(settings, folder, meter)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=newest(folder / "checkpoints"), weights_only=True)
+        with deferred():
+            trainer.fit(module, datamodule=data, ckpt_path=newest(folder / "checkpoints"), weights_only=True)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
