@@ -35,7 +35,7 @@ def train(settings: Settings) -> None:
     prepare_process(settings.trainer.threads)
     folder, asked = RunFolder.of(settings), fingerprint(settings.eval)
     with folder.hold():
-        folder.begin(settings)
+        run = folder.begin(settings)
         if folder.scored(asked):
             print(f"{folder.path} is finished already")
             if not settings.sweep:
@@ -56,7 +56,7 @@ def train(settings: Settings) -> None:
                     else:
                         announce(settings, data, model, folder)
                         meter = Meter(settings, report=tracker.log_point)
-                        fit(settings, model, data, folder.path, meter)
+                        fit(settings, model, data, folder.path, meter, run)
                         folder.describe(describe_run(settings, data, model, meter), meter.curve)
                     folder.turn_to(measurement.key)
                     for found in measurement.of(model.transformer, folder.results, folder.losses.keys()):

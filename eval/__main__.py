@@ -63,7 +63,7 @@ def score(cfg: DictConfig) -> None:
 
 def runs_of(path: Path) -> list[RunFolder]:
     """The run of a folder, or the finished ones of a sweep's. Raises ValueError where it is neither."""
-    if (path / "config.json").exists():
+    if RunFolder(path).exists:
         return [RunFolder(path)]
     inside = [RunFolder(found.parent) for found in sorted(path.glob("*/config.json"))]
     if not (finished := [folder for folder in inside if folder.finished]):
@@ -85,6 +85,7 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
     context = folder.settings.context
     prepare_process(folder.settings.trainer.threads)
     with folder.hold():
+        folder.check()
         trained = load(folder.path, **elsewhere)
         measurement = Measurement(evaluation, trained.data, context)
         folder.turn_to(measurement.key)

@@ -29,7 +29,7 @@ from eval.record.jobs import MISTAKES, one_sentence
 from eval.record.tracking import Tracker, track_run
 from model.build import check_model
 from model.training.checkpoint import AtomicCheckpointIO, newest
-from model.training.language_model import LanguageModel, LossNotFiniteError, build_language_model
+from model.training.language_model import DivergedError, LanguageModel, build_language_model
 from model.training.meter import Meter
 from model.training.trainer import build_trainer
 from tests.small import CONTEXT, small_model, small_stream
@@ -191,7 +191,7 @@ def losses_that_break_at(step):
 
 def test_a_loss_that_is_nan_from_the_start_is_laid_to_the_encoding_and_not_to_the_learning_rate(composed, monkeypatch):
     monkeypatch.setattr(LanguageModel, "token_losses", losses_that_break_at(0))
-    with pytest.raises(LossNotFiniteError, match=r"not finite at step 0: .*the encoding RoPE") as error:
+    with pytest.raises(DivergedError, match=r"not finite at step 0: .*the encoding RoPE") as error:
         train(composed(*SMOKE))
     assert "training." not in str(error.value)
 
@@ -200,7 +200,7 @@ def test_a_loss_that_becomes_nan_ends_the_run_with_its_step(composed, monkeypatc
 
     monkeypatch.setattr(LanguageModel, "token_losses", losses_that_break_at(1))
     run = composed(*SMOKE, "training.checkpoint_every=1")
-    with pytest.raises(LossNotFiniteError, match=r"not finite at step 1: lower training\.lr"):
+    with pytest.raises(DivergedError, match=r"not finite at step 1: lower training\.lr"):
         train(run)
     folder = RunFolder.of(run)
     assert folder.status["state"] == "failed"

@@ -8,7 +8,7 @@ import pytest
 from eval.record.folder import RunFolder
 from eval.record.identity import settings_of
 from eval.record.tuning import tuned, widen
-from model.training.language_model import LossNotFiniteError
+from model.training.language_model import DivergedError
 
 
 def settings_for(runs, rates):
@@ -47,7 +47,7 @@ def test_at_the_edge_of_the_grid_it_says_which_way_to_widen_it(chosen, advice):
 
 def test_where_no_rate_gives_a_finite_loss_the_grid_is_named(tmp_path):
     def train(trial):
-        raise LossNotFiniteError("not finite")
+        raise DivergedError("not finite")
 
     with pytest.raises(ValueError, match=r"tuning.lr=\[1.0, 2.0\]: no rate gave a finite loss"):
         tuned(settings_for(tmp_path, "[1,2]"), train)

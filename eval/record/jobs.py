@@ -114,18 +114,18 @@ def one_sentence(error: BaseException) -> str:
 
 def _record(cfg: DictConfig, error: Exception) -> None:
     """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it. The settings
-    may be what was wrong, so they are written as they came, but not over those of a run that has trained."""
-    from eval.record.files import write_json
+    may be what was wrong, so they are written as they came."""
     from eval.record.folder import RunFolder
+    from eval.record.sweep import add_job
 
     try:
         check_names(cfg.run_id, cfg.sweep)
         folder = RunFolder.of(cfg)
         if folder.status["state"] != "failed":
-            folder.path.mkdir(parents=True, exist_ok=True)
-            if not folder.trained:
-                write_json(folder.path / "config.json", OmegaConf.to_container(cfg, resolve=True))
-            folder.set_status("failed", error=one_sentence(error), traceback="".join(traceback.format_exception(error)))
+            trace = "".join(traceback.format_exception(error))
+            noted = folder.note_failure(OmegaConf.to_container(cfg, resolve=True), one_sentence(error), trace)
+            if noted is not folder:
+                add_job(noted.path)
     except MISTAKES as second:
         print(f"{cfg.run_id}: its failure could not be recorded: {second}", file=sys.stderr)
 

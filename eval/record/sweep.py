@@ -124,7 +124,13 @@ def count_jobs(config) -> int | None:
 
 def started(path: Path) -> list[str]:
     """The run ids of the jobs in a command's list, each once, in order."""
-    return list(dict.fromkeys(path.read_text(encoding="utf-8").split()))
+    return list(dict.fromkeys(path.read_text(encoding="utf-8").splitlines()))
+
+
+def add_job(path: Path) -> None:
+    """Adds the folder of one more job to the list of the last command that began a sweep there."""
+    with open(max(path.parent.glob(LISTS)), "a", encoding="utf-8") as file:
+        file.write(f"{path.name}\n")
 
 
 def last_started(folder: Path) -> list[str]:
