@@ -132,7 +132,7 @@ def read_comparison(
     compared = [run for run in compared if run.name not in apart]
     whole = whole[whole["run_id"].isin([run.name for run in compared])]
     whole = pd.concat([whole, *_lost(whole, runs)])
-    scored = _stand_ins(whole[whole["task"].isna()], runs)
+    scored = _stand_ins(whole[whole["task"].isna()], [run for run in runs if run.name not in apart])
     if objection:
         return Comparison(path, runs, found, level, rows, scored, apart=apart, objection=objection)
     standing, windows = _standing(scored, compared)

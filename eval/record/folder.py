@@ -103,13 +103,15 @@ class RunFolder:
     @property
     def status(self) -> dict[str, Any]:
         """status.json; {"state": "missing"} where there is none, or none that can be read."""
+        try:
+            return self._read_status()
+        except DamagedError as error:
+            warnings.warn(str(error), stacklevel=2)
+            return {"state": "missing"}
+
+    def _read_status(self) -> dict[str, Any]:
         path = self.path / "status.json"
-        if path.exists():
-            try:
-                return read_as(Status, path)
-            except DamagedError as error:
-                warnings.warn(str(error), stacklevel=2)
-        return {"state": "missing"}
+        return read_as(Status, path) if path.exists() else {"state": "missing"}
 
     @property
     def finished(self) -> bool:
@@ -209,13 +211,14 @@ class RunFolder:
             raise DamagedError(path, "says nothing of the training" if path.exists() else "is gone")
 
     def check_owner(self) -> None:
-        """Raises DamagedError where config.json or status.json is not of the run that results.json is of, and of a
-        finished run where it can't be read."""
-        results, status = self.results, self.status
+        """Raises DamagedError where status.json or config.json can't be read, or is not of the run that results.json
+        is of."""
+        results, status = self.results, self._read_status()
         own = results.get("identity", {}).get("settings")
-        if self.finished or (self.path / "config.json").exists():
+        finished = status["state"] == "finished"
+        if finished or (self.path / "config.json").exists():
             config = self.config
-            if self.finished:
+            if finished:
                 self.settings  # noqa: B018
             if own not in (None, settings_hash(config)):
                 raise DamagedError(self.path / "config.json", "is another run's")
@@ -441,7 +444,7 @@ class RunFolder:
         write_atomic(self.path / "curve.csv", content)
         if old.get("weights_hash") not in (None, facts["weights_hash"]):
             facts = {**facts, "rows": [], "others": {}, "tasks": [], "probes": {}, "probe_settings": {}}
-        self.update(**facts, curve_hash=hashlib.sha256(content).hexdigest())
+        self.update(**{**facts, "curve_hash": hashlib.sha256(content).hexdigest()})
 
     def add(self, found: Measured) -> None:
         """Adds what was measured, in the place of what was measured there before. The losses are written first."""

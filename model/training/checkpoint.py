@@ -79,7 +79,9 @@ def read(path: Path) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no checkpoint of this program, or damaged ({reason}): train again") from None
+        raise ValueError(
+            f"{path} is no checkpoint of this program, or damaged ({reason}): train the run anew by force=true"
+        ) from None
 
 
 def digest(path: Path, run: str = "") -> str:
@@ -145,7 +147,7 @@ def check_schema(content: dict, path: Path | str = "the checkpoint") -> None:
     if (found := content.get("trainshort_schema")) != SCHEMA:
         raise ValueError(
             f"{path} is a checkpoint of version {found}, this program reads version {SCHEMA}: "
-            "train again, or use the program that wrote it"
+            "train the run anew, by its own command with force=true, or use the program that wrote it"
         )
 
 
