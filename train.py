@@ -7,6 +7,8 @@
 Heavy packages are imported once the configuration is known to be valid, so that a misspelt key answers at once.
 """
 
+import math
+
 import hydra
 from omegaconf import DictConfig
 
@@ -74,12 +76,12 @@ def main(cfg: DictConfig) -> float | None:
     """One job of a command. Gives what a sweeper that optimises goes by."""
     from eval.record.jobs import carry_out
 
-    carry_out(train, cfg)
+    done = carry_out(train, cfg)
 
     from eval.compare.objective import objective
     from eval.record.folder import RunFolder
 
-    return objective(RunFolder.of(cfg))
+    return objective(RunFolder.of(cfg)) if done else math.inf
 
 
 if __name__ == "__main__":

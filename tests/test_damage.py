@@ -45,8 +45,9 @@ def made(tmp_path_factory) -> tuple[Settings, RunFolder]:
 
 
 @pytest.fixture
-def run(made, tmp_path) -> Settings:
-    """The settings of a copy of the finished run."""
+def run(made, tmp_path, monkeypatch) -> Settings:
+    """The settings of a copy of the finished run, whose report.html, which takes seconds, is left empty."""
+    monkeypatch.setattr("eval.compare.report.page", lambda *parts: "")
     shutil.copytree(RunFolder.of(made[0]).path, tmp_path / "runs" / "mine")
     return replace(made[0], runs=str(tmp_path / "runs"))
 

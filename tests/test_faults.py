@@ -274,10 +274,10 @@ def test_what_ended_a_run_is_said_even_where_it_cannot_be_recorded(composed, tmp
     def refuse(state, **more):
         raise OSError("the disk is read-only")
 
-    with pytest.warns(UserWarning, match="is not recorded"), pytest.raises(ValueError, match="the first"):
-        with folder.recording(run, "all"):
-            monkeypatch.setattr(folder, "set_status", refuse)
-            raise ValueError("the first")
+    warns, raises = pytest.warns(UserWarning, match="is not recorded"), pytest.raises(ValueError, match="the first")
+    with warns, raises, folder.recording(run, "all"):
+        monkeypatch.setattr(folder, "set_status", refuse)
+        raise ValueError("the first")
 
 
 def cannot_allocate(*args, **kwargs):

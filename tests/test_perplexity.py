@@ -76,7 +76,7 @@ def test_what_is_scored_is_not_scored_again(folder, passes):
     assert len(more) > len(rows) and len(passes) > done
 
 
-def test_another_precision_replaces_the_rows(folder):
+def test_another_precision_is_shown_in_the_place_of_the_first(folder):
     model, settings = small_model().float(), replace(SETTINGS, protocols=["fixed_targets"])
     before = evaluate(model, STREAM, folder, settings)
     after = evaluate(model, STREAM, folder, replace(settings, precision="bf16"))

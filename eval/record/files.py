@@ -49,13 +49,18 @@ def write_atomic(path: Path, content: bytes) -> None:
         ) from error
 
 
+def remove(path: Path) -> None:
+    """Whatever stands there, if anything does."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def set_aside(path: Path) -> None:
     """Renames what stands there to *.damaged, in the place of what was set aside before."""
     aside = path.with_name(path.name + DAMAGED)
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink(missing_ok=True)
+    remove(aside)
     os.replace(path, aside)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import traceback
 import warnings
 import zipfile
@@ -37,7 +36,7 @@ from omegaconf import DictConfig
 from conf.schema import Settings
 from conf.typed import plain, typed
 from eval.measure.rows import PART, PLACE, Measured, Row, row_key
-from eval.record.files import PARTIAL, DamagedError, as_csv, read_json, set_aside, write_atomic, write_json
+from eval.record.files import PARTIAL, DamagedError, as_csv, read_json, remove, set_aside, write_atomic, write_json
 from eval.record.identity import digest, identity, settings_hash
 from eval.record.shape import SCHEMA, Results, Status, read_as
 from model.devices import Interrupted, rank
@@ -248,9 +247,8 @@ class RunFolder:
         is thrown away; else what is damaged is set aside, so that it is made again. Raises ValueError where the folder
         holds another run, of a name that was given twice."""
         if settings.force:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-            for name in ("status.json", "results.json", "losses.npz", "curve.csv"):
-                (self.path / name).unlink(missing_ok=True)
+            for name in ("checkpoints", "status.json", "results.json", "losses.npz", "curve.csv"):
+                remove(self.path / name)
         own = identity(plain(settings))
         if self.trained:
             self._refuse_another(own)

@@ -23,8 +23,9 @@ FAILED, SWEEP_FAILED = 1, 3
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
 
 
-def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
-    """Runs a job on its settings. In a multirun a failure is recorded and the other jobs go on."""
+def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> bool:
+    """Runs a job on its settings, and says whether it came to its end. In a multirun a failure is recorded and the
+    other jobs go on."""
 
     def checked_job():
         settings = composed_as(Settings, cfg)
@@ -34,6 +35,7 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
 
     if error := attempt(checked_job, cfg, "run_id"):
         _record(cfg, error)
+    return error is None
 
 
 def attempt(job: Callable[[], None], cfg: DictConfig, name: str) -> Exception | None:
