@@ -286,8 +286,12 @@ class RunFolder:
         the training without its curve, that the run is finished."""
         if rank():
             return
+        from model.training.checkpoint import digest_path
+
         finished, names = self.finished, {fault.path.name for fault in faults}
         for fault in faults:
+            if fault.path.parent == self.checkpoints:
+                remove(digest_path(fault.path))
             if there := fault.path.exists():
                 set_aside(fault.path)
             aside = "; it stands aside as *.damaged, and" if there else ":"

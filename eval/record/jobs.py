@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from conf.typed import composed_as
 from model.devices import Interrupted, count_gpus, uses_gpu
 
 FAILED, SWEEP_FAILED = 1, 3
+LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
 
 
@@ -118,7 +120,6 @@ def _record(cfg: DictConfig, error: Exception) -> None:
     """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it. The settings
     may be what was wrong, so they are written as they came."""
     from eval.record.folder import RunFolder
-    from eval.record.sweep import add_job
 
     try:
         check_names(cfg.run_id, cfg.sweep)
@@ -130,6 +131,12 @@ def _record(cfg: DictConfig, error: Exception) -> None:
                 add_job(noted.path)
     except MISTAKES as second:
         print(f"{cfg.run_id}: its failure could not be recorded: {second}", file=sys.stderr)
+
+
+def add_job(path: Path) -> None:
+    """Adds the folder of one more job to the list of the last command that began a sweep there."""
+    with open(max(path.parent.glob(LISTS)), "a", encoding="utf-8") as file:
+        file.write(f"{path.name}\n")
 
 
 def _stop(signum, frame):
