@@ -7,6 +7,8 @@
 Heavy packages are imported once the configuration is known to be valid, so that a misspelt key answers at once.
 """
 
+import math
+
 from model.signals import listen
 
 if __name__ == "__main__":
@@ -40,7 +42,7 @@ def train(settings: Settings) -> None:
     prepare_process(settings.trainer.threads)
     folder, asked = RunFolder.of(settings), fingerprint(settings.eval)
     with folder.hold():
-        folder.begin(settings)
+        run = folder.begin(settings)
         if folder.scored(asked):
             print(f"{folder.path} is finished already")
             if not settings.sweep:
@@ -61,7 +63,7 @@ def train(settings: Settings) -> None:
                     else:
                         announce(settings, data, model, folder)
                         meter = Meter(settings, report=tracker.log_point)
-                        fit(settings, model, data, folder.path, meter)
+                        fit(settings, model, data, folder.path, meter, run)
                         folder.describe(describe_run(settings, data, model, meter), meter.curve)
                     folder.turn_to(measurement.key)
                     for found in measurement.of(model.transformer, folder.results, folder.losses.keys()):
@@ -79,12 +81,12 @@ def main(cfg: DictConfig) -> float | None:
     """One job of a command. Gives what a sweeper that optimises goes by."""
     from eval.record.jobs import carry_out
 
-    carry_out(train, cfg)
+    done = carry_out(train, cfg)
 
     from eval.compare.objective import objective
     from eval.record.folder import RunFolder
 
-    return objective(RunFolder.of(cfg))
+    return objective(RunFolder.of(cfg)) if done else math.inf
 
 
 if __name__ == "__main__":

@@ -164,10 +164,11 @@ class EvaluationSettings(Checked):
         return lengths
 
     def targets_key(self, context: int) -> str:
-        """What chooses the targets, as a hash: rows of one key stand on the same ones, whatever else is asked for."""
+        """What chooses the targets, and in which precision they are scored, as a hash: rows of one key stand on the
+        same ones, whatever else is asked for."""
         lengths = self.context_lengths(context)
         chosen = [self.split, self.targets, self.windows, self.tokens, self.stride, self.cross_documents]
-        chosen += [min(self.targets, lengths[0]), lengths[-1]]
+        chosen += [min(self.targets, lengths[0]), lengths[-1], self.precision]
         return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
 
     def probe_lengths(self, context: int) -> list[int]:

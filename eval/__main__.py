@@ -25,9 +25,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import CONF, EvaluationSettings, ScoringSettings
+from conf.schema import CONF, EvaluationSettings, ScoringSettings, Settings
 from conf.typed import composed_as, plain, typed
 from eval.record.command import answering
+from eval.record.files import DamagedError
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
 from eval.record.jobs import MISTAKES, SWEEP_FAILED, attempt, one_sentence
@@ -42,7 +43,7 @@ def score(cfg: DictConfig) -> None:
         raise ValueError("which run? Give its folder, or that of a sweep: python -m eval run=DIR")
     path = Path(asked.run)
     folders = runs_of(path)
-    evaluations = [as_given(cfg, folder.settings.eval) for folder in folders]
+    evaluations = {folder: as_given(cfg, settings.eval) for folder in folders if (settings := _readable(folder, path))}
 
     from eval.compare.comparison import read_comparison
     from eval.compare.report import print_comparison, write_files
@@ -50,10 +51,10 @@ def score(cfg: DictConfig) -> None:
     elsewhere = {"cache_dir": asked.cache_dir, "num_workers": asked.num_workers}
     elsewhere = {key: value for key, value in elsewhere.items() if value is not None}
     if folders[0].path == path:
-        score_run(folders[0], evaluations[0], elsewhere)
+        score_run(folders[0], evaluations[folders[0]], elsewhere)
         return
-    failed = []
-    for folder, evaluation in zip(folders, evaluations, strict=True):
+    failed = [folder.name for folder in folders if folder not in evaluations]
+    for folder, evaluation in evaluations.items():
         try:
             score_run(folder, evaluation, elsewhere)
         except MISTAKES as error:
@@ -66,11 +67,22 @@ def score(cfg: DictConfig) -> None:
         raise ValueError(f"{len(failed)} of {len(folders)} runs could not be scored: {', '.join(failed)}")
 
 
+def _readable(folder: RunFolder, path: Path) -> Settings | None:
+    """The settings of a run; None, which is said, where they are damaged and the run is one of a sweep's."""
+    try:
+        return folder.settings
+    except DamagedError as error:
+        if folder.path == path:
+            raise
+        print(f"{folder.name}: {one_sentence(error)}", file=sys.stderr)
+        return None
+
+
 def runs_of(path: Path) -> list[RunFolder]:
     """The run of a folder, or the finished ones of a sweep's. Raises ValueError where it is neither."""
-    if (path / "config.json").exists():
+    if RunFolder(path).exists:
         return [RunFolder(path)]
-    inside = [RunFolder(found.parent) for found in sorted(path.glob("*/config.json"))]
+    inside = [run for child in sorted(path.glob("*/")) if (run := RunFolder(child)).exists]
     if not (finished := [folder for folder in inside if folder.finished]):
         found = "a sweep of which no run is finished" if inside else "not the folder of a run or a sweep"
         raise ValueError(f"{path} is {found}")
@@ -90,6 +102,7 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
     context = folder.settings.context
     prepare_process(folder.settings.trainer.threads)
     with folder.hold():
+        folder.check()
         trained = load(folder.path, **elsewhere)
         measurement = Measurement(evaluation, trained.data, context)
         folder.turn_to(measurement.key)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+NO_MEMORY = ("can't allocate memory", "could not create a primitive", "std::bad_alloc")  # in PyTorch's RuntimeErrors
 
 
 def rank() -> int:
@@ -27,9 +31,20 @@ def count_gpus() -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory ran out; PyTorch's allocator on CPU raises a plain RuntimeError."""
+    """Whether the error says that memory ran out; PyTorch on CPU, and oneDNN below it, raise a plain RuntimeError."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or any(words in str(error) for words in NO_MEMORY)
     )
+
+
+@contextmanager
+def within_memory(remedy: str) -> Iterator[None]:
+    """Raises MemoryError with what to do, where memory runs out inside."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise MemoryError(f"out of memory {remedy}") from error

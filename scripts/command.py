@@ -9,14 +9,14 @@ from eval.record.command import answering
 def folder_and_options(arguments: list[str], usage: str, known: Collection[str] = ()) -> tuple[str, dict[str, str]]:
     """The one folder and the options, key=value, of a command; --help says its usage and ends the process.
 
-    Raises ValueError, with the usage, for anything else.
+    Raises ValueError, with the usage, for anything else. A folder's name may hold a "=", too.
     """
     if {"-h", "--help"} & {*arguments}:
         print(usage)
         sys.exit()
-    folders = [argument for argument in arguments if "=" not in argument]
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if len(folders) != 1 or options.keys() - known:
+    options = dict(argument.split("=", 1) for argument in arguments if argument.partition("=")[0] in known)
+    folders = [argument for argument in arguments if argument.partition("=")[0] not in known]
+    if len(folders) != 1:
         raise ValueError(usage)
     return folders[0], options
 

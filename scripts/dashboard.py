@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import CONF
-from eval.record.files import write_json
+from eval.record.files import write_atomic
 from eval.record.jobs import one_sentence
 from eval.record.tracking import CONTEXT_LENGTH, CURVE, POSITION, TOKENS, TRAIN, choose_mode, metric
 from scripts.command import end_with
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:  # W&B has many
             mode, reason = "not saved", one_sentence(error)
     workspace = build_workspace(options.entity or "you", options.project)
-    write_json(Path(options.out), as_json(workspace))
+    write_atomic(Path(options.out), (json.dumps(as_json(workspace), indent=1) + "\n").encode())
     print(f"W&B: {mode} ({reason}): what would be saved stands in {options.out}")
     return 0
 

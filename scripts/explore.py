@@ -34,6 +34,7 @@ from torch import Tensor
 from eval.compare.plots import COLOURS
 from eval.record.files import write_atomic
 from eval.record.folder import RunFolder
+from eval.record.trained import last_weights
 from model.attention import attention
 from model.build import build_transformer
 from model.catalogue import encoding_config, encoding_names
@@ -42,7 +43,6 @@ from model.encodings.combined import uses
 from model.encodings.rope import RoPE
 from model.encodings.sinusoidal import sinusoids
 from model.extensions import view
-from model.training.checkpoint import load_weights, newest
 from scripts.command import end_with
 from scripts.encodings import SHAPE, describe
 
@@ -245,11 +245,8 @@ def draw_zeros(encoding: PositionEncoding) -> bool:
 
 
 def trained_encoding(run: RunFolder) -> PositionEncoding:
-    """The encoding of a run with the weights of its newest checkpoint. Raises ValueError where it has none."""
-    path = newest(run.checkpoints)
-    if path is None:
-        raise ValueError(f"{run.path} has no checkpoint: give the folder of a run that has trained")
-    weights = load_weights(path)
+    """The encoding of a run with the weights of its last checkpoint. Raises ValueError where it has none."""
+    weights = last_weights(run)
     model = build_transformer(run.settings, len(weights["embedding.weight"]), SHAPE.separators)
     model.load_state_dict(weights)
     return model.encoding

@@ -26,15 +26,19 @@ from train import train
 
 USAGE = "usage: python -m scripts.reproduce RUN [cache_dir=DIR] [num_workers=N]"
 TIMINGS = {"seconds", "tokens_per_second", "peak_memory"}
-MADE_IN = {"commit", "machine", "versions", "sweep", "others"}
+MADE_IN = {"commit", "machine", "versions", "sweep", "others", "curve_hash"}
 
 
 def main(arguments: list[str]) -> int:
     folder, options = folder_and_options(arguments, USAGE, {"cache_dir", "num_workers"})
     old = RunFolder(folder)
-    if not old.finished:
-        raise ValueError(f"{old.path} is not finished ({old.status['state']}): there is nothing to compare with yet")
     settings = old.settings
+    if not old.finished:
+        raise ValueError(
+            f"{old.path} is not finished ({old.status['state']}), so there is nothing to compare with yet: give the "
+            "run's own command again"
+        )
+    old.check()
     if settings.trainer.devices != 1 or settings.trainer.num_nodes != 1:
         raise ValueError(f"{old.path} was trained on several devices: give its own command again, with another runs=")
     check_files(old)
@@ -46,7 +50,7 @@ def main(arguments: list[str]) -> int:
         new = RunFolder.of(again)
         later = scored_later(old, new)
         found = list(differences(compared(old, later), compared(new, later)))
-        made_in = [name for name in sorted(MADE_IN - {"sweep", "others"}) if old.results[name] != new.results[name]]
+        made_in = [name for name in ("commit", "machine", "versions") if old.results[name] != new.results[name]]
     print(*found, sep="\n", end="\n" if found else "")
     if count := sum(map(len, later.values())):
         print(f"not compared: {count} that `python -m eval` scored later, with settings of its own")

@@ -90,6 +90,7 @@ def make_run(
     *,
     state: str = "finished",
     error: str | None = None,
+    diverged: bool = False,
     config: Mapping[str, Any] | None = None,
     results: Mapping[str, Any] | None = None,
     **rows: Any,
@@ -104,7 +105,7 @@ def make_run(
     folder = RunFolder(sweep / settled["run_id"])
     folder.path.mkdir(parents=True)
     write_json(folder.path / "config.json", settled)
-    folder.set_status(state, **({"error": error} if error else {}))
+    folder.set_status(state, **({"error": error} if error else {}), **({"diverged": True} if diverged else {}))
     if state == "finished":
         folder.add(_measured(Spec(encoding, seed, settled, nats, **rows)))
         folder.update(**_facts(settled, seed) | dict(results or {}))

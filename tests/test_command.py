@@ -16,6 +16,7 @@ from conf.schema import CONF, member
 from eval.record.command import Command
 from eval.record.identity import register_names, settings_of
 from eval.record.jobs import check_machine
+from scripts.command import folder_and_options
 from tests.synthetic import make_run
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # a terminal, and files, of ASCII alone
@@ -97,3 +98,10 @@ def test_a_module_without_what_its_kind_must_have_is_named():
     assert member("eval/measure/protocols", "sliding", "Protocol").__name__ == "Protocol"
     with pytest.raises(ValueError, match=r"conf/mistakes\.py has no Source, which all modules there must have"):
         member("conf", "mistakes", "Source")
+
+
+def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(tmp_path):
+    folder = str(tmp_path / "lr=0.1")
+    assert folder_and_options([folder, "level=0.9"], "usage", {"level"}) == (folder, {"level": "0.9"})
+    with pytest.raises(ValueError, match="usage"):
+        folder_and_options([folder, "colour=red"], "usage", {"level"})

@@ -13,6 +13,7 @@ from eval.compare.conclusion import conclude
 from eval.compare.tables import apart_table
 from eval.measure.statistics import compare, holm, perplexity_interval
 from eval.record.files import read_json, write_json
+from tests.shown import line
 from tests.synthetic import CONTEXT, LENGTHS, make_run
 
 
@@ -318,3 +319,26 @@ def test_a_comparison_of_nothing_has_no_context(tmp_path):
     comparison = read_comparison(tmp_path)
     assert (comparison.context, comparison.labels, len(comparison.summary)) == (None, [], 0)
     assert replace(comparison, objection="x").left_out == comparison.left_out
+
+
+def test_a_label_of_which_a_seed_diverged_in_training_is_not_ranked_by_those_that_survived(tmp_path):
+    for name in ("rope", "alibi"):
+        for seed in (0, 1):
+            make_run(tmp_path, name, seed, line(4.0, 0.1))
+    why = "the loss was not finite at step 7"
+    make_run(tmp_path, "alibi", 2, state="failed", error=why, diverged=True)
+    comparison = read_comparison(tmp_path)
+    assert set(comparison.summary["label"]) == {"rope"}
+    lost = comparison.scored.query("status == 'diverged'")
+    assert set(lost["label"]) == {"alibi"} and set(lost["reason"]) == {why} and set(lost["seed"]) == {2}
+    assert set(lost["context_length"]) == set(comparison.summary["context_length"])
+    assert any("Not ranked: alibi" in sentence for sentence in conclude(comparison))
+    assert "diverged" not in set(comparison.rows["status"])
+
+
+def test_a_seed_that_was_interrupted_or_lost_says_nothing_of_its_label(tmp_path):
+    for name in ("rope", "alibi"):
+        make_run(tmp_path, name, 0, line(4.0, 0.1))
+    make_run(tmp_path, "alibi", 1, state="interrupted", error="stopped by SIGTERM")
+    make_run(tmp_path, "rope", 1, state="failed", error="the disk is full")
+    assert set(read_comparison(tmp_path).summary["label"]) == {"rope", "alibi"}

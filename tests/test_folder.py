@@ -17,8 +17,14 @@ from tests.small import CONTEXT, SETTINGS, small_stream
 
 
 def row(extension="none", targets="one", **more):
-    place = {"protocol": "fixed_targets", "extension": extension, "context_length": 8, "split": "test"}
-    return {**place, "targets_id": targets, "status": "ok", **more}
+    place = {"protocol": "fixed_targets", "extension": extension, "context_length": 8, "length_ratio": 1.0}
+    figures = {"status": "ok", "nats": 1.0, "perplexity": 2.7, "bits_per_byte": None, "tokens": 3}
+    return {**place, "split": "test", "precision": "32", "targets_id": targets, **figures, **more}
+
+
+def task(length):
+    place = {"task": "copy", "extension": "none", "length": length, "context_length": length, "length_ratio": 1.0}
+    return {**place, "split": "test", "status": "undefined", "reason": "too long"}
 
 
 @pytest.fixture
@@ -53,16 +59,18 @@ def test_rows_of_an_earlier_version_do_not_stand_beside_new_ones(folder):
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_a_number_that_is_not_finite_is_written_as_none(folder, value):
-    folder.update(training={"loss": value, "all": [value, 1.0]})
-    assert folder.results["training"] == {"loss": None, "all": [None, 1.0]}
+    folder.update(machine={"loss": value, "all": [value, 1.0]})
+    assert folder.results["machine"] == {"loss": None, "all": [None, 1.0]}
 
 
 def test_losses_probes_and_tasks_are_added_to_those_that_are_there(folder):
     keys = [row_key(row()), row_key(row("pi"))]
     for number, key in enumerate(keys):
-        name, task = f"probe {number}", {"extension": "none", "length": 9 - number}
+        name = f"probe {number}"
         losses = {key: np.full(3, number, np.float32)}
-        folder.add(Measured(losses=losses, probes={name: [{}]}, probe_settings={name: {"n": number}}, tasks=[task]))
+        folder.add(
+            Measured(losses=losses, probes={name: [{}]}, probe_settings={name: {"n": number}}, tasks=[task(9 - number)])
+        )
     assert {key: losses.tolist() for key, losses in folder.losses.items()} == {keys[0]: [0] * 3, keys[1]: [1] * 3}
     results = folder.results
     assert results["probes"] == {"probe 0": [{}], "probe 1": [{}]}

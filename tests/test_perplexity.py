@@ -76,7 +76,7 @@ def test_what_is_scored_is_not_scored_again(folder, passes):
     assert len(more) > len(rows) and len(passes) > done
 
 
-def test_another_precision_replaces_the_rows(folder):
+def test_another_precision_is_shown_in_the_place_of_the_first(folder):
     model, settings = small_model().float(), replace(SETTINGS, protocols=["fixed_targets"])
     before = evaluate(model, STREAM, folder, settings)
     after = evaluate(model, STREAM, folder, replace(settings, precision="bf16"))
@@ -84,9 +84,12 @@ def test_another_precision_replaces_the_rows(folder):
     assert any(a["nats"] != b["nats"] for a, b in zip(after, before, strict=True))
 
 
-@pytest.mark.parametrize("change", [{"split": "validation"}, {"targets": 2}, {"windows": 3}, {"lengths": [1, 2, 3, 7]}])
-def test_rows_on_other_targets_replace_none_and_come_back_unscored(folder, passes, change):
-    model, settings = small_model("rope"), replace(SETTINGS, extensions=["none", "pi"])
+@pytest.mark.parametrize(
+    "change",
+    [{"split": "validation"}, {"targets": 2}, {"windows": 3}, {"lengths": [1, 2, 3, 7]}, {"precision": "bf16"}],
+)
+def test_rows_on_other_targets_or_in_another_precision_replace_none_and_come_back_unscored(folder, passes, change):
+    model, settings = small_model("rope").float(), replace(SETTINGS, extensions=["none", "pi"])
     before = evaluate(model, STREAM, folder, settings)
     changed = replace(settings, extensions=["ntk"], **change)
     after = evaluate(model, STREAM, folder, changed)
@@ -95,6 +98,20 @@ def test_rows_on_other_targets_replace_none_and_come_back_unscored(folder, passe
     assert evaluate(model, STREAM, folder, settings) == before == folder.results["rows"]
     assert evaluate(model, STREAM, folder, changed) == after
     assert len(passes) == done and folder.windows.equals(windows)
+
+
+def test_settings_that_give_no_figure_replace_no_row_that_has_one(folder, monkeypatch):
+    model, settings = small_model("rope"), replace(SETTINGS, protocols=["fixed_targets"], extensions=["rerope"])
+    rows = evaluate(model, STREAM, folder, settings)
+
+    def refuse(*args):
+        raise ValueError("out of range")
+
+    monkeypatch.setattr("eval.measure.perplexity.extended_encoding", refuse)
+    changed = replace(settings, extension_settings={"rerope": {"window": 3}})
+    with pytest.raises(ValueError, match=r"extension=rerope with window=3 gives no figure at .*\(out of range\).*kept"):
+        evaluate(model, STREAM, folder, changed)
+    assert folder.results["rows"] == rows
 
 
 def test_an_extension_with_other_settings_is_scored_again(folder, passes):

@@ -126,6 +126,8 @@ def test_two_ceilings_are_told_apart_by_their_settings(tmp_path):
 
 def test_tasks_that_were_scored_otherwise_are_not_compared(tmp_path):
     task = {"task": "copy", "extension": "none", "length": 8, "status": "ok", "examples": 9, "precision": "32"}
+    task |= {"context_length": 20, "length_ratio": 1.0, "level": 0.95}
+    task |= dict.fromkeys(("exact_match", "low", "high", "token_accuracy"), 0.5)
     for name, split in (("rope", "test"), ("alibi", "validation")):
         make_run(tmp_path, name, results={"tasks": [{**task, "split": split}]})
     assert "copy at 8" in read_comparison(tmp_path).objection

@@ -99,8 +99,8 @@ def test_a_run_that_could_not_be_scored_counts_in_whatever_process_its_job_ran(s
 def test_a_run_whose_results_are_damaged_is_not_taken_for_a_trained_one(score, run):
     (run / "results.json").write_text("{")
     done = score(f"run={run}")
-    assert done.returncode == 1 and "finish the run first" in done.stderr
-    assert not RunFolder(run).finished
+    assert done.returncode == 1 and "give the run's own command again" in done.stderr
+    assert (run / "results.json").read_text() == "{"
 
 
 def test_a_model_of_a_task_says_that_it_has_no_tokenizer(composed):

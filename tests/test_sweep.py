@@ -67,6 +67,12 @@ def test_progress_counts_what_is_done_running_failed_and_left(tmp_path):
     assert progress(started, None) == "1 jobs done, 1 running, 1 failed"
 
 
+def test_a_run_whose_name_has_blanks_is_one_job(tmp_path):
+    make_run(tmp_path, "rope").path.rename(tmp_path / "my run")
+    (tmp_path / "jobs-1.txt").write_text("my run\n")
+    assert progress(tmp_path / "jobs-1.txt", 1) == "1 of 1 jobs done, 0 running, 0 failed, 0 left"
+
+
 @pytest.mark.parametrize(("state", "code"), [("finished", None), ("failed", 3)])
 def test_a_sweep_exits_with_three_where_a_job_failed(tmp_path, state, code):
     folder = make_run(tmp_path, "rope", state=state)

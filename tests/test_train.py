@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from conf.typed import plain
 from eval.measure.rows import row_key
 from eval.measure.scoring import Scorer
 from eval.record.folder import RunFolder
@@ -169,19 +170,35 @@ def test_a_name_given_twice_is_refused(composed, tmp_path):
     assert RunFolder(tmp_path / "mine").results["encoding"] == "none"
 
 
-def test_a_name_given_twice_in_a_sweep_is_refused_and_the_first_run_keeps_its_settings(program, composed, tmp_path):
+def test_a_name_given_twice_in_a_sweep_is_refused_and_the_first_run_is_left_as_it_is(program, composed, tmp_path):
     settings = composed(*SMOKE, "run_id=mine", "sweep=demo", "encoding=none")
     train(settings)
     folder = RunFolder.of(settings)
-    files = {path: path.read_bytes() for path in folder.path.glob("[!s]*.json")}
-    assert len(files) == 2
+    files = {path: path.read_bytes() for path in folder.path.glob("*.json")}
+    assert len(files) == 3
     done = program("-m", *SMOKE, "run_id=mine", "sweep=demo", "encoding=alibi,rope", runs=tmp_path)
     assert done.returncode == 3 and done.stderr.count("a run with other settings") == 2
-    assert folder.status["state"] == "failed" and "a run with other settings" in folder.status["error"]
-    assert all(path.read_bytes() == content for path, content in files.items())
-    rows = folder.results["rows"]
-    train(settings)
-    assert folder.finished and folder.results["rows"] == rows
+    assert folder.finished and all(path.read_bytes() == content for path, content in files.items())
+    beside = [RunFolder(path) for path in folder.path.parent.glob("mine-*")]
+    assert [each.status["state"] for each in beside] == ["failed", "failed"]
+    assert {each.settings.encoding["name"] for each in beside} == {"alibi", "rope"}
+
+
+def test_a_failure_is_not_recorded_where_another_process_is_at_work(composed, tmp_path):
+    folder = RunFolder(tmp_path / "mine")
+    with folder.hold():
+        noted = folder.note_failure(plain(composed(*SMOKE)), "no", "")
+    assert noted.path != folder.path and noted.status["error"] == "no" and not (folder.path / "status.json").exists()
+
+
+@pytest.mark.parametrize(("every", "at"), [(0.25, [15, 30, 45, 59]), (1.0, [59]), (0.5, [30, 59])])
+def test_the_last_step_is_always_validated(composed, every, at):
+    run = composed("experiment=smoke", f"training.validate_every={every}", "training.checkpoint_every=1")
+    train(run)
+    folder = RunFolder.of(run)
+    validated = folder.curve.dropna(subset="val_loss")
+    assert validated["step"].tolist() == at
+    assert folder.results["training"]["val_loss"] == validated["val_loss"].iloc[-1]
 
 
 def test_a_run_does_not_go_on_with_another_text(composed, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 from eval.record.folder import RunFolder
 from eval.record.identity import settings_of
 from eval.record.tuning import tuned, widen
-from model.training.language_model import LossNotFiniteError
+from model.training.language_model import DivergedError
+from tests.synthetic import RESULTS
 
 
 def settings_for(runs, rates):
@@ -20,9 +21,11 @@ def test_the_rate_of_the_lowest_validation_loss_is_taken(tmp_path, capsys):
 
     def train(trial):
         trials.append(trial)
+        facts = {**RESULTS, "run_id": trial.run_id, "encoding": "rope"}
+        training = {"tokens": 1, "steps": 1, "seconds": 1.0, "tokens_per_second": 1.0, "loss": 1.0, "peak_memory": 1}
         folder = RunFolder.of(trial)
         folder.path.mkdir(parents=True)
-        folder.update(training={"val_loss": abs(trial.training.lr - 2e-3)})
+        folder.update(**facts, training={**training, "val_loss": abs(trial.training.lr - 2e-3)})
 
     settings = settings_for(tmp_path, "[1e-3,2e-3,3e-3]")
     with RunFolder.of(settings).hold():
@@ -47,7 +50,7 @@ def test_at_the_edge_of_the_grid_it_says_which_way_to_widen_it(chosen, advice):
 
 def test_where_no_rate_gives_a_finite_loss_the_grid_is_named(tmp_path):
     def train(trial):
-        raise LossNotFiniteError("not finite")
+        raise DivergedError("not finite")
 
     with pytest.raises(ValueError, match=r"tuning.lr=\[1.0, 2.0\]: no rate gave a finite loss"):
         tuned(settings_for(tmp_path, "[1,2]"), train)

@@ -131,7 +131,8 @@ def read_comparison(
     apart, objection = _objections(compared, whole)
     compared = [run for run in compared if run.name not in apart]
     whole = whole[whole["run_id"].isin([run.name for run in compared])]
-    scored = _stand_ins(whole[whole["task"].isna()], compared)
+    whole = pd.concat([whole, *_lost(whole, runs)])
+    scored = _stand_ins(whole[whole["task"].isna()], [run for run in runs if run.name not in apart])
     if objection:
         return Comparison(path, runs, found, level, rows, scored, apart=apart, objection=objection)
     standing, windows = _standing(scored, compared)
@@ -178,6 +179,16 @@ def tidy_rows(runs: Iterable[Run]) -> pd.DataFrame:
     )
 
 
+def _lost(rows: pd.DataFrame, runs: Sequence[Run]) -> Iterator[pd.DataFrame]:
+    """Rows for each run whose training diverged: at every place that its label has in another seed, it has too."""
+    keys = [*PLACE, "position_from", "position", "task", "length", "length_ratio", "label", "encoding"]
+    own = rows[rows["control"].isna()].drop_duplicates(keys)
+    for run in runs:
+        if run.diverged and (own["label"] == run.label).any():
+            facts = {"run_id": run.name, "seed": run.seed, "status": "diverged", "reason": run.problem}
+            yield own.loc[own["label"] == run.label, keys].assign(**facts)
+
+
 def _stand_ins(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     """Rows with floors under their own names, and controls marked as such."""
     floor = rows["control"].notna()
@@ -193,8 +204,8 @@ def _stand_ins(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
 def _standing(scored: pd.DataFrame, runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows that count, and the windows behind them.
 
-    A label that is undefined at a place, or has diverged there with any of its seeds, has no row: the mean of those
-    that survived would flatter it. A floor has the same figures in every run, so one stands for all.
+    A label that is undefined at a place, or has diverged there or in training with any of its seeds, has no row: the
+    mean of those that survived would flatter it. A floor has the same figures in every run, so one stands for all.
     """
     whole = scored["status"].eq("ok").groupby([scored[key] for key in KEYS]).transform("all")
     rows = scored[whole.astype(bool)].drop_duplicates([*KEYS, "seed"], keep="last")
@@ -321,10 +332,11 @@ def difference_fields(found: Difference) -> dict[str, Any]:
 def summarise_tasks(rows: pd.DataFrame) -> pd.DataFrame:
     """Exact match over seeds: a row for each (task, extension, length, label), the most exact first within a place.
 
-    `low` and `high` are the lowest and the highest seed, or with a single seed its interval over the examples; `range`
-    says which.
+    A label that has no figure there with one of its seeds has no row. `low` and `high` are the lowest and the highest
+    seed, or with a single seed its interval over the examples; `range` says which.
     """
-    rows, keys = rows[rows["status"] == "ok"], ["task", "extension", "length", "label"]
+    keys = ["task", "extension", "length", "label"]
+    rows = rows[rows["status"].eq("ok").groupby([rows[key] for key in keys]).transform("all").astype(bool)]
     if rows.empty:
         return pd.DataFrame(columns=TASK, dtype=float)
     seeds = rows.groupby(keys)

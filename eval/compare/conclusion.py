@@ -159,6 +159,9 @@ def _doubts(comparison: Comparison) -> Iterator[str]:
     for label, why in dict.fromkeys((run.label, comparison.apart.get(run.name)) for run in comparison.runs):
         if why:
             yield f"The control {label} stands apart, for it differs from the others in {why}."
+    lost = {run.label for run in comparison.left_out if run.diverged}
+    if lost := sorted(lost & {run.label for run in comparison.compared}):
+        yield f"Not ranked: {_listed(lost)}, of which not every seed could be trained; the others would flatter it."
     if left_out := len(comparison.left_out):
         yield f"{left_out} of {len(comparison.runs)} runs failed or are missing, and are left out."
 

@@ -147,7 +147,7 @@ def extension_figure(comparison: Comparison, protocol: str, label: str) -> Figur
 
 def training_figures(comparison: Comparison, style: Mapping[str, Style]) -> list[Figure]:
     """A figure for each of CURVES, against the tokens trained on: the mean over seeds, and their range as a band."""
-    runs = [run.folder.curve.assign(label=run.label) for run in comparison.compared]
+    runs = [run.curve.assign(label=run.label) for run in comparison.compared]
     curve = pd.concat([*runs, pd.DataFrame()]).reindex(columns=["label", "tokens", *CURVES])
     figures = []
     for quantity, title in CURVES.items():

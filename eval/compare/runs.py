@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from conf.schema import Settings
-from eval.record.files import read_json
 from eval.record.folder import RunFolder
 from eval.record.identity import NOT_TRAINING
 
@@ -33,7 +32,8 @@ class Run:
     time: when it reached that state, ISO 8601.
     settings: None where they can't be read; flat: config.json as one level, {"training.lr": 0.003, ...}, and how the
         hash of the encoding's source begins.
-    windows: of eval.record.folder; none where the run has a problem.
+    windows, curve: of eval.record.folder; none where the run has a problem.
+    diverged: whether it failed since its training came to no finite loss or weights.
     """
 
     folder: RunFolder
@@ -46,6 +46,8 @@ class Run:
     flat: Mapping[str, Any] = field(default_factory=dict, repr=False)
     results: Mapping[str, Any] = field(default_factory=lambda: {"rows": []}, repr=False)
     windows: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    curve: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    diverged: bool = False
 
     @property
     def name(self) -> str:
@@ -63,8 +65,8 @@ class Run:
 def read_runs(path: Path, jobs: Collection[str] = ()) -> list[Run]:
     """The runs of a sweep's folder (or of one run's own), in order of label and seed. A run whose files are missing or
     damaged is among them, with its problem. Raises ValueError where the folder holds none."""
-    folders = [path] if (path / "config.json").exists() else []
-    folders += sorted({child.parent for name in ("config.json", "status.json") for child in path.glob(f"*/{name}")})
+    folders = [path] if RunFolder(path).exists else []
+    folders += sorted(child for child in path.glob("*/") if RunFolder(child).exists)
     folders += [path / job for job in sorted(jobs) if path / job not in folders]
     if not folders:
         raise ValueError(f"{path} holds no run: give the folder of a run or of a sweep")
@@ -95,14 +97,15 @@ def _read_run(folder: RunFolder, evaluation: str | None = None) -> Run:
     damaged, with as much as could be read."""
     status = folder.status
     known: dict[str, Any] = {"folder": folder, "label": folder.name, "state": status["state"]}
-    known |= {"time": status.get("time"), "problem": _unfinished(status)}
+    known |= {"time": status.get("time"), "problem": _unfinished(status), "diverged": status.get("diverged", False)}
     try:
         if known["state"] != "missing" or (folder.path / "config.json").exists():
-            known |= {"settings": folder.settings, "flat": flatten(read_json(folder.path / "config.json"))}
+            known |= {"settings": folder.settings, "flat": flatten(folder.config)}
             results = known["results"] = folder.shown_as(evaluation)
             known["flat"]["source"] = results.get("identity", {}).get("source", "")[:6]
         if known["problem"] is None:
-            known["windows"] = folder.windows_of(results["rows"])
+            folder.check_owner()
+            known |= {"windows": folder.windows_of(results["rows"]), "curve": folder.curve}
     except (ValueError, OSError) as error:
         if known["state"] != "failed":  # settings that can't be may be what it failed by
             known |= {"state": "damaged", "problem": str(error)}

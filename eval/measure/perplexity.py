@@ -49,6 +49,7 @@ class Perplexity:
         known: the rows that there are; stored: the keys of those that have their losses.
         """
         there = {_identity(row) for row in known if row["status"] != "ok" or row_key(row) in stored}
+        good = {row_key(row) for row in known if row["status"] == "ok"}
 
         def missing(base: Row) -> dict[str, Targets]:
             """The protocols of one length whose rows are not there yet, or were scored otherwise."""
@@ -59,7 +60,9 @@ class Perplexity:
         for config in self.extensions:
             for base in self._bases(config):
                 if targets := missing(base):
-                    yield self._score(scorer, config, targets, base)
+                    found = self._score(scorer, config, targets, base)
+                    _keep_good(good, found.rows)
+                    yield found
         floors, found = _Floors(self.streams, model.embedding.num_embeddings), []
         for base in self._floor_bases():
             if targets := missing(base):
@@ -138,6 +141,17 @@ class Perplexity:
 def _identity(row: Row) -> tuple:
     """What must be the same for a row to answer the same question."""
     return tuple(row.get(name) for name in IDENTITY)
+
+
+def _keep_good(good: Collection[str], rows: Iterable[Row]) -> None:
+    """Raises ValueError where a row without a figure would take the place of one that has it; good: their keys."""
+    for row in rows:
+        if row["status"] == "undefined" and row_key(row) in good:
+            settings = f" with {row['extension_settings']}" if "extension_settings" in row else ""
+            raise ValueError(
+                f"extension={row['extension']}{settings} gives no figure at {row['context_length']} tokens "
+                f"({row['reason']}): the row that is there is kept; choose other settings"
+            )
 
 
 class _Floors:

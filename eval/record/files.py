@@ -1,11 +1,14 @@
-"""Files that are written whole or not at all, and read back with a word where they are damaged."""
+"""Files that are written whole or not at all, and checked when they are read back."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,18 @@ import pandas as pd
 from eval.record.bounds import check_depth
 from model.devices import rank
 
-PARTIAL = ".partial"
+PARTIAL, DAMAGED = ".partial", ".damaged"
+DIGEST = "sha256"  # in a JSON file: of all the rest of it
 GUARD = "'"  # before a text in a CSV; spreadsheets take what comes after it for text
 FORMULA = ("=", "+", "-", "@", "\t", "\r", GUARD)  # how a formula begins, to one spreadsheet or another
+
+
+class DamagedError(ValueError):
+    """A file of a run's folder is not as it was written, not this run's, or gone."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path} {reason}: give the run's own command again, which makes it anew")
+        self.path, self.reason = path, reason
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -33,34 +45,70 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that takes no change, this one neither
+            partial.unlink(missing_ok=True)
         raise OSError(
             f"{path} could not be written: {error.strerror}; what stood there before is unchanged: make room or give "
             "rights there, or set runs to another folder"
         ) from error
 
 
+def remove(path: Path) -> None:
+    """Whatever stands there, if anything does."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> None:
+    """Renames what stands there to *.damaged, in the place of what was set aside before."""
+    aside = path.with_name(path.name + DAMAGED)
+    remove(aside)
+    os.replace(path, aside)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Strict JSON, indented, atomic. It has no NaN and no infinity: they are null, as any value that there is not."""
-    write_atomic(path, (json.dumps(_finite(content), indent=1, allow_nan=False) + "\n").encode())
+    """Strict JSON, indented, atomic, its digest at the end. It has no NaN and no infinity: they are null, as any value
+    that there is not."""
+    content = _finite(content)
+    whole = {**content, DIGEST: _digest(content)}
+    write_atomic(path, (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _finite(content: Any) -> Any:
-    """The content with None for every float that is not finite."""
+    """The content with None for every float that is not finite, and keys as JSON has them."""
     if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
+        return {str(key): _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def _digest(content: Mapping[str, Any]) -> str:
+    """Of the values, however the file is indented."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError, naming the file, where it is cut, not JSON, or nested beyond reason."""
+    """What `write_json` wrote there. A file without a digest is taken as it is: whoever edits one removes that line.
+
+    Raises DamagedError where it is cut, not JSON, nested beyond reason, or other than its digest says.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
         check_depth(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise DamagedError(path, f"is damaged ({error})") from None
+    if not isinstance(content, dict):
+        raise DamagedError(path, "is damaged (it is no JSON object)")
+    written = content.pop(DIGEST, None)
+    if written is not None and written != _digest(content):
+        raise DamagedError(path, f"is damaged (its {DIGEST} is another; of a file edited by hand, remove that line)")
     return content
 
 
@@ -70,8 +118,13 @@ def write_table(path: Path, rows: pd.DataFrame | list[Mapping[str, Any]]) -> Non
 
     A text that a spreadsheet would take for a formula, and one that begins as a guarded one does, gets GUARD before it.
     """
+    write_atomic(path, as_csv(rows))
+
+
+def as_csv(rows: pd.DataFrame | list[Mapping[str, Any]]) -> bytes:
+    """What `write_table` writes."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, dtype=object)
-    write_atomic(path, _each(_guarded, frame).to_csv(index=False, lineterminator="\n").encode())
+    return _each(_guarded, frame).to_csv(index=False, lineterminator="\n").encode()
 
 
 def _guarded(cell: Any) -> Any:

@@ -8,14 +8,17 @@ A run's folder:
     curve.csv        the training curve
     checkpoints/     the newest two
     wandb-id         W&B's id of the run
+
+All of them are checked when they are read: JSON files by a digest of their own, the rows' figures and losses.npz by
+one another, the curve by results.json, and by the hash of the run whether they belong together. What is damaged, the
+run's own command sets aside as *.damaged and makes again; other commands say so.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
-import os
-import shutil
 import traceback
 import warnings
 import zipfile
@@ -36,19 +39,20 @@ from conf.schema import CONF, Settings
 from conf.typed import plain, typed
 from eval.measure.rows import PART, PLACE, Measured, Row, row_key
 from eval.record.bounds import read_arrays
-from eval.record.files import PARTIAL, read_json, write_atomic, write_json, write_table
-from eval.record.identity import digest, identity
+from eval.record.files import PARTIAL, DamagedError, as_csv, read_json, remove, set_aside, write_atomic, write_json
+from eval.record.identity import digest, identity, settings_hash
+from eval.record.shape import SCHEMA, Results, Status, read_as
 from model.devices import rank
 from model.signals import last_words
 
-SCHEMA = 1
 WINDOW = ["start", "stop", "tokens", "document", "block"]  # the columns of losses.npz's "/windows"
 WORDS = {  # for what a run's identity differs in
     "settings": "other settings",
     "source": "another source of its encoding or task",
     "files": "other files of its data or tokenizer",
 }
-PER_EVALUATION = ("rows", "probes", "probe_settings")  # of results.json
+UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, RuntimeError, MemoryError)
+PER_EVALUATION = ("rows", "probes", "probe_settings", "tasks")  # of results.json
 STATES = ("running", "finished", "failed", "interrupted")
 
 
@@ -79,24 +83,39 @@ class RunFolder:
         """The run's settings, `placed_here`. Raises ValueError where the folder is no run, or its settings can't be
         read."""
         path = self.path / "config.json"
-        if not path.exists():
+        if not self.exists:
             raise ValueError(f"{self.path} is not a run's folder: it has no config.json")
-        values = read_json(path)
+        values = self.config
         try:
             return placed_here(typed(Settings, values), self.path)
         except ValueError as error:
-            raise ValueError(f"{path} can't be read: {error}") from None
+            raise DamagedError(path, f"can't be read: {error}") from None
+
+    @property
+    def exists(self) -> bool:
+        """Whether this is the folder of a run, whatever of it is missing."""
+        return any((self.path / name).exists() for name in ("config.json", "status.json", "results.json"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json as it stands there. Raises DamagedError where it is not whole, or gone."""
+        path = self.path / "config.json"
+        if not path.exists():
+            raise DamagedError(path, "is gone")
+        return read_json(path)
 
     @property
     def status(self) -> dict[str, Any]:
         """status.json; {"state": "missing"} where there is none, or none that can be read."""
+        try:
+            return self._read_status()
+        except DamagedError as error:
+            warnings.warn(str(error), stacklevel=2)
+            return {"state": "missing"}
+
+    def _read_status(self) -> dict[str, Any]:
         path = self.path / "status.json"
-        if path.exists():
-            try:
-                return read_json(path)
-            except ValueError as error:
-                warnings.warn(str(error), stacklevel=2)
-        return {"state": "missing"}
+        return read_as(Status, path) if path.exists() else {"state": "missing"}
 
     @property
     def finished(self) -> bool:
@@ -127,59 +146,181 @@ class RunFolder:
         the window starts and stops in the stream, its document, block and scored tokens, and nats, the sum of their
         losses.
 
-        Raises ValueError where a row's losses are missing.
+        Raises DamagedError where a row's losses are missing, or its figures don't follow from them.
         """
         losses = self.losses
         rows = [row for row in rows if row["status"] == "ok"]
-        keys = [row_key(row) for row in rows]
-        if lacking := [key for key in keys if key not in losses]:
-            raise ValueError(f"{self.path / 'losses.npz'} lacks the losses of {lacking[0]}: score the run again")
         if not rows:
             return pd.DataFrame(columns=["key", *PLACE, *PART, *WINDOW, "nats"])
-        tables = [losses[key + "/windows"] for key in keys]
-        firsts = [np.cumsum(table[:, 2]) - table[:, 2] for table in tables]
-        summed = [
-            np.add.reduceat(losses[key].astype(np.float64), first) for key, first in zip(keys, firsts, strict=True)
-        ]
+        keys = [row_key(row) for row in rows]
+        tables, summed = zip(*(self._summed(losses, row) for row in rows), strict=True)
         windows = pd.DataFrame(np.concatenate(tables), columns=WINDOW).assign(nats=np.concatenate(summed))
         places = pd.DataFrame(rows).reindex(columns=[*PLACE, *PART]).assign(key=keys)[["key", *PLACE, *PART]]
         places = places.loc[places.index.repeat([len(table) for table in tables])]
         return pd.concat([places.reset_index(drop=True), windows], axis=1)
 
+    def _summed(self, losses: Mapping[str, np.ndarray], row: Row) -> tuple[np.ndarray, np.ndarray]:
+        """The windows of a row, (W, 5), and the sum of the losses of each, (W,), float64."""
+        key = row_key(row)
+        own, table = losses.get(key), losses.get(key + "/windows")
+        if own is None or table is None:
+            raise DamagedError(self.path / "losses.npz", f"lacks the losses of {key}")
+        if own.ndim == 1 and table.ndim == 2 and table.shape[1] == len(WINDOW) and (table[:, 2] > 0).all():
+            ends = np.cumsum(table[:, 2])
+            if len(own) == row["tokens"] == ends[-1]:
+                summed = np.add.reduceat(own.astype(np.float64), ends - table[:, 2])
+                if np.isclose(summed.sum() / len(own), row["nats"], rtol=1e-6, atol=1e-6):  # they are kept as float32
+                    return table, summed
+        raise DamagedError(self.path / "losses.npz", f"is not what results.json goes by: the losses of {key} differ")
+
     @property
     def curve(self) -> pd.DataFrame:
         """curve.csv: step, tokens, seconds, loss (nats a token), lr, grad_norm (before it was clipped),
-        tokens_per_second and, at validations, val_loss;
-        empty where there is none that can be read."""
-        path = self.path / "curve.csv"
-        try:
-            return pd.read_csv(path, dtype=float, float_precision="round_trip") if path.exists() else pd.DataFrame()
-        except ValueError:
-            return pd.DataFrame()
+        tokens_per_second and, at validations, val_loss; empty where the run has not been trained.
 
-    def begin(self, settings: Settings) -> None:
-        """Makes sure that what the folder holds is of the run of these settings. With `force` that is thrown away; else
-        raises ValueError where it is another run, of a name that was given twice."""
+        Raises DamagedError where it is not as it was written, or gone.
+        """
+        path, results = self.path / "curve.csv", self.results
+        if not path.exists():
+            if "training" in results:
+                raise DamagedError(path, "is gone")
+            return pd.DataFrame()
+        try:
+            content = path.read_bytes()
+            if results.get("curve_hash") not in (None, hashlib.sha256(content).hexdigest()):
+                raise ValueError("its digest is another than results.json has")
+            return pd.read_csv(io.BytesIO(content), dtype=float, float_precision="round_trip")
+        except (ValueError, IsADirectoryError) as error:
+            raise DamagedError(path, f"is damaged ({error})") from None
+
+    def faults(self) -> list[DamagedError]:
+        """What is damaged, another run's, or gone although the run has come past it; a file once, results.json first.
+        A finished run may have given up all of its checkpoints."""
+        found: dict[Path, DamagedError] = {}
+        for check in (self._check_results, self.check_owner, self._check_losses, self._read_curve, self._check_last):
+            try:
+                check()
+            except DamagedError as error:
+                found.setdefault(error.path, error)
+        return list(found.values())
+
+    def check(self) -> None:
+        """Raises the first of the `faults`."""
+        for fault in self.faults():
+            raise fault
+
+    def _check_results(self) -> None:
+        if "training" not in self.results and self.finished:
+            path = self.path / "results.json"
+            raise DamagedError(path, "says nothing of the training" if path.exists() else "is gone")
+
+    def check_owner(self) -> None:
+        """Raises DamagedError where status.json or config.json can't be read, or is not of the run that results.json
+        is of."""
+        results, status = self.results, self._read_status()
+        own = results.get("identity", {}).get("settings")
+        finished = status["state"] == "finished"
+        if finished or (self.path / "config.json").exists():
+            config = self.config
+            if finished:
+                self.settings  # noqa: B018
+            if own not in (None, settings_hash(config)):
+                raise DamagedError(self.path / "config.json", "is another run's")
+        if status.get("run", results.get("config_hash")) != results.get("config_hash"):
+            raise DamagedError(self.path / "status.json", "is another run's")
+
+    def _check_losses(self) -> None:
+        results = self.results
+        self.windows_of([row for part in (results, *results.get("others", {}).values()) for row in part["rows"]])
+
+    def _read_curve(self) -> None:
+        self.curve  # noqa: B018
+
+    def _check_last(self) -> None:
+        from model.training.checkpoint import checkpoint_path, checkpoint_step, newest
+
+        results, last = self.results, newest(self.checkpoints)
+        if not (self.finished and "training" in results and any(self.checkpoints.glob("*.ckpt"))):
+            return
+        steps = results["training"]["steps"]
+        if last is None or checkpoint_step(last) != steps:
+            path = checkpoint_path(self.checkpoints, steps)
+            raise DamagedError(path, "is damaged" if path.exists() else "is gone")
+
+    def begin(self, settings: Settings) -> str:
+        """Makes sure that what the folder holds is of the run of these settings, whose hash it gives. With `force` that
+        is thrown away; else what is damaged is set aside, so that it is made again. Raises ValueError where the folder
+        holds another run, of a name that was given twice."""
         if settings.force:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-            for name in ("status.json", "results.json", "losses.npz", "curve.csv"):
-                (self.path / name).unlink(missing_ok=True)
+            for name in ("checkpoints", "status.json", "results.json", "losses.npz", "curve.csv"):
+                remove(self.path / name)
         own = identity(plain(settings))
+        if self.trained:
+            self._refuse_another(own)
+        self._mend()
         if not self.trained:
             for other, changed in self._others(own, settings):
                 print(f"{other.name} has the same settings and {changed}: this is another run, {self.name}")
-        elif changed := _differing(self.results.get("identity", {}), own):
-            raise ValueError(
-                f"{self.path} is a run with {changed}: choose another run_id, or train it anew by force=true"
-            )
         self.update(identity=own, config_hash=digest(own))
+        return digest(own)
+
+    def _refuse_another(self, own: Mapping[str, str]) -> None:
+        """Raises ValueError where the newest checkpoint is not of the run of this identity, or, where that doesn't say
+        whose it is, results.json. Beside a checkpoint of the run the results of another are set aside."""
+        from model.training.checkpoint import newest, run_of
+
+        results = self.path / "results.json"
+        remedy = "choose another run_id, or train it anew by force=true"
+        changed = ""
+        with suppress(DamagedError):
+            changed = _differing(self.results.get("identity", {}), own)
+        whose = run_of(last) if (last := newest(self.checkpoints)) else None
+        if whose is None and changed:
+            raise ValueError(f"{self.path} is a run with {changed}: {remedy}")
+        if whose not in (None, digest(own)):
+            raise ValueError(f"{self.path} is a run with {changed or 'checkpoints of another'}: {remedy}")
+        if changed:
+            self._set_aside([DamagedError(results, "is another run's")])
+
+    def _mend(self) -> None:
+        if faults := self.faults():
+            self._set_aside(faults)
+
+    def _set_aside(self, faults: Sequence[DamagedError]) -> None:
+        """Renames what is damaged, and forgets what hangs on it: losses without their rows, rows without their losses,
+        the training without its curve, that the run is finished."""
+        if rank():
+            return
+        from model.training.checkpoint import digest_path
+
+        finished, names = self.finished, {fault.path.name for fault in faults}
+        for fault in faults:
+            if fault.path.parent == self.checkpoints:
+                remove(digest_path(fault.path))
+            if there := fault.path.exists():
+                set_aside(fault.path)
+            aside = "; it stands aside as *.damaged, and" if there else ":"
+            warnings.warn(f"{fault.path} {fault.reason}{aside} it is made anew", stacklevel=4)
+        if "results.json" in names:
+            if (self.path / "losses.npz").exists():
+                set_aside(self.path / "losses.npz")
+        elif "losses.npz" in names:
+            results = self.results
+            others = {key: _without_figures(part) for key, part in results.get("others", {}).items()}
+            self.update(**{**_without_figures(results), "others": others})
+        if "curve.csv" in names:
+            results = self.results
+            results.pop("training", None)
+            write_json(self.path / "results.json", results)
+        if finished:
+            (self.path / "status.json").unlink(missing_ok=True)
 
     def _others(self, own: Mapping[str, str], settings: Settings) -> Iterator[tuple[RunFolder, str]]:
         """The runs beside this one that have its settings, and in what they differ all the same."""
         for path in sorted(self.path.parent.glob(f"{settings.encoding['name']}-s{settings.seed}-*/results.json")):
             found = {}
             with suppress(ValueError):  # a damaged one speaks for itself
-                found = read_json(path).get("identity", {})
+                found = RunFolder(path.parent).results.get("identity", {})
             if path.parent != self.path and found.get("settings") == own["settings"]:
                 yield RunFolder(path.parent), _differing(found, own)
 
@@ -202,19 +343,21 @@ class RunFolder:
         if shown == key:
             return
         others = dict(results.get("others", {}))
-        if results["rows"] or results.get("probes"):
+        if any(results.get(name) for name in PER_EVALUATION):
             others[shown] = {name: results[name] for name in PER_EVALUATION if name in results}
-        part = {"rows": [], "probes": {}, "probe_settings": {}} | others.pop(key, {})
+        part = {"rows": [], "probes": {}, "probe_settings": {}, "tasks": []} | others.pop(key, {})
         self.update(**part, others=others, evaluation=key)
 
     def set_status(self, state: str, **more: Any) -> None:
         assert state in STATES
-        write_json(self.path / "status.json", {"state": state, "time": datetime.now(UTC).isoformat(), **more})
+        now = {"state": state, "time": datetime.now(UTC).isoformat()}
+        with suppress(DamagedError):
+            now |= {"run": whose} if (whose := self.results.get("config_hash")) else {}
+        write_json(self.path / "status.json", {**now, **more})
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Holds the folder for one process at a time (of a run on several devices, the first one); others wait. Damaged
-        results are set aside, so that they are made again."""
+        """Holds the folder for one process at a time (of a run on several devices, the first one); others wait."""
         if rank():
             yield
             return
@@ -236,24 +379,29 @@ class RunFolder:
         try:
             for partial in self.path.glob(f".*{PARTIAL}"):  # of a process that was killed while it wrote
                 partial.unlink(missing_ok=True)
-            self._set_damaged_aside()
             yield
         finally:
             lock.release()
 
-    def _set_damaged_aside(self) -> None:
-        """Renames results.json and losses.npz, which belong together, where one of them can't be read."""
-        pair = [self.path / "results.json", self.path / "losses.npz"]
+    def note_failure(self, config: Mapping[str, Any], error: str, trace: str) -> RunFolder:
+        """Records that a run of this config failed before it could be `recording`, and where: here, unless another
+        process is at work here or another run lies here, else in a folder beside this one."""
+        own = settings_hash(config)
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
-            if pair[0].exists():
-                read_json(pair[0])
-            self.losses  # noqa: B018
-        except ValueError as error:
-            for path in pair:
-                if path.exists():
-                    os.replace(path, path.with_name(path.name + ".damaged"))
-            (self.path / "status.json").unlink(missing_ok=True)
-            warnings.warn(f"{error}; it stands aside as *.damaged, and the run is scored again", stacklevel=3)
+            with FileLock(self.path / ".lock", timeout=0):
+                if not self.trained:
+                    write_json(self.path / "config.json", config)
+                if settings_hash(self.config) == own:
+                    self.set_status("failed", error=error, traceback=trace)
+                    return self
+        except (Timeout, DamagedError):
+            pass  # it is not known to be of this run
+        beside = RunFolder(f"{self.path}-{own[:6]}")
+        beside.path.mkdir(exist_ok=True)
+        write_json(beside.path / "config.json", config)
+        beside.set_status("failed", error=error, traceback=trace)
+        return beside
 
     @contextmanager
     def recording(self, settings: Settings, scored: str) -> Iterator[None]:
@@ -269,22 +417,29 @@ class RunFolder:
             self._set_interrupted(stop)
             raise
         except BaseException as error:
-            self.set_status("failed", error=f"{error}" or type(error).__name__, traceback=traceback.format_exc())
+            from model.training.language_model import DivergedError
+
+            diverged = {"diverged": True} if isinstance(error, DivergedError) else {}
+            said = f"{error}" or type(error).__name__
+            self._end("failed", error=said, traceback=traceback.format_exc(), **diverged)
             raise
 
     def _set_interrupted(self, stop: SystemExit) -> None:
-        self.set_status("interrupted", error=str(stop))
+        self._end("interrupted", error=str(stop))
+
+    def _end(self, state: str, **more: Any) -> None:
+        """`set_status` while an error is under way, which is what is said even where it can't be recorded."""
+        try:
+            self.set_status(state, **more)
+        except OSError as error:
+            warnings.warn(f"{error}; so the state {state} is not recorded", stacklevel=3)
 
     @property
     def results(self) -> dict[str, Any]:
-        """results.json, or a fresh one with no rows. Raises ValueError for a damaged file or another schema."""
+        """results.json, or a fresh one with no rows. Raises DamagedError where it is not whole, or not as this program
+        writes it."""
         path = self.path / "results.json"
-        if not path.exists():
-            return {"schema": SCHEMA, "rows": []}
-        results = read_json(path)
-        if results.get("schema") != SCHEMA:
-            raise ValueError(f"{path} has schema {results.get('schema')}, this program reads {SCHEMA}: score it again")
-        return results
+        return read_as(Results, path) if path.exists() else {"schema": SCHEMA, "rows": []}
 
     def shown_as(self, key: str | None) -> dict[str, Any]:
         """results.json as it is where the run shows the evaluation of this key; as it is where it has none such."""
@@ -297,9 +452,13 @@ class RunFolder:
         write_json(self.path / "results.json", {**self.results, **fields})
 
     def describe(self, facts: Mapping[str, Any], curve: list[dict[str, float]]) -> None:
-        """Keeps what is known of a run once it is trained: fields of results.json, and the training curve."""
-        write_table(self.path / "curve.csv", curve)
-        self.update(**facts)
+        """Keeps what is known of a run once it is trained: fields of results.json, and the training curve. What was
+        measured of other weights, before they were lost and the run was trained again, is dropped."""
+        content, old = as_csv(curve), self.results
+        write_atomic(self.path / "curve.csv", content)
+        if old.get("weights_hash") not in (None, facts["weights_hash"]):
+            facts = {**facts, "rows": [], "others": {}, "tasks": [], "probes": {}, "probe_settings": {}}
+        self.update(**{**facts, "curve_hash": hashlib.sha256(content).hexdigest()})
 
     def add(self, found: Measured) -> None:
         """Adds what was measured, in the place of what was measured there before. The losses are written first."""
@@ -321,14 +480,19 @@ class RunFolder:
     @property
     def losses(self) -> dict[str, np.ndarray]:
         """Arrays by `row_key` (float32, nats) and by `row_key` + "/windows" (W, 5): start, stop, targets scored,
-        document and block of the statistics. Nothing is unpickled. Raises ValueError for a damaged file."""
+        document and block of the statistics. Nothing is unpickled. Raises DamagedError for a damaged file."""
         path = self.path / "losses.npz"
         if not path.exists():
             return {}
         try:
             return read_arrays(path)
-        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, NotImplementedError) as error:
-            raise ValueError(f"{path} is damaged ({error}): run the command again that wrote it") from None
+        except UNREADABLE as error:
+            raise DamagedError(path, f"is damaged ({error})") from None
+
+
+def _without_figures(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation holds beside the rows whose figures follow from losses."""
+    return {**part, "rows": [row for row in part["rows"] if row["status"] != "ok"]}
 
 
 def placed_here(settings: Settings, path: Path) -> Settings:

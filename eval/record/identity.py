@@ -24,16 +24,21 @@ NOT_TRAINING = (*NOT_IDENTITY, "eval")  # how a model is scored is no part of ho
 def identity(config: Mapping[str, Any]) -> dict[str, str]:
     """What the numbers of a training depend on, a SHA-256 each (hexadecimal): of its plain settings, of the source of
     its encoding (and of its task), and of the local files that its data and its tokenizer are made of."""
-    settings = {key: value for key, value in config.items() if key not in NOT_TRAINING}
-    if settings.get("tuning"):  # chooses the learning rate
-        settings["training"] = {key: value for key, value in settings["training"].items() if key != "lr"}
     data = config["data"]
     task = [f"data.sources.{data['source']}"] if "examples" in data else []
     return {
-        "settings": digest(settings),
+        "settings": settings_hash(config),
         "source": source_hash(config["encoding"], *task),
         "files": input_hash(data, config["tokenizer"]),
     }
+
+
+def settings_hash(config: Mapping[str, Any]) -> str:
+    """Of the plain settings that a training depends on, as SHA-256, hexadecimal."""
+    settings = {key: value for key, value in config.items() if key not in NOT_TRAINING}
+    if settings.get("tuning"):  # chooses the learning rate
+        settings["training"] = {key: value for key, value in settings["training"].items() if key != "lr"}
+    return digest(settings)
 
 
 def digest(values: Mapping[str, Any]) -> str:

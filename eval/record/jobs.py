@@ -10,6 +10,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,11 +22,13 @@ from model.signals import listen
 
 FAILED, SWEEP_FAILED = 1, 3
 DIED = "TRAINSHORT_DIED"  # in the environment: how the process ended that had the job; all that is left is to say so
+LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
 
 
-def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
-    """Runs a job on its settings. In a multirun a failure is recorded and the other jobs go on."""
+def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> bool:
+    """Runs a job on its settings, and says whether it came to its end. In a multirun a failure is recorded and the
+    other jobs go on."""
 
     def checked_job():
         settings = composed_as(Settings, cfg)
@@ -35,6 +38,7 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> None:
 
     if error := attempt(checked_job, cfg, "run_id"):
         _record(cfg, error)
+    return error is None
 
 
 def attempt(job: Callable[[], None], cfg: DictConfig, name: str) -> Exception | None:
@@ -113,17 +117,22 @@ def one_sentence(error: BaseException) -> str:
 
 def _record(cfg: DictConfig, error: Exception) -> None:
     """Notes a failure that came before the run's own folder could, so that the sweep's report knows of it. The settings
-    may be what was wrong, so they are written as they came, but not over those of a run that has trained."""
-    from eval.record.files import write_json
+    may be what was wrong, so they are written as they came."""
     from eval.record.folder import RunFolder
 
     try:
         check_names(cfg.run_id, cfg.sweep)
         folder = RunFolder.of(cfg)
         if folder.status["state"] != "failed":
-            folder.path.mkdir(parents=True, exist_ok=True)
-            if not folder.trained:
-                write_json(folder.path / "config.json", OmegaConf.to_container(cfg, resolve=True))
-            folder.set_status("failed", error=one_sentence(error), traceback="".join(traceback.format_exception(error)))
+            trace = "".join(traceback.format_exception(error))
+            noted = folder.note_failure(OmegaConf.to_container(cfg, resolve=True), one_sentence(error), trace)
+            if noted is not folder:
+                add_job(noted.path)
     except MISTAKES as second:
         print(f"{cfg.run_id}: its failure could not be recorded: {second}", file=sys.stderr)
+
+
+def add_job(path: Path) -> None:
+    """Adds the folder of one more job to the list of the last command that began a sweep there."""
+    with open(max(path.parent.glob(LISTS)), "a", encoding="utf-8") as file:
+        file.write(f"{path.name}\n")

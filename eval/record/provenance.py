@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -34,9 +35,18 @@ def describe_run(settings: Settings, data: WindowDataModule, module: LanguageMod
         "commit": commit(),
         "machine": machine(module.device),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "weights_hash": weights_hash(module.transformer),
         "parameters": module.transformer.count_parameters(),
         "training": {**meter.summary(), "precision": choose_precision(settings.trainer)},
     }
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 of all that a module's state holds, hexadecimal."""
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        found.update(name.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def commit() -> str | None:

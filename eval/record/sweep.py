@@ -23,10 +23,9 @@ from omegaconf import OmegaConf
 from conf.mistakes import naming_settings
 from conf.schema import check_names
 from eval.record.identity import NOT_IDENTITY, digest
-from eval.record.jobs import give_up
+from eval.record.jobs import LISTS, give_up
 
 AGENT = "WANDB_SWEEP_ID"  # in the environment: what an agent of a W&B sweep tells the runs that it starts
-LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
 
 
 class SweepCallback(Callback):
@@ -135,7 +134,7 @@ def count_jobs(config) -> int | None:
 
 def started(path: Path) -> list[str]:
     """The run ids of the jobs in a command's list, each once, in order."""
-    return list(dict.fromkeys(path.read_text(encoding="utf-8").split()))
+    return list(dict.fromkeys(path.read_text(encoding="utf-8").splitlines()))
 
 
 def last_started(folder: Path) -> list[str]:

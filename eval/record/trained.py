@@ -14,7 +14,7 @@ from data.module import TaskDataModule, TextDataModule, build_data
 from data.tokenizer import TextTokenizer
 from eval.record.folder import RunFolder
 from model.build import build_transformer
-from model.training.checkpoint import checkpoint_step, load_weights, newest
+from model.training.checkpoint import checkpoint_step, checkpoints, load_weights, newest, run_of
 from model.transformer import Transformer
 
 
@@ -70,6 +70,21 @@ def check_files(folder: RunFolder) -> None:
     )
 
 
+def last_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    """The transformer's weights at the end of its training. Raises ValueError, with the remedy, where they are not
+    there, or are another run's."""
+    settings, results = folder.settings, folder.results
+    folder.check_owner()
+    if not is_trained(folder, settings):
+        gone = "has no checkpoint" if not checkpoints(folder.checkpoints) else "has not been trained to its end"
+        forced = ", with force=true where it says that it is finished already" if gone == "has no checkpoint" else ""
+        raise ValueError(f"{folder.path} {gone}: give the run's own command again{forced}")
+    path = newest(folder.checkpoints)
+    if run_of(path) not in (None, results.get("config_hash")):
+        raise ValueError(f"{path} is another run's: train {folder.path} anew, by its own command with force=true")
+    return load_weights(path)
+
+
 def load(run: Path | str, **elsewhere: Any) -> Trained:
     """The model of a finished run's folder. elsewhere: settings of where it reads from, such as cache_dir.
 
@@ -77,13 +92,12 @@ def load(run: Path | str, **elsewhere: Any) -> Trained:
     """
     folder = RunFolder(run)
     settings = replace(folder.settings, **elsewhere)
-    if not is_trained(folder, settings):
-        raise ValueError(f"{folder.path} has not been trained to its end: finish the run first, by its own command")
+    weights = last_weights(folder)
     check_files(folder)
     data = build_data(settings)
     for key in ("corpus_hash", "tokenizer_hash"):
         if folder.results.get(key) != getattr(data, key):
             raise ValueError(f"{folder.path} was trained on other data than data={data.name} is now ({key})")
     model = build_transformer(settings, data.vocab_size, data.separators)
-    model.load_state_dict(load_weights(newest(folder.checkpoints)))
+    model.load_state_dict(weights)
     return Trained(folder, settings, data, model.eval())

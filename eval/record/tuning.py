@@ -15,7 +15,7 @@ from conf.schema import LoggerSettings, Settings
 from conf.typed import plain
 from eval.record.folder import RunFolder
 from eval.record.identity import run_id
-from model.training.language_model import LossNotFiniteError
+from model.training.language_model import DivergedError
 
 
 def tuned(settings: Settings, train: Callable[[Settings], None]) -> Settings:
@@ -59,7 +59,7 @@ def _trial(settings: Settings, rate: float, train: Callable[[Settings], None]) -
     trial = replace(trial, run_id=run_id(plain(trial)))
     try:
         train(trial)
-    except LossNotFiniteError as error:
+    except DivergedError as error:
         print(f"{trial.run_id}: {error}")
         return None
     return RunFolder.of(trial).results["training"]["val_loss"]

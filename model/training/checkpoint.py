@@ -1,4 +1,5 @@
-"""Checkpoints: written atomically, checked when read, the two newest kept, plain tensors only (weights_only)."""
+"""Checkpoints: written atomically and of finite numbers alone, checked when read, the two newest kept, plain tensors
+only (weights_only). Beside each stands its digest, and the hash of the run that it is of."""
 
 from __future__ import annotations
 
@@ -6,16 +7,21 @@ import hashlib
 import os
 import pickle
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from model.signals import Interrupted, asked, listen
+from model.training.language_model import DivergedError
 
 SCHEMA = 1
+RUN = "trainshort_run"  # in a checkpoint: the hash of the run that it is of
 KEEP = 2
 SIGNAL_STEPS = 10  # several processes ask one another for signals every so many steps: asking makes them wait
 
@@ -35,11 +41,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            _write_flushed(digest_path(path), digest(partial))
+            run = checkpoint.get(RUN, "")
+            _write_flushed(digest_path(path), f"{digest(partial, run)} {run}")
             os.replace(partial, path)
             _flush_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # on a disk that takes no change, this one neither
+                partial.unlink(missing_ok=True)
             raise OSError(
                 f"{path} could not be written ({error}): make room or give rights there; the checkpoint before it is "
                 "whole, and the same command goes on from it"
@@ -77,18 +85,26 @@ def read(path: Path) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no checkpoint of this program, or damaged ({reason}): train again") from None
+        raise ValueError(
+            f"{path} is no checkpoint of this program, or damaged ({reason}): train the run anew by force=true"
+        ) from None
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+def digest(path: Path, run: str = "") -> str:
+    """SHA-256 of a file's bytes, followed by the hash of a run; hexadecimal."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256")
+    found.update(run.encode())
+    return found.hexdigest()
 
 
 def digest_path(path: Path) -> Path:
-    """Where a checkpoint's digest stands."""
+    """Where a checkpoint's digest stands, and after it the run's hash."""
     return path.with_suffix(".sha256")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:09d}.ckpt"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -99,11 +115,24 @@ def checkpoints(folder: Path) -> list[Path]:
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None. A damaged one is passed over with a warning, for the one before it."""
     for path in checkpoints(folder):
-        sidecar = digest_path(path)
-        if sidecar.exists() and sidecar.read_text(encoding="utf-8") == digest(path):
+        if is_whole(path):
             return path
         warnings.warn(f"checkpoint {path} is damaged: it is passed over for the one before", stacklevel=2)
     return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint, and what stands beside it, are as they were written."""
+    sidecar = digest_path(path)
+    if not (path.is_file() and sidecar.is_file()):
+        return False
+    written, *run = sidecar.read_text(encoding="utf-8", errors="replace").split() or [""]
+    return written == digest(path, *run[:1])
+
+
+def run_of(path: Path) -> str | None:
+    """The hash of the run that a whole checkpoint is of; None where it doesn't say."""
+    return next(iter(digest_path(path).read_text(encoding="utf-8").split()[1:]), None)
 
 
 def checkpoint_step(path: Path) -> int:
@@ -124,16 +153,16 @@ def check_schema(content: dict, path: Path | str = "the checkpoint") -> None:
     if (found := content.get("trainshort_schema")) != SCHEMA:
         raise ValueError(
             f"{path} is a checkpoint of version {found}, this program reads version {SCHEMA}: "
-            "train again, or use the program that wrote it"
+            "train the run anew, by its own command with force=true, or use the program that wrote it"
         )
 
 
 class Checkpoint(L.Callback):
     """Saves every `every` steps, at the end, and when a signal asks to stop. A step that is validated is saved after
-    its validation, so that a run that goes on has its figures too."""
+    its validation, so that a run that goes on has its figures too. run: the hash of the run."""
 
-    def __init__(self, folder: Path, every: int):
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path, every: int, run: str):
+        self.folder, self.every, self.run = folder, every, run
         self.saved_step = -1
 
     def on_train_start(self, trainer, module):
@@ -143,6 +172,7 @@ class Checkpoint(L.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
         validated = trainer.fit_loop.epoch_loop.batch_progress.total.ready % trainer.val_check_batch == 0
+        validated |= trainer.should_stop  # the last step
         if not (trainer.fit_loop._should_accumulate() or validated):
             self._save_where_due(trainer, module)
 
@@ -166,8 +196,9 @@ class Checkpoint(L.Callback):
 
     def _save(self, trainer, module):
         module.check_finite()
+        self._check_state(trainer, module)
         self.saved_step = trainer.global_step
-        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:09d}.ckpt")
+        trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
         if trainer.is_global_zero:
             for path in checkpoints(self.folder)[KEEP:]:
                 path.unlink(missing_ok=True)
@@ -175,8 +206,27 @@ class Checkpoint(L.Callback):
             for path in {*self.folder.glob("*.sha256"), *self.folder.glob("*.partial")} - whole:
                 path.unlink(missing_ok=True)  # of checkpoints that are gone, and of a process killed while it wrote
 
+    def _check_state(self, trainer, module):
+        """Raises DivergedError where the weights or the optimizer's state are not finite, on all devices or none."""
+        held = [*module.parameters(), *(value for each in trainer.optimizers for value in _state(each))]
+        local = [value.to_local() if isinstance(value, DTensor) else value for value in held]
+        finite = torch.stack([value.detach().isfinite().all().to(module.device) for value in local]).all()
+        if not module.all_gather(finite).all():
+            before = next(map(checkpoint_step, checkpoints(self.folder)), None)
+            raise DivergedError(
+                f"the weights or the optimizer's state are not finite after step {trainer.global_step}, so they are "
+                f"not saved ({f'the checkpoint of step {before}' if before else 'no checkpoint'} stands before them): "
+                f"{module.advice}"
+            )
+
     def on_save_checkpoint(self, trainer, module, checkpoint):
         checkpoint["trainshort_schema"] = SCHEMA
+        checkpoint[RUN] = self.run
 
     def on_load_checkpoint(self, trainer, module, checkpoint):
         check_schema(checkpoint)
+
+
+def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What an optimizer keeps of each parameter."""
+    return [value for kept in optimizer.state.values() for value in kept.values() if isinstance(value, Tensor)]

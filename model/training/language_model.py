@@ -28,8 +28,8 @@ def learning_rate(training: TrainingSettings, step: int, steps: int) -> float:
     return training.min_lr + (1 - training.min_lr) * decayed
 
 
-class LossNotFiniteError(ValueError):
-    """Training met a loss that is NaN or infinite."""
+class DivergedError(ValueError):
+    """Training met a loss, or came to weights, that are NaN or infinite."""
 
 
 class LanguageModel(L.LightningModule):
@@ -82,18 +82,23 @@ class LanguageModel(L.LightningModule):
         self.log("val/loss", (total / tokens).float(), rank_zero_only=True)
 
     def check_finite(self) -> None:
-        """Raises LossNotFiniteError, naming the step. Looks at the device, so call it now and then, not every step."""
+        """Raises DivergedError, naming the step. Looks at the device, so call it now and then, not every step."""
         step = int(self.all_gather(self.first_bad_step).max())
         if step < 0:
             return
         encoding = type(self.transformer.encoding).__name__
         advice = (
-            f"lower training.lr={self.settings.lr}, or lengthen training.warmup={self.settings.warmup}"
+            self.advice
             if step
             else f"no update was made yet, so the encoding {encoding}, or the model around it, gives scores that are "
             "not finite at its initial weights; change its settings or its formula (no learning rate mends that)"
         )
-        raise LossNotFiniteError(f"the loss was not finite at step {step}: {advice}")  # on all devices, or none
+        raise DivergedError(f"the loss was not finite at step {step}: {advice}")  # on all devices, or none
+
+    @property
+    def advice(self) -> str:
+        """What to do where training breaks off."""
+        return f"lower training.lr={self.settings.lr}, or lengthen training.warmup={self.settings.warmup}"
 
     def on_before_optimizer_step(self, optimizer) -> None:
         """Clips here, and not through the trainer, which can't clip under mixed precision with a fused optimizer."""

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from conf.schema import Settings, TrainerSettings
 from model.build import build_transformer
-from model.devices import out_of_memory, rank, uses_gpu
+from model.devices import rank, uses_gpu, within_memory
 from model.signals import deferred
 from model.training.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
 from model.training.meter import Meter
@@ -24,24 +24,22 @@ from model.training.meter import Meter
 SHORT = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}  # what Lightning takes them for
 
 
-def fit(settings: Settings, module: L.LightningModule, data: L.LightningDataModule, folder: Path, meter: Meter):
+def fit(
+    settings: Settings, module: L.LightningModule, data: L.LightningDataModule, folder: Path, meter: Meter, run: str
+) -> None:
     """Trains the module, from the newest checkpoint of folder/checkpoints where there is one; leaves it on its device.
+    run: the hash of the run, which its checkpoints carry.
 
     Raises MemoryError, with the remedy, where memory runs out.
     """
-    trainer = build_trainer(settings, folder, meter)
-    try:
-        with deferred():
-            trainer.fit(module, datamodule=data, ckpt_path=newest(folder / "checkpoints"), weights_only=True)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        training = settings.training
-        raise MemoryError(
-            f"out of memory with training.batch_size={training.batch_size} (training.accumulate={training.accumulate}) "
-            f"and context={settings.context}: raise training.accumulate, which keeps the batch, or shorten the "
-            "context, or choose a smaller model"
-        ) from error
+    trainer, training = build_trainer(settings, folder, meter, run), settings.training
+    remedy = (
+        f"with training.batch_size={training.batch_size} (training.accumulate={training.accumulate}) and context="
+        f"{settings.context}: raise training.accumulate, which keeps the batch, or shorten the context, or choose a "
+        "smaller model"
+    )
+    with within_memory(remedy), deferred():
+        trainer.fit(module, datamodule=data, ckpt_path=newest(folder / "checkpoints"), weights_only=True)
     restore(settings, module, data, folder)
 
 
@@ -53,8 +51,8 @@ def restore(settings: Settings, module: L.LightningModule, data: L.LightningData
     module.to("cuda" if uses_gpu(settings.trainer.accelerator) else "cpu", torch.float32)
 
 
-def build_trainer(settings: Settings, folder: Path, meter: Meter) -> L.Trainer:
-    """The trainer of a run; checkpoints go to folder/checkpoints."""
+def build_trainer(settings: Settings, folder: Path, meter: Meter, run: str = "") -> L.Trainer:
+    """The trainer of a run; checkpoints, which say its hash, go to folder/checkpoints."""
     training, machine = settings.training, settings.trainer
     strategy = machine.strategy
     if strategy == "fsdp":
@@ -73,8 +71,9 @@ def build_trainer(settings: Settings, folder: Path, meter: Meter) -> L.Trainer:
         num_sanity_val_steps=0,
         callbacks=[
             RandomNumbers(settings.seed),
+            LastValidation(),
             meter,
-            Checkpoint(folder / "checkpoints", _steps_of(training.checkpoint_every, settings.steps)),
+            Checkpoint(folder / "checkpoints", _steps_of(training.checkpoint_every, settings.steps), run),
         ],
         plugins=[AtomicCheckpointIO()],
         logger=False,
@@ -98,6 +97,13 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     def __init__(self, devices: int):
         super().__init__(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+
+class LastValidation(L.Callback):
+    """The last step is validated, too, whatever the steps between validations: what a run is chosen by is its end."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
+        trainer.should_stop = trainer.global_step == trainer.max_steps  # Lightning validates before it stops
 
 
 class RandomNumbers(L.Callback):
