@@ -52,10 +52,14 @@ def _of_key(error: OmegaConfBaseException, key: str) -> str:
             return f"{key}: there is no such setting; {_meant(error, key)}"
         case ConfigTypeError():  # of ~key
             return f"{key}: can't be left out; give it another value"
+        case ValidationError() if found := re.search(r"Value '(.*)' of type .* converted to (Integer|Float)", problem):
+            return f"{key}={found[1]}: must be a {'whole ' * (found[2] == 'Integer')}number"
+        case ValidationError() if found := re.search(r"Value '(.*)' is not a valid bool", problem):
+            return f"{key}={found[1]}: must be true or false"
+        case ValidationError() if found := re.search(r"Cannot convert '.*' to string: '(.*)'", problem):
+            return f"{key}={found[1]}: must be a word; write one that looks like another value in quotes within quotes"
         case InterpolationResolutionError() if type(reason := _first(error)) is ValueError:  # of a resolver of ours
             return str(reason)
-        case ValidationError() if found := re.match(r"Value '(.*)' of type .* converted to (Integer|Float)", problem):
-            return f"{key}={found[1]}: must be a {'whole ' * (found[2] == 'Integer')}number"
         case ValidationError() if problem.startswith("Invalid type assigned"):
             return f"{key}: must be a group of settings"
     return f"{key}: {problem}"

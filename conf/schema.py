@@ -302,10 +302,10 @@ class Settings(Checked):
     """conf/train.yaml: the whole of a run. encoding, data and tokenizer have settings of their own, which the classes
     that they name hold against their signatures."""
 
-    encoding: Any
+    encoding: dict[str, Any]
     model: ModelSettings
-    data: Any
-    tokenizer: Any
+    data: dict[str, Any]
+    tokenizer: dict[str, Any]
     eval: EvaluationSettings
     compare: CompareSettings
     trainer: TrainerSettings

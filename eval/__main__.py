@@ -12,7 +12,7 @@ they are asked for again, and the run shows the new.
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def score(cfg: DictConfig) -> None:
         raise ValueError("which run? Give its folder, or that of a sweep: python -m eval run=DIR")
     path = Path(asked.run)
     folders = runs_of(path)
-    evaluations = [as_given(cfg, folder.settings.eval) for folder in folders]
+    given = HydraConfig.get().overrides.task
+    evaluations = [as_given(cfg, folder.settings.eval, given) for folder in folders]
 
     from eval.compare.comparison import read_comparison
     from eval.compare.report import print_comparison, write_files
@@ -97,9 +98,10 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
     print_results({**results, "rows": measurement.asked(results["rows"])}, context)
 
 
-def as_given(cfg: DictConfig, configured: EvaluationSettings) -> EvaluationSettings:
-    """The evaluation that a run was trained with, with what the command line sets in its place; lengths are added."""
-    keys = [override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task]
+def as_given(cfg: DictConfig, configured: EvaluationSettings, given: Iterable[str]) -> EvaluationSettings:
+    """The evaluation that a run was trained with, with what the command line sets in its place; lengths are added.
+    given: the command line's settings, key=value."""
+    keys = [override.lstrip("+").partition("=")[0] for override in given]
     evaluation = OmegaConf.create({"eval": plain(configured)})
     for key in keys:
         if key.partition(".")[0] == "eval":
