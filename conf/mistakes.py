@@ -1,11 +1,13 @@
 """What Hydra and OmegaConf find wrong with a setting, as one sentence that names it and what was meant."""
 
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
@@ -25,6 +27,20 @@ def naming_settings(group: str = "") -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_sentence(error, group)) from None
+    except ValueError as error:
+        if (override := _group_override(error)) is None:
+            raise
+        name = override.key_or_group
+        value = override.input_line.partition("=")[2]
+        raise ValueError(f"{name}={value}: must be the name of a file of conf/{name}") from None
+
+
+def _group_override(error: ValueError) -> Override | None:
+    """What Hydra read as the choice of a group, where it is no word; its sentence doesn't say of which."""
+    if not str(error).startswith("Config group override must be"):
+        return None
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_locals["override"]
 
 
 def _sentence(error: Exception, group: str) -> str:

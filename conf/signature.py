@@ -20,8 +20,7 @@ def check_types(cls: type, settings: Mapping[str, Any], group: str) -> None:
     """
     hints = typing.get_type_hints(cls.__init__)
     for key, value in settings.items():
-        if not _fits(value, hint := hints.get(key, Any)):
-            raise ValueError(f"{group}.{key}={value!r}: must be {_words(hint)}")
+        _check(f"{group}.{key}", value, hints.get(key, Any))
 
 
 def whole(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +44,16 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
+def _check(name: str, value: Any, hint: Any) -> None:
+    if _fits(value, hint):
+        return
+    for kind in _kinds(hint):
+        if isinstance(value, Mapping) and typing.get_origin(kind) is Mapping:
+            for key, each in value.items():
+                _check(f"{name}.{key}", each, typing.get_args(kind)[1])
+    raise ValueError(f"{name}={value!r}: must be {_words(hint)}")
+
+
 def _fits(value: Any, hint: Any) -> bool:
     return any(_is(value, typing.get_origin(kind) or kind, typing.get_args(kind)) for kind in _kinds(hint))
 
@@ -66,7 +75,7 @@ def _words(hint: Any) -> str:
     """What a hint asks for, as far as it is of KINDS."""
     shown = []
     for kind in _kinds(hint):
-        *_, within = typing.get_args(kind) or [Any]
-        each = f" (each {words})" if (words := _words(within)) else ""
+        *_, within = typing.get_args(kind) or [None]
+        each = f" (each {words})" if within and (words := _words(within)) else ""
         shown.append(KINDS.get(typing.get_origin(kind) or kind, "") + each)
     return " or ".join(filter(None, shown))

@@ -16,17 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.compose import composed
 from conf.mistakes import naming_settings
-from conf.schema import ScoringSettings, Settings, options
+from conf.schema import EvaluationSettings, ScoringSettings, Settings, options
 from conf.typed import composed_as, plain
 from data.module import data_module
 from eval.__main__ import as_given
-from eval.measure.extended import extension_configs
+from eval.measure.extended import check_extensions, extension_configs
 from eval.record.identity import register_names, settings_of
 from eval.record.jobs import check_devices, check_machine
 from model.build import build_transformer, check_model
 from model.encodings import Shape, build_encoding
 from model.catalogue import encoding_config
-from model.extensions import build_extension
 
 WORDS = {"yes": True, "no": False, "on": True, "off": False, "y": True, "n": False, "true": True, "false": False}
 VALUES = [
@@ -37,39 +36,38 @@ VALUES = [
     *("${oc.env:NOPE}", "${nope}", "${seed}", "${seed", "'${oc.env:HOME}'"),
 ]
 VALUES[VALUES.index("'a\\u0000b'")] = "'a\0b'"
+SHAPE = Shape(dim=32, num_heads=2, num_layers=2, context=32)
+ENCODINGS = [build_encoding(encoding_config(name), SHAPE) for name in ("rope", "alibi", "learned")]
 SMALL = ("model=nano", "context=32", "logger=none")
-CHOICES = {  # a group of train.yaml: what must be given with an option of it
+NEEDED = {  # what an option leaves to the command
     "data=text": ("data.path=texts",),
     "data=hub": ("data.path=owner/name",),
     "tokenizer=pretrained": ("tokenizer.path=tokenizer.json",),
     "trainer=gpu": ("trainer.accelerator=cpu",),
 }
-GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger", "experiment")
+GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger")
 
 
-@functools.cache
-def configs() -> dict[tuple[str, ...], list[str]]:
-    """Compositions, by the file and its overrides, and the settings that each of them has and none before it: their
-    full names."""
+def compositions() -> dict[tuple[str, ...], str]:
+    """Configs, by a file of conf and its overrides, and the group of settings to try in each; "": all."""
     register_names()
-    seen: set[str] = set()
-    found = {}
-    bases = [("train",), *(("train", *CHOICES.get(f"{g}={o}", ()), f"{g}={o}") for g in GROUPS for o in options(g))]
-    bases += [("train", f"+eval.extension_settings.{name}={{}}") for name in options("extension")]
-    bases += [("eval", "run=there"), *(("eval", "run=there", f"extension={name}") for name in options("extension"))]
-    for file, *overrides in bases:
-        small = SMALL if file == "train" and not any(each.startswith("experiment=") for each in overrides) else ()
-        base = (file, *small, *overrides)
-        own = {name: name for name in names(OmegaConf.to_container(base_config(base), resolve=False))}
-        group = overrides[-1].partition("=")[0].lstrip("+") if overrides else ""
-        if group.startswith("eval.extension_settings."):
-            of = {key for key in base_config(("eval", f"extension={group.rpartition('.')[2]}")).extension}
-            own = {f"+{group}.{key}": "" for key in of - {"name", "_target_"}}
-        new = {key for key in own if f"{file}:{key}" not in seen or key.partition(".")[0] == group != "eval"}
-        seen |= {f"{file}:{key}" for key in new}
-        if new:
-            found[base] = sorted(new)
+    found = {("train", *SMALL): "", ("train", "experiment=fair"): "tuning", ("eval", "run=there"): ""}
+    for group in GROUPS:
+        for choice in (f"{group}={option}" for option in options(group)):
+            found["train", *SMALL, *NEEDED.get(choice, ()), choice] = group
+    for name in options("extension"):
+        found["eval", "run=there", f"extension={name}"] = "extension"
+        found["train", *SMALL, f"+eval.extension_settings.{name}={{}}"] = f"eval.extension_settings.{name}"
     return found
+
+
+def settings(base: tuple[str, ...], group: str) -> list[str]:
+    """The full names of the settings in a group of a composition, as a command gives them, and of the group."""
+    if group.startswith("eval.extension_settings."):
+        keys = composed("eval", f"extension={group.rpartition('.')[2]}").extension.keys() - {"name", "_target_"}
+        return sorted(f"+{group}.{key}" for key in keys)
+    every = names(OmegaConf.to_container(composed(*base), resolve=False))
+    return sorted(name for name in every if f"{name}.".startswith(f"{group}." if group else ""))
 
 
 def names(values: Mapping[str, Any], within: str = "") -> Iterator[str]:
@@ -82,34 +80,28 @@ def names(values: Mapping[str, Any], within: str = "") -> Iterator[str]:
 
 
 @functools.cache
-def base_config(base: tuple[str, ...]) -> DictConfig:
-    return composed(*base)
-
-
-@functools.cache
 def parsed(text: str):
     with naming_settings():
-        return OverridesParser.create().parse_override(text)
+        return OverridesParser.create().parse_overrides([text])[0]
 
 
 def ask(base: tuple[str, ...], key: str, value: str) -> tuple[Any, Any]:
     """What was typed, and what the settings hold where the command would go on to read its text and to train."""
     override = parsed(f"{key}={value}")
-    config = copy.deepcopy(base_config(base))
+    config = copy.deepcopy(composed(*base))
     with naming_settings():
         ConfigLoaderImpl._apply_overrides_to_config([override], config)
     key = key.lstrip("+")
     if base[0] == "eval":
         asked = composed_as(ScoringSettings, config)
-        evaluation = as_given(config, default_settings().eval, (*base[1:], f"{key}={value}"))
+        evaluation = as_given(asked, default_settings().eval, (*base[1:], f"{key}={value}"))
         extensions = extension_configs(evaluation)
         values = plain(asked)
         if key.startswith("extension.") and asked.extension is not None:
             (values["extension"],) = extensions
         elif key.startswith("eval"):
-            values["eval"] = plain(evaluation)
-            for config in extensions:
-                extend(config)
+            values["eval"] = plain(evaluation) | {"lengths": asked.eval.lengths}  # which are added to the run's
+        check_extended(evaluation)
     else:
         settings = composed_as(Settings, config)
         check_devices(settings, multirun=False)
@@ -117,8 +109,7 @@ def ask(base: tuple[str, ...], key: str, value: str) -> tuple[Any, Any]:
         check_model(settings)
         task = data_module(settings).task
         values = plain(settings)
-        for each in extension_configs(settings.eval):
-            extend(each)
+        check_extended(settings.eval)
         if key.startswith(("encoding", "model")):
             forward(settings)
         if task is not None and key.startswith("data"):
@@ -140,16 +131,10 @@ def forward(settings: Settings) -> None:
     model(torch.arange(8)[None] % 7)
 
 
-def extend(config: Mapping[str, Any]) -> None:
-    """Applies an extension to the encodings that it fits."""
-    shape = Shape(dim=32, num_heads=2, num_layers=2, context=32)
-    for name in ("rope", "alibi", "learned"):
-        encoding = build_encoding(encoding_config(name), shape).eval()
-        extension = build_extension(config)
-        if extension.fits(encoding) is None and not extension.needs_tuning:
-            extended = extension.apply(encoding, 32, 64)
-            q = torch.zeros(1, 2, 64, 16)
-            extended.rotate(q, q, q, extended.positions(torch.zeros(1, 64, dtype=torch.long)), torch.zeros(1, 64, 32), 0)
+def check_extended(evaluation: EvaluationSettings) -> None:
+    """`check_extensions` of the encodings that they fit."""
+    for encoding in ENCODINGS:
+        check_extensions(evaluation, encoding, SHAPE.context)
 
 
 def select(values: Any, key: str) -> Any:
@@ -172,4 +157,6 @@ def same(typed: Any, held: Any) -> bool:
         return isinstance(held, Mapping) and all(k in held and same(v, held[k]) for k, v in typed.items())
     if isinstance(typed, list):
         return isinstance(held, list) and len(typed) == len(held) and all(map(same, typed, held))
+    if isinstance(typed, str) and isinstance(held, int | float):
+        return float(typed) == held
     return str(typed) == str(held)

@@ -52,7 +52,7 @@ WRONG = {
     "perhaps": ([1.5, "3", False], "a whole number or null"),
     "either": ([3, 0.5, []], "a word or true or false or null"),
     "layered": ([3, [True], "a"], "a list (each a finite number or null) or null"),
-    "named": ([3, [], {"a": 1}, {"a": None}], "a group of settings (each a word) or null"),
+    "named": ([3, [], "a"], "a group of settings (each a word) or null"),
 }
 
 
@@ -66,6 +66,13 @@ def test_a_value_of_another_kind_is_refused_by_its_name(key, value):
     with pytest.raises(ValueError) as error:
         check_types(Sample, {"anything": 1, key: value}, "sample")
     assert str(error.value) == f"sample.{key}={value!r}: must be {WRONG[key][1]}"
+
+
+def test_a_value_within_a_group_is_refused_by_its_full_name():
+    for value in (1, None, [], True):
+        with pytest.raises(ValueError) as error:
+            check_types(Sample, {"named": {"a": "b", "c": value}}, "sample")
+        assert str(error.value) == f"sample.named.c={value!r}: must be a word"
 
 
 def test_a_whole_number_may_be_written_as_a_float():
