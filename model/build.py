@@ -65,7 +65,7 @@ def _within_memory(settings: Settings) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not (out_of_memory(error) or "overflow" in str(error)):
             raise
-        given = ", ".join(f"encoding.{key}={value}" for key, value in settings.encoding.items())
+        given = ", ".join(f"encoding.{key}={value}" for key, value in settings.encoding.items() if key[0] != "_")
         raise ValueError(
             f"context={settings.context}, {given}: an encoding of this size doesn't fit into the memory that is free "
             "here; lower what sets its size"

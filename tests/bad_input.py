@@ -22,7 +22,7 @@ from data.module import data_module
 from eval.__main__ import as_given
 from eval.measure.extended import check_extensions, extension_configs
 from eval.record.identity import register_names, settings_of
-from eval.record.jobs import check_devices, check_machine
+from eval.record.jobs import check_devices, check_machine, check_place
 from model.build import build_transformer, check_model
 from model.encodings import Shape, build_encoding
 from model.catalogue import encoding_config
@@ -106,6 +106,7 @@ def ask(base: tuple[str, ...], key: str, value: str) -> tuple[Any, Any]:
         settings = composed_as(Settings, config)
         check_devices(settings, multirun=False)
         check_machine(settings.trainer)
+        check_place(settings)
         check_model(settings)
         task = data_module(settings).task
         values = plain(settings)
