@@ -344,7 +344,9 @@ class Settings(Checked):
             check_label(group, getattr(self, group).get("name"))
         check_paths(runs=self.runs, cache_dir=self.cache_dir)
         check_names(self.run_id, self.sweep)
-        problem = f"can't be shared by {self.shares} (training.accumulate x trainer.devices x trainer.num_nodes): choose a "
+        problem = (
+            f"can't be shared by {self.shares} (training.accumulate x trainer.devices x trainer.num_nodes): choose a "
+        )
         problem += "multiple of it"
         self.training.check("batch_size", self.training.batch_size % self.shares == 0, problem)
         alone = self.trainer.devices * self.trainer.num_nodes == 1  # others might begin with what the first throws away

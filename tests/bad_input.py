@@ -12,7 +12,7 @@ import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from conf.compose import composed
 from conf.mistakes import naming_settings
@@ -24,8 +24,8 @@ from eval.measure.extended import check_extensions, extension_configs
 from eval.record.identity import register_names, settings_of
 from eval.record.jobs import check_devices, check_machine, check_place
 from model.build import build_transformer, check_model
-from model.encodings import Shape, build_encoding
 from model.catalogue import encoding_config
+from model.encodings import Shape, build_encoding
 
 WORDS = {"yes": True, "no": False, "on": True, "off": False, "y": True, "n": False, "true": True, "false": False}
 VALUES = [

@@ -127,13 +127,30 @@ REFUSED = [  # the command, and what its refusal says
     *((f"sweep={value}", f"sweep='{value}': ") for value in ("../x", "/a", "a/../../b", "..")),
     ("encoding.name=../x", "encoding.name='../x': must be a word"),
     ("data.name=5", "data.name=5: must be a word"),
-    *((f"{key}={'x' * 300}", f"{key}={'x' * 32}...: too long") for key in ("runs", "sweep", "run_id", "cache_dir", "logger.dir")),
+    *(
+        (f"{key}={'x' * 300}", f"{key}={'x' * 32}...: too long")
+        for key in ("runs", "sweep", "run_id", "cache_dir", "logger.dir")
+    ),
     *((f"{key}='a\0b'", f"{key}='a\\x00b': must be the name of") for key in ("runs", "sweep", "run_id", "cache_dir")),
-    *((f"{key}={value}", f"{key}={value.title() if value == 'true' else float(value)}: must be a word") for key in ("sweep", "runs") for value in ("true", "1e3")),
-    *((f"{key}={value}", f"{key}={value}: must be true or false") for key in ("force", "trainer.compile") for value in (-1, 0, 1, 7)),
+    *(
+        (f"{key}={value}", f"{key}={value.title() if value == 'true' else float(value)}: must be a word")
+        for key in ("sweep", "runs")
+        for value in ("true", "1e3")
+    ),
+    *(
+        (f"{key}={value}", f"{key}={value}: must be true or false")
+        for key in ("force", "trainer.compile")
+        for value in (-1, 0, 1, 7)
+    ),
     ("trainer.strategy=ddp_spwan", "trainer.strategy='ddp_spwan': must be auto, ddp or fsdp"),
-    *((f"{group}=null", f"{group}=null: must be the name of a file of conf/{group}") for group in ("encoding", "model", "data", "tokenizer", "eval")),
-    *((f"{group}=3", f"{group}=3: must be the name of a file of conf/{group}") for group in ("encoding", "model", "data", "tokenizer")),
+    *(
+        (f"{group}=null", f"{group}=null: must be the name of a file of conf/{group}")
+        for group in ("encoding", "model", "data", "tokenizer", "eval")
+    ),
+    *(
+        (f"{group}=3", f"{group}=3: must be the name of a file of conf/{group}")
+        for group in ("encoding", "model", "data", "tokenizer")
+    ),
     ("training=5", "training: must be a group of settings"),
     ("training.tokens='${oc.env:HOME}'", f"training.tokens={os.environ['HOME']}: must be a whole number"),
 ]

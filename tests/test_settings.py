@@ -162,7 +162,11 @@ def test_the_settings_of_scoring_are_all_left_to_the_run():
         (CorpusSettings, {"source": "x", "validation_windows": 0}, "data.validation_windows=0: "),
         (CorpusSettings, {"source": "x", "max_tokens": 1}, "data.max_tokens=1: "),
         (CorpusSettings, {"source": "x", "max_documents": -1}, "data.max_documents=-1: "),
-        (CorpusSettings, {"source": "x", "cross_documents": "maybe"}, "data.cross_documents='maybe': must be true or false"),
+        (
+            CorpusSettings,
+            {"source": "x", "cross_documents": "maybe"},
+            "data.cross_documents='maybe': must be true or false",
+        ),
         (CorpusSettings, {"source": "x", "cross_documents": "no"}, "data.cross_documents='no': must be true or false"),
         (CorpusSettings, {"source": None}, "data.source=None: must be a word"),
         (CorpusSettings, {}, "data.source: needs a value"),

@@ -48,7 +48,9 @@ def chosen_extension(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     name = config.get("name")
     for key in ("name", "_target_"):
         if name not in extension_names() or config.get(key) != extension_config(name)[key]:
-            raise ValueError(f"extension.{key}={config.get(key)!r}: stands in its file; choose another by extension=NAME")
+            raise ValueError(
+                f"extension.{key}={config.get(key)!r}: stands in its file; choose another by extension=NAME"
+            )
     build_extension(config)
     return name, {key: value for key, value in config.items() if key not in ("name", "_target_")}
 
