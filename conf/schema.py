@@ -385,7 +385,7 @@ class ScoringSettings:
 
 
 def check_label(group: str, name: Any) -> None:
-    """Raises ValueError where a group's option has no name, or none that can stand in a folder's name and in a table."""
+    """Raises ValueError where a group's option has no name, or none that can stand in a folder's name."""
     if name is None:
         raise ValueError(f"{group}.name: needs a value, as in the files of conf/{group}")
     if not (isinstance(name, str) and re.fullmatch(r"[\w.+-]{1,100}", name)):

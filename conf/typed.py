@@ -74,7 +74,7 @@ def composed_as(cls: type, config: DictConfig) -> Any:
 def split(cls: type, values: Mapping[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
     """`typed` of those values that the class has, and the others. name: of the group that the values stand in.
 
-    The values are kept as they are by whoever asks, so that none may be of a kind that is only converted to the right one.
+    The plain values stay what names a run, so none may be of a kind that is only converted to the right one.
     """
     own = whole(cls, {key: value for key, value in values.items() if key in cls.__dataclass_fields__})
     check_types(cls, own, name)

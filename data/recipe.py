@@ -54,7 +54,8 @@ class Bpe(Recipe):
     def __post_init__(self):
         if not 257 <= self.vocab_size <= LARGEST:
             raise ValueError(
-                f"tokenizer.vocab_size={self.vocab_size}: must lie in 257 .. {LARGEST:,}: 256 bytes, the separator, and merges"
+                f"tokenizer.vocab_size={self.vocab_size}: must lie in 257 .. {LARGEST:,}: 256 bytes, the "
+                "separator, and merges"
             )
         if self.train_megabytes <= 0:
             raise ValueError(f"tokenizer.train_megabytes={self.train_megabytes}: must be positive")

@@ -34,12 +34,16 @@ def check_model(settings: Settings) -> None:
 
 def free_memory() -> int:
     """Bytes that this machine can still give a process."""
-    (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+    (line,) = (
+        line
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("MemAvailable:")
+    )
     return int(line.split()[1]) * 1024
 
 
 def _check_memory(settings: Settings) -> None:
-    """Raises ValueError where the blocks' weights, or what a micro-batch leaves in them, can't but exceed the memory."""
+    """Raises ValueError where the blocks' weights, or what a micro-batch leaves there, exceed the memory."""
     model, training, free = settings.model, settings.training, free_memory()
     weights = model.num_layers * model.dim**2 * (4 + 2 * model.mlp_ratio)
     kept = training.batch_size // settings.shares * settings.context * model.num_layers * model.dim
@@ -56,7 +60,7 @@ def _check_memory(settings: Settings) -> None:
 def _within_memory(settings: Settings) -> Iterator[None]:
     """Raises ValueError, naming the encoding's settings, where what is made of them takes more memory than is free:
     the system would end the process."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     old, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = [limit for limit in (used + free_memory(), old, hard) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_AS, (min(most), hard))

@@ -274,8 +274,8 @@ def _build_inner(value: Any, shape: Shape, group: str) -> Any:
 
 @contextmanager
 def named(group: str, slot: str) -> Iterator[None]:
-    """A class names its settings by its slot ("encoding.base"): in a ValueError they get the name of the group that they
-    really stand in ("encoding.inner.base")."""
+    """A class names its settings by its slot ("encoding.base"): in a ValueError they get the name of the group that
+    they really stand in ("encoding.inner.base")."""
     try:
         yield
     except ValueError as error:
