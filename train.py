@@ -56,6 +56,7 @@ def train(settings: Settings) -> None:
                     folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
                     measurement = Measurement(settings.eval, data, settings.context)
                     model = build_language_model(settings, data.vocab_size, data.separators)
+                    measurement.check(model.transformer)
                     if is_trained(folder, settings):
                         print(f"{folder.path} has been trained; scoring what is missing", flush=True)
                         restore(settings, model, data, folder.path)

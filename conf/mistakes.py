@@ -1,11 +1,13 @@
 """What Hydra and OmegaConf find wrong with a setting, as one sentence that names it and what was meant."""
 
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
@@ -25,6 +27,20 @@ def naming_settings(group: str = "") -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_sentence(error, group)) from None
+    except ValueError as error:
+        if (override := _group_override(error)) is None:
+            raise
+        name = override.key_or_group
+        value = override.input_line.partition("=")[2]
+        raise ValueError(f"{name}={value}: must be the name of a file of conf/{name}") from None
+
+
+def _group_override(error: ValueError) -> Override | None:
+    """What Hydra read as the choice of a group, where it is no word; its sentence doesn't say of which."""
+    if not str(error).startswith("Config group override must be"):
+        return None
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_locals["override"]
 
 
 def _sentence(error: Exception, group: str) -> str:
@@ -52,10 +68,14 @@ def _of_key(error: OmegaConfBaseException, key: str) -> str:
             return f"{key}: there is no such setting; {_meant(error, key)}"
         case ConfigTypeError():  # of ~key
             return f"{key}: can't be left out; give it another value"
+        case ValidationError() if found := re.search(r"Value '(.*)' of type .* converted to (Integer|Float)", problem):
+            return f"{key}={found[1]}: must be a {'whole ' * (found[2] == 'Integer')}number"
+        case ValidationError() if found := re.search(r"Value '(.*)' is not a valid bool", problem):
+            return f"{key}={found[1]}: must be true or false"
+        case ValidationError() if found := re.search(r"Cannot convert '.*' to string: '(.*)'", problem):
+            return f"{key}={found[1]}: must be a word; write one that looks like another value in quotes within quotes"
         case InterpolationResolutionError() if type(reason := _first(error)) is ValueError:  # of a resolver of ours
             return str(reason)
-        case ValidationError() if found := re.match(r"Value '(.*)' of type .* converted to (Integer|Float)", problem):
-            return f"{key}={found[1]}: must be a {'whole ' * (found[2] == 'Integer')}number"
         case ValidationError() if problem.startswith("Invalid type assigned"):
             return f"{key}: must be a group of settings"
     return f"{key}: {problem}"

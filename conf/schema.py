@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 import math
-import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,11 +21,12 @@ from conf.typed import Checked, split, typed
 CONF = Path(__file__).parent
 ROOT = CONF.parent
 
-LONGEST_NAME = 255  # bytes, on Linux
+LONGEST_NAME, LONGEST_PATH = 255, 3000  # bytes; Linux takes 255 and 4095
 SEEDS = 2**63  # so many there are: torch takes 64 bits with a sign
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("validation", "test")  # held out
 CONTROLS = ("unigram", "bigram")  # n-grams of order 1, 2
+STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "64", "64-true")
 
 
@@ -48,7 +49,7 @@ def member(folder: str, module: str, name: str) -> Any:
 
 
 @dataclass
-class ModelSettings:
+class ModelSettings(Checked):
     """conf/model: the sizes of the transformer, which checks them itself."""
 
     name: str
@@ -58,6 +59,12 @@ class ModelSettings:
     mlp: str
     mlp_ratio: float
     dropout: float
+
+    group = "model"
+
+    def __post_init__(self):
+        check_label("model", self.name)
+        self.check_each("mlp_ratio dropout", math.isfinite, "must be finite")
 
 
 @dataclass
@@ -255,10 +262,12 @@ class TrainerSettings(Checked):
     group = "trainer"
 
     def __post_init__(self):
+        check_label("trainer", self.name)
         self.check_each("devices num_nodes threads", lambda value: value >= 1, "must be at least 1")
         half = self.precision.startswith("16")  # its gradients are scaled, and clipped before they are scaled back
         self.check("precision", not half, "float16 is not supported; use bf16-mixed or 32-true")
         self.check_among("precision", PRECISIONS)
+        self.check_among("strategy", STRATEGIES)
         self.check_among("accelerator", ("auto", "cpu", "gpu", "cuda"))
 
 
@@ -280,6 +289,8 @@ class LoggerSettings(Checked):
 
     def __post_init__(self):
         plain = not set(self.project or "") & set("/\\#?%:") and len(self.project or "") <= 128
+        check_label("logger", self.name)
+        check_paths(**{"logger.dir": self.dir})
         self.check("project", plain, "W&B takes at most 128 characters, and none of / \\ # ? % :")
         self.check("tags", all(1 <= len(tag) <= 64 for tag in self.tags), "W&B takes tags of 1 to 64 characters")
 
@@ -305,10 +316,10 @@ class Settings(Checked):
     """conf/train.yaml: the whole of a run. encoding, data and tokenizer have settings of their own, which the classes
     that they name hold against their signatures."""
 
-    encoding: Any
+    encoding: dict[str, Any]
     model: ModelSettings
-    data: Any
-    tokenizer: Any
+    data: dict[str, Any]
+    tokenizer: dict[str, Any]
     eval: EvaluationSettings
     compare: CompareSettings
     trainer: TrainerSettings
@@ -331,10 +342,14 @@ class Settings(Checked):
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
         split(TaskSettings if "examples" in self.data else CorpusSettings, self.data, "data")
-        if self.data.get("name") is None:
-            raise ValueError("data.name: needs a value, as in the files of conf/data")
+        for group in ("encoding", "data", "tokenizer"):
+            check_label(group, getattr(self, group).get("name"))
+        check_paths(runs=self.runs, cache_dir=self.cache_dir)
         check_names(self.run_id, self.sweep)
-        problem = f"can't be shared by {self.shares} (accumulate x devices x nodes): choose a multiple of it"
+        problem = (
+            f"can't be shared by {self.shares} (training.accumulate x trainer.devices x trainer.num_nodes): choose a "
+        )
+        problem += "multiple of it"
         self.training.check("batch_size", self.training.batch_size % self.shares == 0, problem)
         alone = self.trainer.devices * self.trainer.num_nodes == 1  # others might begin with what the first throws away
         self.check("force", alone or not self.force, "a run on several devices can't; remove its folder instead")
@@ -361,17 +376,43 @@ class ScoringSettings:
     run: str | None
     cache_dir: str | None
     num_workers: int | None
-    extension: Any = None
+    extension: Any = None  # a group, or None: OmegaConf can't assign to a group that is null
+
+    def __post_init__(self):
+        if self.extension is not None and not isinstance(self.extension, dict):
+            raise ValueError(f"extension={self.extension!r}: must be a group of settings; choose one by extension=NAME")
+        check_paths(run=self.run, cache_dir=self.cache_dir)
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"num_workers={self.num_workers}: must not be negative")
+
+
+def check_label(group: str, name: Any) -> None:
+    """Raises ValueError where a group's option has no name, or none that can stand in a folder's name."""
+    if name is None:
+        raise ValueError(f"{group}.name: needs a value, as in the files of conf/{group}")
+    if not (isinstance(name, str) and re.fullmatch(r"[\w.+-]{1,100}", name)):
+        raise ValueError(f"{group}.name={name!r}: must be a word of at most 100 letters, digits, and . + - _")
 
 
 def check_names(run_id: str, sweep: str | None) -> None:
-    """Raises ValueError where the name of a run or a sweep would lead out of the runs' folder, or is no folder's."""
-    for key, name in (("run_id", run_id), ("sweep", sweep or "")):
+    """Raises ValueError where the name of a run or a sweep would lead out of the runs' folder."""
+    for key, name in {"run_id": run_id, "sweep": sweep}.items():
+        if name is None:
+            continue
         parts = PurePath(name).parts
         if ".." in parts or PurePath(name).is_absolute() or (key == "run_id" and len(parts) != 1):
             raise ValueError(f"{key}={name!r}: must stay within the runs' folder; choose a plain name")
-        if any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
-            raise ValueError(f"{key}={name!r}: a folder's name has at most {LONGEST_NAME} bytes; choose a shorter one")
+        check_paths(**{key: name})
+
+
+def check_paths(**paths: str | None) -> None:
+    """Raises ValueError, naming the setting, for what no system takes as the name of a file or folder."""
+    for key, path in paths.items():
+        if path is not None and not (path.isprintable() and path.strip()):
+            raise ValueError(f"{key}={path!r}: must be the name of a folder, in characters that can be printed")
+        longest = max((len(part.encode()) for part in PurePath(path or "").parts), default=0)
+        if longest > LONGEST_NAME or len((path or "").encode()) > LONGEST_PATH:
+            raise ValueError(f"{key}={path[:32]}...: too long for a folder; use at most {LONGEST_NAME} bytes a name")
 
 
 def register() -> None:

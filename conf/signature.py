@@ -5,23 +5,22 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word", list: "a list"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
+KINDS |= {list: "a list", Sequence: "a list", Mapping: "a group of settings", dict: "a group of settings"}
+KINDS |= {type(None): "null"}
 
 
 def check_types(cls: type, settings: Mapping[str, Any], group: str) -> None:
     """Raises ValueError, naming group.key, for a value that is not of the kind by which cls annotates that argument.
 
-    Annotations of other kinds than KINDS, and unions of these with None, say nothing of a value.
+    Annotations of other kinds than KINDS say nothing of a value.
     """
     hints = typing.get_type_hints(cls.__init__)
     for key, value in settings.items():
-        kinds = _kinds(hints.get(key, Any))
-        if kinds <= {*KINDS, type(None)} and not any(_fits(value, kind) for kind in kinds):
-            wanted = " or ".join(KINDS.get(kind, "null") for kind in sorted(kinds, key=[*KINDS, type(None)].index))
-            raise ValueError(f"{group}.{key}={value!r}: must be {wanted}")
+        _check(f"{group}.{key}", value, hints.get(key, Any))
 
 
 def whole(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def whole(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls.__init__)
     return {
         key: int(value)
-        if type(value) is float and value.is_integer() and _kinds(hints.get(key, Any)) <= {int, type(None)}
+        if type(value) is float and value.is_integer() and {*_kinds(hints.get(key, Any))} <= {int, type(None)}
         else value
         for key, value in settings.items()
     }
@@ -40,14 +39,43 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(cls).parameters)
 
 
-def _kinds(hint: Any) -> set[type]:
-    """The types that a hint allows: {int, NoneType} for `int | None`, {list} for `list[float]`."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return set().union(*map(_kinds, typing.get_args(hint)))
-    return {typing.get_origin(hint) or hint}
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The hints of which a value needs to fit one: (int, NoneType) for `int | None`."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
-def _fits(value: Any, kind: type) -> bool:
+def _check(name: str, value: Any, hint: Any) -> None:
+    if _fits(value, hint):
+        return
+    for kind in _kinds(hint):
+        if isinstance(value, Mapping) and typing.get_origin(kind) is Mapping:
+            for key, each in value.items():
+                _check(f"{name}.{key}", each, typing.get_args(kind)[1])
+    raise ValueError(f"{name}={value!r}: must be {_words(hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    return any(_is(value, typing.get_origin(kind) or kind, typing.get_args(kind)) for kind in _kinds(hint))
+
+
+def _is(value: Any, kind: Any, within: Sequence[Any]) -> bool:
+    """Whether a value is of a kind. within: the hints of what a list holds, or of a group's keys and values."""
+    if kind not in KINDS:
+        return True
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
+    if kind in (Mapping, dict):
+        return isinstance(value, Mapping) and all(_fits(each, within[1]) for each in value.values() if within)
+    if kind in (list, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(each, within[0]) for each in value if within)
     return type(value) is kind
+
+
+def _words(hint: Any) -> str:
+    """What a hint asks for, as far as it is of KINDS."""
+    shown = []
+    for kind in _kinds(hint):
+        *_, within = typing.get_args(kind) or [None]
+        each = f" (each {words})" if within and (words := _words(within)) else ""
+        shown.append(KINDS.get(typing.get_origin(kind) or kind, "") + each)
+    return " or ".join(filter(None, shown))

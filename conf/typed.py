@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from omegaconf import DictConfig, IntegerNode, OmegaConf
+from omegaconf import BooleanNode, DictConfig, IntegerNode, OmegaConf, StringNode, ValidationError
 
 from conf.mistakes import naming_settings
+from conf.signature import check_types, whole
 
 
 class Checked:
@@ -66,13 +67,17 @@ def composed_as(cls: type, config: DictConfig) -> Any:
     where there is no such setting, which Hydra lets pass.
     """
     with naming_settings():
-        values = OmegaConf.to_container(config, resolve=True)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return typed(cls, values)
 
 
 def split(cls: type, values: Mapping[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
-    """`typed` of those values that the class has, and the others. name: of the group that the values stand in."""
-    own = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
+    """`typed` of those values that the class has, and the others. name: of the group that the values stand in.
+
+    The plain values stay what names a run, so none may be of a kind that is only converted to the right one.
+    """
+    own = whole(cls, {key: value for key, value in values.items() if key in cls.__dataclass_fields__})
+    check_types(cls, own, name)
     return typed(cls, own, name), {key: value for key, value in values.items() if key not in own}
 
 
@@ -85,4 +90,18 @@ def _whole(node: IntegerNode, value: Any, convert: Callable = IntegerNode._valid
     return convert(node, int(value) if type(value) is float and value.is_integer() else value)
 
 
+def _flag(node: BooleanNode, value: Any, convert: Callable = BooleanNode._validate_and_convert_impl) -> bool:
+    if isinstance(value, bool) or (isinstance(value, str) and value.isalpha()):
+        return convert(node, value)
+    raise ValidationError("Value '$VALUE' is not a valid bool (type $VALUE_TYPE)")
+
+
+def _word(node: StringNode, value: Any, convert: Callable = StringNode._validate_and_convert_impl) -> str:
+    if isinstance(value, bool | float):
+        raise ValidationError("Cannot convert '$VALUE_TYPE' to string: '$VALUE'")
+    return convert(node, value)
+
+
 IntegerNode._validate_and_convert_impl = _whole  # 1e6 is a whole number too, which OmegaConf would refuse
+BooleanNode._validate_and_convert_impl = _flag  # it would take any number but 0 for true
+StringNode._validate_and_convert_impl = _word  # it would make "True" of true, "1000.0" of 1e3

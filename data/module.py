@@ -43,6 +43,10 @@ class WindowDataModule(L.LightningDataModule):
         self.context, self.batch_size, self.seed = context, batch_size, seed
         self.num_workers, self.start_sample = num_workers, start_sample
 
+    def prepare(self) -> "WindowDataModule":
+        """Reads what there is to read; returns itself."""
+        return self
+
     def train_windows(self) -> Dataset:
         """The endless sequence of training windows."""
         raise NotImplementedError
@@ -91,19 +95,17 @@ class TextDataModule(WindowDataModule):
         start_sample: int | None = None,
     ):
         super().__init__(context, batch_size, seed, num_workers, start_sample)
-        self.settings, self._of_source = split(CorpusSettings, data, "data")
+        self.settings, of_source = split(CorpusSettings, data, "data")
         self.name = self.settings.name or self.settings.source
-        self._recipe = build_recipe(tokenizer)
+        self._corpus, self._recipe = build_corpus(self.settings.source, of_source), build_recipe(tokenizer)
         self.cache_dir = cache_dir
         self._prepared: Prepared | None = None
 
     def prepare(self) -> "TextDataModule":
         """Open the prepared corpus, building it where it is missing; returns itself."""
         if self._prepared is None:
-            settings = self.settings
-            corpus = build_corpus(settings.source, self._of_source)
-            caps = settings.max_documents, settings.max_tokens
-            self._prepared = prepare(corpus, self._recipe, self.cache_dir, *caps)
+            caps = self.settings.max_documents, self.settings.max_tokens
+            self._prepared = prepare(self._corpus, self._recipe, self.cache_dir, *caps)
         return self
 
     def prepare_data(self) -> None:
@@ -290,9 +292,14 @@ def example_stream(examples_NT: np.ndarray) -> TokenStream:
 
 
 def build_data(settings: Settings) -> TextDataModule | TaskDataModule:
-    """The prepared data module of a run, its batch shared by the run's devices.
+    """The prepared data module of a run. Raises ValueError for settings and texts that can't be used."""
+    return data_module(settings).prepare()
 
-    Raises ValueError for data that can't be used, or a tokenizer that is chosen for a task.
+
+def data_module(settings: Settings) -> TextDataModule | TaskDataModule:
+    """The data module of a run, its batch shared by the run's devices; nothing is read yet.
+
+    Raises ValueError for settings of data that can't be, or a tokenizer that is chosen for a task.
     """
     loading = {
         "context": settings.context,
@@ -302,7 +309,7 @@ def build_data(settings: Settings) -> TextDataModule | TaskDataModule:
     }
     data, tokenizer = settings.data, settings.tokenizer
     if not issubclass(source_class(data["source"]), Task):
-        return TextDataModule(data, tokenizer, **loading, cache_dir=settings.cache_dir).prepare()
+        return TextDataModule(data, tokenizer, **loading, cache_dir=settings.cache_dir)
     if tokenizer["name"] != "none":
         raise ValueError(
             f"tokenizer={tokenizer['name']}: data={data['name']} has a vocabulary of its own; leave it out"

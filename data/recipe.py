@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SEPARATOR = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
+LARGEST = 1_000_000  # vocabulary of a BPE: room for so many is taken at once
 
 # What BPE never merges across: words, contractions, line feeds, punctuation, numbers, blanks; a space goes with what it
 # precedes. Every repetition is bounded, so one endless line or word costs time and memory in proportion to its length.
@@ -50,13 +51,19 @@ class Bpe(Recipe):
     vocab_size: int
     train_megabytes: float = 100
 
+    def __post_init__(self):
+        if not 257 <= self.vocab_size <= LARGEST:
+            raise ValueError(
+                f"tokenizer.vocab_size={self.vocab_size}: must lie in 257 .. {LARGEST:,}: 256 bytes, the "
+                "separator, and merges"
+            )
+        if self.train_megabytes <= 0:
+            raise ValueError(f"tokenizer.train_megabytes={self.train_megabytes}: must be positive")
+
     def fingerprint(self) -> str:
         return f"bpe {WORDS} {self.vocab_size} {self.train_megabytes}"
 
     def build(self, train: Iterable[Document]) -> TextTokenizer:
-        """Raises ValueError for a vocabulary without room for the 256 bytes and the separator."""
-        if self.vocab_size < 257:
-            raise ValueError(f"tokenizer.vocab_size={self.vocab_size} is below 257: 256 bytes and the separator")
         from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
         from data.tokenizer import TextTokenizer
@@ -157,7 +164,7 @@ TOKENIZERS = {"bpe": Bpe, "byte": Byte, "char": Char, "pretrained": Pretrained}
 def build_recipe(config: Mapping[str, object]) -> Recipe:
     """How to make the tokenizer of a config: its `name` and settings. Raises ValueError for an unknown one."""
     name = config.get("name")
-    if name not in TOKENIZERS:
+    if name not in [*TOKENIZERS]:
         raise ValueError(f"tokenizer.name={name!r} is unknown; the tokenizers are {', '.join(TOKENIZERS)}")
     settings = {key: value for key, value in config.items() if key != "name"}
     return construct(TOKENIZERS[name], settings, "tokenizer", f"tokenizer={name}")

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,10 @@ def score(cfg: DictConfig) -> None:
         raise ValueError("which run? Give its folder, or that of a sweep: python -m eval run=DIR")
     path = Path(asked.run)
     folders = runs_of(path)
-    evaluations = {folder: as_given(cfg, settings.eval) for folder in folders if (settings := _readable(folder, path))}
+    given = HydraConfig.get().overrides.task
+    evaluations = {
+        folder: as_given(asked, settings.eval, given) for folder in folders if (settings := _readable(folder, path))
+    }
 
     from eval.compare.comparison import read_comparison
     from eval.compare.report import print_comparison, write_files
@@ -105,6 +108,7 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
         folder.check()
         trained = load(folder.path, **elsewhere)
         measurement = Measurement(evaluation, trained.data, context)
+        measurement.check(trained.model)
         folder.turn_to(measurement.key)
         for found in measurement.of(trained.model, folder.results, folder.losses.keys()):
             folder.add(found)
@@ -115,19 +119,20 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
     print_results({**results, "rows": measurement.asked(results["rows"])}, context)
 
 
-def as_given(cfg: DictConfig, configured: EvaluationSettings) -> EvaluationSettings:
-    """The evaluation that a run was trained with, with what the command line sets in its place; lengths are added."""
-    keys = [override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task]
-    evaluation = OmegaConf.create({"eval": plain(configured)})
+def as_given(asked: ScoringSettings, configured: EvaluationSettings, given: Iterable[str]) -> EvaluationSettings:
+    """The evaluation that a run was trained with, with what the command line sets in its place; lengths are added.
+    given: the command line's settings, key=value."""
+    from eval.measure.extended import chosen_extension
+
+    keys = [override.lstrip("+").partition("=")[0] for override in given]
+    evaluation, typed_in = OmegaConf.create({"eval": plain(configured)}), OmegaConf.create({"eval": plain(asked.eval)})
     for key in keys:
         if key.partition(".")[0] == "eval":
-            OmegaConf.update(evaluation, key, OmegaConf.select(cfg, key))
+            OmegaConf.update(evaluation, key, OmegaConf.select(typed_in, key))
     values = OmegaConf.to_container(evaluation.eval)
     values["lengths"] = sorted({*configured.lengths, *values["lengths"]})
-    if cfg.extension is not None:
-        settings = OmegaConf.to_container(cfg.extension)
-        name = settings.pop("name")
-        del settings["_target_"]
+    if asked.extension is not None:
+        name, settings = chosen_extension(asked.extension)
         values |= {"extensions": [name], "extension_settings": {**values["extension_settings"], name: settings}}
     return typed(EvaluationSettings, values, "eval")
 

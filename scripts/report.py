@@ -5,6 +5,7 @@
 DIR is the folder of a sweep or of a single run. Exit codes are those of a sweep: 3 where a run failed or is missing.
 """
 
+from conf.schema import CompareSettings
 from eval.record.jobs import SWEEP_FAILED
 from scripts.command import end_with, folder_and_options, number
 
@@ -16,6 +17,8 @@ def main(arguments: list[str]) -> int:
 
     folder, options = folder_and_options(arguments, USAGE, {"reference", "level"})
     level = number("level", options["level"], float) if "level" in options else None
+    if level is not None:
+        CompareSettings(None, level)  # refuses what can't be
     failed = write_report(folder, reference=options.get("reference"), level=level)
     return SWEEP_FAILED if failed else 0
 

@@ -89,7 +89,7 @@ def test_every_hub_file_reads_its_splits_without_code_from_the_hub(name, monkeyp
         context=8,
         batch_size=2,
     )
-    corpus = build_corpus(module.settings.source, module._of_source)
+    corpus = module._corpus
     counts = [len(list(corpus.documents(split))) for split in SPLITS]
     assert counts == [2, 2, 2] if name.startswith("wikitext") else [4, 4, 4]
     assert len(asked) == 3 and all("trust_remote_code" not in options for _, _, options in asked)

@@ -3,6 +3,7 @@
 python -m pytest tests/test_schema.py
 """
 
+import os
 import re
 import resource
 import subprocess
@@ -107,7 +108,7 @@ REFUSED = [  # the command, and what its refusal says
     ("~eval.probe", "eval.probe: can't be left out"),
     ("~tokenizer", "tokenizer: needs a value"),
     ("~model", "model: needs a value"),
-    ("~encoding", "encoding.name: needs a value"),
+    ("~encoding", "encoding: needs a value"),
     ("~encoding.name", "encoding.name: needs a value"),
     ("~data.name", "data.name: needs a value"),
     ("data=copy ~data.name", "data.name: needs a value"),
@@ -124,7 +125,34 @@ REFUSED = [  # the command, and what its refusal says
     *((f"run_id={value}", f"run_id='{value}': ") for value in ("../x", "a/b", "/a", "..")),
     ("run_id=''", "run_id='': must stay within the runs' folder"),
     *((f"sweep={value}", f"sweep='{value}': ") for value in ("../x", "/a", "a/../../b", "..")),
-    ("encoding.name=../x", "run_id='../x-s0-"),
+    ("encoding.name=../x", "encoding.name='../x': must be a word"),
+    ("data.name=5", "data.name=5: must be a word"),
+    *(
+        (f"{key}={'x' * 300}", f"{key}={'x' * 32}...: too long")
+        for key in ("runs", "sweep", "run_id", "cache_dir", "logger.dir")
+    ),
+    *((f"{key}='a\0b'", f"{key}='a\\x00b': must be the name of") for key in ("runs", "sweep", "run_id", "cache_dir")),
+    *(
+        (f"{key}={value}", f"{key}={value.title() if value == 'true' else float(value)}: must be a word")
+        for key in ("sweep", "runs")
+        for value in ("true", "1e3")
+    ),
+    *(
+        (f"{key}={value}", f"{key}={value}: must be true or false")
+        for key in ("force", "trainer.compile")
+        for value in (-1, 0, 1, 7)
+    ),
+    ("trainer.strategy=ddp_spwan", "trainer.strategy='ddp_spwan': must be auto, ddp or fsdp"),
+    *(
+        (f"{group}=null", f"{group}=null: must be the name of a file of conf/{group}")
+        for group in ("encoding", "model", "data", "tokenizer", "eval")
+    ),
+    *(
+        (f"{group}=3", f"{group}=3: must be the name of a file of conf/{group}")
+        for group in ("encoding", "model", "data", "tokenizer")
+    ),
+    ("training=5", "training: must be a group of settings"),
+    ("training.tokens='${oc.env:HOME}'", f"training.tokens={os.environ['HOME']}: must be a whole number"),
 ]
 
 
@@ -157,6 +185,8 @@ TAKEN = [
     "compare.level=0.5 compare.reference=null",
     f"{FAIR} tuning.lr=[1] tuning.seed=0",
     "seed=0 num_workers=0",
+    "force=no eval.cross_documents=yes trainer.compile=off logger.checkpoint=On",
+    "sweep=2026 trainer.precision=32",
     f"seed={2**63 - 1}",
     "seed=1.0 training.tokens=1e6 context=1e2 eval.targets=1e1 eval.tokens=1e3",
     "sweep=demo/tuning run_id=mine",
@@ -240,7 +270,7 @@ REFUSED_AT_ONCE = {
     "training.lrr=1": "error: training.lrr: there is no such setting; did you mean training.lr?",
     "+training.lrr=1": "error: training.lrr: there is no such setting; did you mean training.lr?",
     "training.tokens=-1": "error: training.tokens=-1: ",
-    "~encoding": "error: encoding.name: needs a value",
+    "~encoding": "error: encoding: needs a value",
     "encoding=rop": "error: encoding='rop': there is no such option; did you mean rope?",
 }
 HEAVY = {"torch", "datasets", "lightning", "numpy", "pandas", "tokenizers", "transformers", "wandb"}

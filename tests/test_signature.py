@@ -4,6 +4,7 @@ python -m pytest tests/test_signature.py
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -20,6 +21,8 @@ class Sample:
         many: list[float],
         perhaps: int | None = None,
         either: str | bool | None = None,
+        layered: Sequence[float | None] | None = None,
+        named: Mapping[str, str] | None = None,
         anything=None,
         of_its_own: "Sample | None" = None,
     ):
@@ -31,9 +34,11 @@ RIGHT = {
     "number": [0, 0.5, -1e300],
     "word": ["", "abc", "3"],
     "flag": [True, False],
-    "many": [[], [1.0], ["unchecked"]],
+    "many": [[], [1.0], [1, -0.5]],
     "perhaps": [None, 3],
     "either": ["a", True, None],
+    "layered": [None, [], [None, 3], (1.5,)],
+    "named": [None, {}, {"a": "b"}],
     "anything": [None, 3, "a", [], {}, math.nan],
     "of_its_own": [None, 3, "a", {}],
     "unknown": [None, 3, "a"],  # whoever makes the object refuses it
@@ -43,9 +48,11 @@ WRONG = {
     "number": ([math.nan, math.inf, -math.inf, True, "0.5", None, [0.5]], "a finite number"),
     "word": ([3, None, True, ["a"]], "a word"),
     "flag": ([0, 1, "true", None], "true or false"),
-    "many": ([None, 0.5, "a", (1.0,), {}], "a list"),
+    "many": ([None, 0.5, "a", {}, ["a"], [None], [[1.0]], [math.nan], [True]], "a list (each a finite number)"),
     "perhaps": ([1.5, "3", False], "a whole number or null"),
-    "either": ([3, 0.5, []], "true or false or a word or null"),
+    "either": ([3, 0.5, []], "a word or true or false or null"),
+    "layered": ([3, [True], "a"], "a list (each a finite number or null) or null"),
+    "named": ([3, [], "a"], "a group of settings (each a word) or null"),
 }
 
 
@@ -59,6 +66,13 @@ def test_a_value_of_another_kind_is_refused_by_its_name(key, value):
     with pytest.raises(ValueError) as error:
         check_types(Sample, {"anything": 1, key: value}, "sample")
     assert str(error.value) == f"sample.{key}={value!r}: must be {WRONG[key][1]}"
+
+
+def test_a_value_within_a_group_is_refused_by_its_full_name():
+    for value in (1, None, [], True):
+        with pytest.raises(ValueError) as error:
+            check_types(Sample, {"named": {"a": "b", "c": value}}, "sample")
+        assert str(error.value) == f"sample.named.c={value!r}: must be a word"
 
 
 def test_a_whole_number_may_be_written_as_a_float():

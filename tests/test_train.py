@@ -256,7 +256,7 @@ def test_what_the_configuration_does_not_know_ends_in_one_clear_sentence(program
 def test_a_users_mistake_ends_in_one_sentence_and_is_recorded(program, tmp_path):
     done = program(*SMOKE, "model.num_heads=3", runs=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: dim=32 is not divisible by num_heads=3")
+    assert done.stderr.strip().splitlines()[-1].startswith("error: model.dim=32 is not divisible by model.num_heads=3")
     assert "Traceback" not in done.stderr
     assert json.loads(next(tmp_path.glob("rope-*/status.json")).read_text())["state"] == "failed"
 

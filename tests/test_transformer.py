@@ -140,7 +140,7 @@ def test_bad_settings_are_refused_by_name(settings, says):
         ({"num_heads": 0}, "num_heads=0"),
         ({"num_layers": -1}, "num_layers=-1"),
         ({"context": 0}, "context=0"),
-        ({"num_heads": 5}, "dim=48 is not divisible by num_heads=5"),
+        ({"num_heads": 5}, "model.dim=48 is not divisible by model.num_heads=5"),
     ],
 )
 def test_bad_shapes_are_refused_by_name(sizes, says):

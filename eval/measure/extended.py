@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from conf.source import source_hash
 from data.stream import TokenStream
 from eval.measure.protocols import plan
 from eval.measure.scoring import Scorer
-from model.encodings import PositionEncoding
+from model.encodings import PositionEncoding, evaluated, named
 from model.extensions import build_extension, extension_config, extension_names
 
 CALIBRATION_WINDOWS = 32
@@ -35,8 +36,41 @@ def extension_configs(evaluation: EvaluationSettings) -> list[dict[str, Any]]:
         for name in (extension_names() if "all" in names else names)
     ]
     for config in configs:
-        build_extension(config)
+        build_extension(config, _group(config["name"]))
     return configs
+
+
+def chosen_extension(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the settings of the extension that a command chooses, extension=NAME, and sets, extension.KEY=VALUE.
+
+    Raises ValueError, naming it, for a setting that its extension can't take.
+    """
+    name = config.get("name")
+    for key in ("name", "_target_"):
+        if name not in extension_names() or config.get(key) != extension_config(name)[key]:
+            raise ValueError(
+                f"extension.{key}={config.get(key)!r}: stands in its file; choose another by extension=NAME"
+            )
+    build_extension(config)
+    return name, {key: value for key, value in config.items() if key not in ("name", "_target_")}
+
+
+def check_extensions(evaluation: EvaluationSettings, encoding: PositionEncoding, context: int) -> None:
+    """Raises ValueError, naming it, for a setting that was given to an extension and doesn't suit an encoding, trained
+    at this context, that the extension fits: a window longer than the context, say."""
+    longest = evaluation.context_lengths(context)[-1]
+    for config in extension_configs(evaluation):
+        if not evaluation.extension_settings.get(config["name"]):
+            continue
+        with named(_group(config["name"]), "extension"), evaluated(encoding), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of settings that are taken; scoring warns
+            extension = build_extension(config)
+            if extension.fits(encoding) is None and not extension.needs_tuning:
+                extension.apply(encoding, context, longest)
+
+
+def _group(name: str) -> str:
+    return f"eval.extension_settings.{name}"
 
 
 def extension_identity(config: Mapping[str, Any]) -> dict[str, str]:

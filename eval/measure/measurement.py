@@ -12,7 +12,7 @@ from conf.schema import EvaluationSettings
 from conf.source import source_hash
 from data.module import WindowDataModule
 from eval.measure.exact_match import score_task
-from eval.measure.extended import extension_configs
+from eval.measure.extended import check_extensions, extension_configs
 from eval.measure.perplexity import Perplexity
 from eval.measure.probes import run_probes
 from eval.measure.protocols import check_lengths
@@ -43,6 +43,10 @@ class Measurement:
         self.perplexity = Perplexity(evaluation, self.streams, context)
         if evaluation.probes:
             check_lengths(self.streams.scored, evaluation.context_lengths(context), evaluation.cross_documents)
+
+    def check(self, model: Transformer) -> None:
+        """Raises ValueError for a setting of an extension that doesn't suit the model, trained or not."""
+        check_extensions(self.evaluation, model.encoding, self.perplexity.context)
 
     def of(self, model: Transformer, results: Mapping[str, Any], stored: Collection[str]) -> Iterator[Measured]:
         """Measures what is missing, a step at a time. results: those that there are, as results.json has them; stored:

@@ -54,6 +54,9 @@ def run_id(config: Mapping[str, Any]) -> str:
 def _resolve_run_id(_root_: DictConfig) -> str:
     if OmegaConf.select(_root_, "encoding.name") is None:
         raise ValueError("encoding.name: needs a value, as in the files of conf/encoding")
+    for group in ("encoding", "data", "tokenizer"):
+        if not OmegaConf.is_dict(_root_[group]):
+            raise ValueError(f"{group}={_root_[group]}: must be a group of settings, chosen as {group}=NAME")
     names = [name for name in _root_ if name not in NOT_TRAINING]
     values = {name: {} if OmegaConf.is_missing(_root_, name) else _root_[name] for name in names}
     return run_id(OmegaConf.to_container(OmegaConf.create(values, parent=_root_), resolve=True))

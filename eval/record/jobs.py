@@ -34,6 +34,7 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> bool:
         settings = composed_as(Settings, cfg)
         check_devices(settings, in_multirun())
         check_machine(settings.trainer)
+        check_place(settings)
         job(settings)
 
     if error := attempt(checked_job, cfg, "run_id"):
@@ -108,6 +109,28 @@ def check_machine(trainer: TrainerSettings) -> None:
             f"trainer.compile=true: there is no {' or '.join(compilers)} here to compile with; install it, or set "
             "trainer.compile=false"
         )
+
+
+PROCESSES_A_CORE = 4  # more of them, or of threads, only take memory
+
+
+def check_place(settings: Settings) -> None:
+    """Raises ValueError where folders can't lie where the settings say, or more processes or threads are asked for than
+    this machine has a use for."""
+    sweep = Path(settings.runs, settings.sweep or "")
+    places = {"runs": settings.runs, "sweep": sweep, "run_id": sweep / settings.run_id, "cache_dir": settings.cache_dir}
+    for key, path in places.items():
+        path = Path(path).absolute()
+        there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        value = f"{key}={getattr(settings, key)}"
+        if not there.is_dir():
+            raise ValueError(f"{value}: {there} is no folder; choose another place")
+        if key != "cache_dir" and not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{value}: {there} can't be written to; choose another place")
+    most = PROCESSES_A_CORE * (os.cpu_count() or 1)
+    for key, count in {"num_workers": settings.num_workers, "trainer.threads": settings.trainer.threads or 0}.items():
+        if count > most:
+            raise ValueError(f"{key}={count}: this machine's {os.cpu_count()} cores have no use for more than {most}")
 
 
 def one_sentence(error: BaseException) -> str:

@@ -44,9 +44,11 @@ class Shape:
     def __post_init__(self):
         for name in ("dim", "num_heads", "num_layers", "context"):
             if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
+                raise ValueError(f"{'context' if name == 'context' else f'model.{name}'}={value}: must be at least 1")
         if self.dim % self.num_heads:
-            raise ValueError(f"dim={self.dim} is not divisible by num_heads={self.num_heads}: choose a multiple of it")
+            raise ValueError(
+                f"model.dim={self.dim} is not divisible by model.num_heads={self.num_heads}: choose a multiple of it"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -253,18 +255,33 @@ def build_encoding(config: Mapping[str, Any], shape: Shape, seed: int = 0) -> Po
         return _build(config, shape)
 
 
-def _build(config: Mapping[str, Any], shape: Shape) -> PositionEncoding:
-    cls, settings = configured_class(config, "encoding", PositionEncoding)
-    return cls(shape, **{key: _build_inner(value, shape) for key, value in settings.items()})
+def _build(config: Mapping[str, Any], shape: Shape, group: str = "encoding") -> PositionEncoding:
+    with named(group, "encoding"):
+        cls, settings = configured_class(config, "encoding", PositionEncoding)
+    inner = {key: _build_inner(value, shape, f"{group}.{key}") for key, value in settings.items()}
+    with named(group, "encoding"):
+        return cls(shape, **inner)
 
 
-def _build_inner(value: Any, shape: Shape) -> Any:
+def _build_inner(value: Any, shape: Shape, group: str) -> Any:
     """A setting, where the configs of encodings that it is or holds (in a mapping or a list) are built."""
     if isinstance(value, Mapping):
         if "_target_" in value:
-            return _build(value, shape)
-        return {key: _build_inner(item, shape) for key, item in value.items()}
-    return [_build_inner(item, shape) for item in value] if isinstance(value, list | tuple) else value
+            return _build(value, shape, group)
+        return {key: _build_inner(item, shape, f"{group}.{key}") for key, item in value.items()}
+    return [_build_inner(item, shape, group) for item in value] if isinstance(value, list | tuple) else value
+
+
+@contextmanager
+def named(group: str, slot: str) -> Iterator[None]:
+    """A class names its settings by its slot ("encoding.base"): in a ValueError they get the name of the group that
+    they really stand in ("encoding.inner.base")."""
+    try:
+        yield
+    except ValueError as error:
+        if group == slot or not str(error).startswith(f"{slot}."):
+            raise
+        raise ValueError(str(error).replace(f"{slot}.", f"{group}.")) from error
 
 
 def configured_class(config: Mapping[str, Any], slot: str, base: type) -> tuple[type, dict[str, Any]]:
@@ -286,7 +303,7 @@ def configured_class(config: Mapping[str, Any], slot: str, base: type) -> tuple[
     known = [name for name in parameters(cls) if name != "shape"]
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(
-            f"{slot} {class_name} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}"
+            f"{slot}.{', '.join(unknown)}: {class_name} has no such setting; it has: {', '.join(known) or 'none'}"
         )
     settings = whole(cls, settings)
     check_types(cls, settings, slot)

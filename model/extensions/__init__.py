@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from model.catalogue import extension_config, extension_names
-from model.encodings import PositionEncoding, configured_class, evaluated
+from model.encodings import PositionEncoding, configured_class, evaluated, named
 
 __all__ = [
     "Extension",
@@ -172,13 +172,14 @@ def device_and_dtype(encoding: PositionEncoding) -> tuple[torch.device, torch.dt
     return device, torch.promote_types(dtype, torch.float32)
 
 
-def build_extension(config: Mapping[str, Any]) -> Extension:
+def build_extension(config: Mapping[str, Any], group: str = "extension") -> Extension:
     """The extension of a config (`_target_`: a class under model.extensions; other keys: its settings).
 
-    Raises ValueError, naming the value, for an unknown class or setting.
+    Raises ValueError for an unknown class or setting, naming it and the group that the settings stand in.
     """
-    cls, settings = configured_class(config, "extension", Extension)
-    return cls(**settings)
+    with named(group, "extension"):
+        cls, settings = configured_class(config, "extension", Extension)
+        return cls(**settings)
 
 
 def parts(encoding: PositionEncoding) -> Iterator[PositionEncoding]:

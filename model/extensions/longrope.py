@@ -27,8 +27,8 @@ class LongRoPE(FrequencyExtension):
     def __init__(self, factors: Sequence[float] | None = None, trials: int = 32, seed: int = 0):
         if trials < 3:
             raise ValueError(f"extension.trials={trials}: must be at least 3, for the three starting points")
-        if factors is not None and min(factors) <= 0:
-            raise ValueError(f"extension.factors={factors}: must be positive")
+        if factors is not None and not (factors and min(factors) > 0):
+            raise ValueError(f"extension.factors={factors}: must be positive, one a pair")
         self.factors, self.trials, self.seed = factors and tuple(factors), trials, seed
 
     @property
