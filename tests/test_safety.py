@@ -233,7 +233,7 @@ def test_nothing_in_a_runs_folder_is_written_through_a_link(composed, texts, tmp
     assert not last.with_suffix(".sha256").is_symlink() and not (folder / "report.html").is_symlink()
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES, ids=[re.sub(r"\d+", "N", name) for name in FILES])
 def test_every_file_is_made_anew_beside_its_target(tmp_path, name):
     (tmp_path / "victim").write_text("precious")
     (tmp_path / name).symlink_to(tmp_path / "victim")
