@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from conf.schema import Settings
-from model.devices import out_of_memory, uses_gpu, within_memory
+from model.devices import uses_gpu, within_memory
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.transformer import Transformer
 
@@ -19,26 +19,21 @@ Separators = Mapping[str, tuple[int, ...]]
 
 def build_transformer(settings: Settings, vocab_size: int, separators: Separators) -> Transformer:
     """The untrained transformer of a run. Raises ValueError for what can't be built."""
-    with _fitting(settings, vocab_size):
+    sizes = settings.model
+    shown = f"model.dim={sizes.dim}, model.num_layers={sizes.num_layers}, context={settings.context}"
+    with within_memory(f"with {shown} and a vocabulary of {vocab_size:,} tokens: choose a smaller model"):
         return _around(_encoding(settings, separators), settings, vocab_size)
 
 
 def check_model(settings: Settings) -> None:
-    """Raises ValueError for a model that can't be built here, or not trained, before any text is read: the weights of
-    all but its encoding take no memory."""
+    """Raises ValueError for a model that can't be built or trained here, and MemoryError for an encoding too large,
+    before any text is read: the weights of all but its encoding take no memory."""
     _check_memory(settings)
-    with _within_memory(settings):
+    given = ", ".join(f"encoding.{key}={value}" for key, value in settings.encoding.items() if key[0] != "_")
+    with _no_more_than_free(), within_memory(f"with context={settings.context}, {given}: lower what sets its size"):
         encoding = _encoding(settings, separators={"line": (0,), "sentence": (1,)})
     with torch.device("meta"):
         _around(encoding, settings, vocab_size=2)
-
-
-def _fitting(settings: Settings, *vocab_size: int) -> AbstractContextManager[None]:
-    """Raises MemoryError, with the remedy, where what is built inside does not fit into memory."""
-    sizes = settings.model
-    shown = f"model.dim={sizes.dim}, model.num_layers={sizes.num_layers}, context={settings.context}"
-    shown += "".join(f" and a vocabulary of {size:,} tokens" for size in vocab_size)
-    return within_memory(f"while the model was built, with {shown}: choose smaller ones")
 
 
 def free_memory() -> int:
@@ -66,23 +61,14 @@ def _check_memory(settings: Settings) -> None:
 
 
 @contextmanager
-def _within_memory(settings: Settings) -> Iterator[None]:
-    """Raises ValueError, naming the encoding's settings, where what is made of them takes more memory than is free:
-    the system would end the process."""
+def _no_more_than_free() -> Iterator[None]:
+    """Inside, what takes more memory than is free fails in Python: else the system would end the process."""
     used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     old, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = [limit for limit in (used + free_memory(), old, hard) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_AS, (min(most), hard))
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not (out_of_memory(error) or "overflow" in str(error)):
-            raise
-        given = ", ".join(f"encoding.{key}={value}" for key, value in settings.encoding.items() if key[0] != "_")
-        raise ValueError(
-            f"context={settings.context}, {given}: an encoding of this size doesn't fit into the memory that is free "
-            "here; lower what sets its size"
-        ) from error
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (old, hard))
 

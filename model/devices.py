@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NO_MEMORY = ("can't allocate memory", "could not create a primitive", "std::bad_alloc")  # in PyTorch's RuntimeErrors
+NO_MEMORY = ("can't allocate memory", "could not create a primitive", "std::bad_alloc", "overflow")  # PyTorch says
 
 
 def rank() -> int:
