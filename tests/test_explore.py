@@ -25,6 +25,7 @@ from model.training.checkpoint import SCHEMA, AtomicCheckpointIO
 from scripts import explore
 from scripts.explore import Pack, curves, draw_zeros, embedding_map, explored, page, score_map, scores
 from tests.browser import DESKTOP, PHONE, open_browser
+from tests.synthetic import facts
 
 SMALL = Shape(dim=32, num_heads=4, num_layers=2, context=16, separators={"line": (3,), "sentence": (4,)})
 
@@ -127,8 +128,9 @@ def make_trained(path, settings):
     torch.nn.init.normal_(model.encoding.table_HN)
     weights = {f"transformer.{name}": weight for name, weight in model.state_dict().items()}
     content = {"state_dict": weights, "trainshort_schema": SCHEMA}
-    AtomicCheckpointIO().save_checkpoint(content, path / "checkpoints" / "step-000000001.ckpt")
+    AtomicCheckpointIO().save_checkpoint(content, path / "checkpoints" / f"step-{settings.steps:09d}.ckpt")
     write_json(path / "config.json", plain(settings))
+    write_json(path / "results.json", {"schema": 1, "rows": [], **facts(plain(settings), settings.seed)})
     return model
 
 

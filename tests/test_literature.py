@@ -14,7 +14,7 @@ import pytest
 
 from eval.compare.comparison import read_comparison
 from eval.compare.literature import PROTOCOLS, apart, check, find_statements, match_ratios, read_published
-from eval.measure.rows import Measured
+from eval.measure.rows import Measured, row_key
 from tests.synthetic import CONTEXT, make_run
 
 ROOT = Path(__file__).parent.parent
@@ -74,11 +74,13 @@ def test_lengths_that_scored_other_tokens_are_not_compared(tmp_path):
         make_run(tmp_path, "rope", seed, lambda length: 5.0, lengths=[CONTEXT])
         folder = make_run(tmp_path, "rope", seed + 10, lambda length: 5.0)
         row = next(row for row in folder.results["rows"] if row["context_length"] == 4 * CONTEXT)
-        key = f"{row['protocol']}/none/{row['context_length']}"
+        key = row_key(row)
         losses = folder.losses
         table = losses[key + "/windows"]
-        shorter = {key: losses[key][:-1], key + "/windows": table - [0, 0, 1, 0, 0] * (table == table[-1])}
-        folder.add(Measured(losses=shorter))
+        table[-1, 2] -= 1
+        shorter = {key: losses[key][:-1], key + "/windows": table}
+        short = {**row, "tokens": row["tokens"] - 1, "nats": float(shorter[key].astype(float).mean())}
+        folder.add(Measured(rows=[{**short, "perplexity": math.exp(short["nats"])}], losses=shorter))
     rows = checked(
         tmp_path,
         [

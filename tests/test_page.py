@@ -183,13 +183,14 @@ def test_tables_are_sorted_by_a_click(opened):
 
 
 def test_names_and_messages_from_data_are_text_and_nothing_else(browser, tmp_path):
-    for name in ("rope", HOSTILE.replace("/", "")):
+    for kind in ("plain", HOSTILE):
         for seed in (0, 1):
-            make_run(tmp_path, name, seed, positions=True, results={"probes": {name: [{"a": HOSTILE}]}})
+            probes = {"probes": {kind: [{"a": HOSTILE}]}}
+            make_run(tmp_path, "rope", seed, positions=True, config={"encoding__kind": kind}, results=probes)
     make_run(tmp_path, "alibi", state="failed", error=HOSTILE)
     write_report(tmp_path)
     browser.open(tmp_path / "report.html")
-    assert drawn_labels(browser) == {"rope", HOSTILE.replace("/", "")}
+    assert drawn_labels(browser) == {"rope (kind=plain)", f"rope (kind={HOSTILE})"}
     assert browser.run("return document.querySelectorAll('img').length") == 0
     assert HOSTILE in browser.run("return document.querySelector('#missing').textContent")
     assert browser.complaints() == []

@@ -289,7 +289,7 @@ def test_a_file_of_another_suffix_is_refused_with_the_setting(tmp_path):
 
 @pytest.mark.parametrize("suffixes", [[], ["txt"], ["."], [3]])
 def test_suffixes_that_are_none_are_refused(tmp_path, suffixes):
-    with pytest.raises(ValueError, match=r"data\.suffixes=.*such as"):
+    with pytest.raises(ValueError, match=r"data\.suffixes="):
         read(tmp_path, suffixes=suffixes)
 
 

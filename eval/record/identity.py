@@ -52,7 +52,7 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def _resolve_run_id(_root_: DictConfig) -> str:
-    if OmegaConf.select(_root_, "encoding.name") is None:
+    if OmegaConf.is_missing(_root_, "encoding") or OmegaConf.select(_root_, "encoding.name") is None:
         raise ValueError("encoding.name: needs a value, as in the files of conf/encoding")
     for group in ("encoding", "data", "tokenizer"):
         if not OmegaConf.is_dict(_root_[group]):

@@ -41,7 +41,7 @@ class SweepCallback(Callback):
                 _check_alone(config)
                 _name(config)
                 self.jobs = count_jobs(config)
-            name = LISTS.replace("*", f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
+            name = LISTS.replace("*", f"{datetime.now():%Y%m%d-%H%M%S-%f}-{os.getpid()}")
             self.job_list = Path(config.runs) / config.sweep / name
             _make_list(self.job_list)
         except Exception as error:
