@@ -59,7 +59,7 @@ def test_a_model_beyond_all_memory_is_refused_by_its_sizes(setting):
 def test_an_encoding_beyond_all_memory_is_refused_by_its_settings_and_others_are_not_held_back():
     limits = resource.getrlimit(resource.RLIMIT_AS)
     for setting in ("encoding.length=10000000000", "encoding.length=1000000000000000000"):
-        with pytest.raises(ValueError, match=rf"{setting}: an encoding of this size"):
+        with pytest.raises(MemoryError, match=rf"{setting}: lower what sets its size"):
             check_model(settings_of("model=nano", "encoding=learned", setting))
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
 
