@@ -3,9 +3,7 @@ type by its full name. The yaml files hold the values and say what they mean; wh
 object is made, by a ValueError that names the setting. Light to import: nothing but Hydra.
 """
 
-import hashlib
 import importlib
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from conf.typed import Checked, split, typed
+from conf.typed import Checked, digest, split, typed
 
 CONF = Path(__file__).parent
 ROOT = CONF.parent
@@ -176,7 +174,7 @@ class EvaluationSettings(Checked):
         lengths = self.context_lengths(context)
         chosen = [self.split, self.targets, self.windows, self.tokens, self.stride, self.cross_documents]
         chosen += [min(self.targets, lengths[0]), lengths[-1], self.precision]
-        return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
+        return digest(chosen)[:8]
 
     def probe_lengths(self, context: int) -> list[int]:
         """Those of `context_lengths` at which probes run."""
@@ -346,10 +344,8 @@ class Settings(Checked):
             check_label(group, getattr(self, group).get("name"))
         check_paths(runs=self.runs, cache_dir=self.cache_dir)
         check_names(self.run_id, self.sweep)
-        problem = (
-            f"can't be shared by {self.shares} (training.accumulate x trainer.devices x trainer.num_nodes): choose a "
-        )
-        problem += "multiple of it"
+        shared = f"{self.shares} (training.accumulate x trainer.devices x trainer.num_nodes)"
+        problem = f"can't be shared by {shared}: choose a multiple of it"
         self.training.check("batch_size", self.training.batch_size % self.shares == 0, problem)
         alone = self.trainer.devices * self.trainer.num_nodes == 1  # others might begin with what the first throws away
         self.check("force", alone or not self.force, "a run on several devices can't; remove its folder instead")

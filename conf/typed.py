@@ -1,6 +1,7 @@
 """Settings as typed objects: what their classes share, and how they are made of plain values and given back as such."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
@@ -79,6 +80,11 @@ def split(cls: type, values: Mapping[str, Any], name: str) -> tuple[Any, dict[st
     own = whole(cls, {key: value for key, value in values.items() if key in cls.__dataclass_fields__})
     check_types(cls, own, name)
     return typed(cls, own, name), {key: value for key, value in values.items() if key not in own}
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of plain values, mappings in whatever order, hexadecimal: the same values, in any process, the same."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def plain(settings: Any) -> Any:

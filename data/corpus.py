@@ -7,7 +7,6 @@ on the spot.
 
 import hashlib
 import importlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import MappingProxyType
 
 from conf.schema import modules
 from conf.signature import check_types, parameters
+from conf.typed import digest
 from data.reading import content_hash, utf8
 
 SPLITS = ("train", "validation", "test")
@@ -59,7 +59,7 @@ class Corpus:
                 for split in SPLITS
                 for document in self.documents(split)
             ]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return digest(parts)
 
 
 def source_class(source: str) -> type:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from conf.typed import digest
 from data.corpus import SPLITS, Corpus, Document
 from data.overlaps import HELD_OUT, TRAIN, Overlaps
 from data.recipe import Recipe
@@ -63,7 +64,7 @@ def _opened_or_built(
     corpus: Corpus, recipe: Recipe, cache_dir: str | Path, max_documents: int | None, max_tokens: int | None
 ) -> Prepared:
     parts = (FORMAT, corpus.fingerprint(), recipe.fingerprint(), max_documents, max_tokens)
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
+    key = digest(parts)[:20]
     folder = Path(cache_dir).expanduser() / key
     if (prepared := _open_if_whole(folder)) is not None:
         return prepared

@@ -8,10 +8,9 @@ no tokenizer: id 0 opens an example (and closes its answer), 1 opens the answer,
 Only the answer is trained on and scored: what is asked is random, and can't be predicted.
 """
 
-import hashlib
-import json
-
 import numpy as np
+
+from conf.typed import digest
 
 SEPARATOR, ANSWER, SYMBOLS = 0, 1, 2  # ids; SYMBOLS is the first one that a task gives a meaning to
 
@@ -45,7 +44,7 @@ class Task:
     @property
     def hash(self) -> str:
         """SHA-256 of the task and its settings."""
-        return hashlib.sha256(json.dumps([type(self).__module__, vars(self)], sort_keys=True).encode()).hexdigest()
+        return digest([type(self).__module__, vars(self)])
 
 
 def draw(bits: np.random.PCG64, count: int, below: int) -> np.ndarray:

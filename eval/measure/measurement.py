@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from conf.schema import EvaluationSettings
 from conf.source import source_hash
+from conf.typed import digest
 from data.module import WindowDataModule
 from eval.measure.exact_match import score_task
 from eval.measure.extended import check_extensions, extension_configs
@@ -28,7 +27,7 @@ def fingerprint(evaluation: EvaluationSettings) -> str:
     modules = [f"eval.measure.protocols.{name}" for name in evaluation.protocols]
     modules += [f"eval.measure.probes.{name}" for name in evaluation.probes]
     asked = asdict(evaluation), extensions, source_hash(*extensions, *modules)
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return digest(asked)
 
 
 class Measurement:

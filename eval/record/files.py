@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from conf.typed import digest
 from eval.record.bounds import check_depth
 from model.devices import rank
 
@@ -72,7 +72,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Strict JSON, indented, atomic, its digest at the end. It has no NaN and no infinity: they are null, as any value
     that there is not."""
     content = _finite(content)
-    whole = {**content, DIGEST: _digest(content)}
+    whole = {**content, DIGEST: digest(content)}
     write_atomic(path, (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode())
 
 
@@ -83,11 +83,6 @@ def _finite(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    """Of the values, however the file is indented."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -107,7 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DamagedError(path, "is damaged (it is no JSON object)")
     written = content.pop(DIGEST, None)
-    if written is not None and written != _digest(content):
+    if written is not None and written != digest(content):
         raise DamagedError(path, f"is damaged (its {DIGEST} is another; of a file edited by hand, remove that line)")
     return content
 

@@ -36,11 +36,11 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import CONF, Settings
-from conf.typed import plain, typed
+from conf.typed import digest, plain, typed
 from eval.measure.rows import PART, PLACE, Measured, Row, row_key
 from eval.record.bounds import read_arrays
 from eval.record.files import PARTIAL, DamagedError, as_csv, read_json, remove, set_aside, write_atomic, write_json
-from eval.record.identity import digest, identity, settings_hash
+from eval.record.identity import identity, settings_hash
 from eval.record.shape import SCHEMA, Results, Status, read_as
 from model.devices import rank
 from model.signals import last_words

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf import schema
 from conf.compose import composed
 from conf.source import source_hash
-from conf.typed import composed_as
+from conf.typed import composed_as, digest
 from data.inputs import input_hash
 
 # Settings that change where and how a run is carried out, and not what it computes.
@@ -39,11 +37,6 @@ def settings_hash(config: Mapping[str, Any]) -> str:
     if settings.get("tuning"):  # chooses the learning rate
         settings["training"] = {key: value for key, value in settings["training"].items() if key != "lr"}
     return digest(settings)
-
-
-def digest(values: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values, whatever their order, hexadecimal."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def run_id(config: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 
 from conf.mistakes import naming_settings
 from conf.schema import check_names
-from eval.record.identity import NOT_IDENTITY, digest
+from conf.typed import digest
+from eval.record.identity import NOT_IDENTITY
 from eval.record.jobs import LISTS, give_up
 
 AGENT = "WANDB_SWEEP_ID"  # in the environment: what an agent of a W&B sweep tells the runs that it starts
