@@ -12,6 +12,7 @@ import torch
 
 from conf.schema import CONTROLS, ProbeSettings
 from eval.measure.extended import extension_configs
+from eval.measure.measurement import fingerprint
 from eval.measure.ngram import NGram
 from eval.measure.perplexity import Perplexity
 from eval.measure.protocols import plan
@@ -250,3 +251,15 @@ def test_a_perplexity_beyond_what_a_float_holds_is_written_and_shown_as_such(fol
     assert all(row["nats"] > 800 and row["perplexity"] is None and row["status"] == "ok" for row in rows)
     print_rows(rows, "a model that is very sure, and wrong")
     assert capsys.readouterr().out.count(" overflow ") == len(rows)
+
+
+def test_rows_of_an_extension_whose_source_has_changed_are_scored_again(folder, passes, monkeypatch):
+    model, settings = small_model("rope"), replace(SETTINGS, protocols=["fixed_targets"], extensions=["none", "pi"])
+    evaluate(model, STREAM, folder, settings)
+    before, asked = len(passes), fingerprint(settings)
+    monkeypatch.setattr("eval.measure.extended.source_hash", lambda *configs: "edited")
+    monkeypatch.setattr("eval.measure.measurement.source_hash", lambda *configs: "edited")
+    rows = evaluate(model, STREAM, folder, settings)
+    again = len(passes) - before
+    assert [row.get("extension_source") for row in rows] == [None] * 3 + ["edited"] * 3
+    assert 0 < again < before and fingerprint(settings) != asked
