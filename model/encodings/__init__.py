@@ -71,6 +71,8 @@ class PositionEncoding(nn.Module):
     lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
     reach: all positions lie within so many tokens of one another; None: within the sequence's length.
     sees: a row sees no more than so many keys, itself included; None: all up to itself.
+    capturable: a pass is kernels alone, which a CUDA graph can replay: nothing waits for the device or copies to it,
+        and Python keeps nothing that changes from pass to pass.
     """
 
     max_length: int | None = None
@@ -82,6 +84,7 @@ class PositionEncoding(nn.Module):
     lr_scale: float = 1.0
     reach: int | None = None
     sees: int | None = None
+    capturable: bool = True
 
     def __init__(self, shape: Shape):
         super().__init__()

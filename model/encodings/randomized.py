@@ -28,6 +28,8 @@ class Randomized(Wrapper):
     function of the seed and the length alone. Since they change with the length, it can't decode token by token.
     """
 
+    capturable = False  # the generator is the CPU's, so that the draws are the same on every device
+
     def __init__(self, shape: Shape, inner: PositionEncoding, multiple: int = 16, at_test: str = "random"):
         super().__init__(shape, inner)
         if multiple < 1:
