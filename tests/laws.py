@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -539,23 +540,30 @@ def check_one_device(build: Build) -> None:
     read elsewhere, nothing is copied from there. With all of it on "meta", an operation on the CPU is one too many; but
     for numbers (of no dimensions), which a kernel takes as they are."""
     for training in (False, True):
-        encoding = build(SHAPE).train(training).to("meta")
-        content = Content.random(SHAPE, length_for(encoding)).to(torch.float32).to("meta")
-        autocast = mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
-        with autocast, _Elsewhere() as elsewhere:
-            positions = encoding.positions(content.tokens)
-            encoding.embed(content.x, positions)
-            for layer in range(SHAPE.num_layers):
-                attention(*content[2:], encoding, positions, content.x, layer, executor="dense")
-        assert not elsewhere.found, f"not on the device of the content: {', '.join(elsewhere.found)}"
+        encoding = build(SHAPE).train(training)
+        found = elsewhere(encoding, length_for(encoding))
+        assert not found, f"not on the device of the content: {', '.join(found)}"
 
 
-class _Elsewhere(TorchDispatchMode):
+def elsewhere(encoding: PositionEncoding, length: int) -> list[str]:
+    """What a pass on "meta" does on another device, in words; the encoding is there from then on."""
+    shape, found = encoding.to("meta").shape, []
+    content = Content.random(shape, length).to(torch.float32).to("meta")
+    autocast = mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
+    with autocast, _ReadElsewhere(found), _MadeOfNumbers(found):
+        positions = encoding.positions(content.tokens)
+        encoding.embed(content.x, positions)
+        for layer in range(shape.num_layers):
+            attention(*content[2:], encoding, positions, content.x, layer, executor="dense")
+    return found
+
+
+class _ReadElsewhere(TorchDispatchMode):
     """Notes the operations inside that read or return a tensor that isn't on "meta"."""
 
-    def __init__(self):
+    def __init__(self, found: list[str]):
         super().__init__()
-        self.found: list[str] = []
+        self.found = found
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         out = operation(*args, **(kwargs or {}))
@@ -563,6 +571,22 @@ class _Elsewhere(TorchDispatchMode):
         least = 0 if operation is torch.ops.aten._to_copy.default else 1
         self.found += [f"{operation} on {t.device}" for t in tensors if t.device.type != "meta" and t.ndim >= least]
         return out
+
+
+class _MadeOfNumbers(TorchFunctionMode):
+    """Notes the tensors inside that are made of Python's numbers: on the CPU first, whatever their device."""
+
+    MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor)
+
+    def __init__(self, found: list[str]):
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in self.MAKERS and (out := function(*args, **(kwargs or {}))).ndim:
+            self.found.append(f"{function.__name__} of shape {tuple(out.shape)}")
+            return out
+        return function(*args, **(kwargs or {}))
 
 
 def check_constants(build: Build) -> None:

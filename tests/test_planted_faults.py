@@ -354,6 +354,11 @@ class NumberFetchedInEveryPass(NoPE):
         return x * torch.tensor(0.5).to(x.device)
 
 
+class NumbersFetchedInEveryPass(NoPE):
+    def embed(self, x, positions):
+        return x + torch.tensor([0.5] * x.shape[-1], device=x.device)
+
+
 class SlopesRoundedWithTheParameters(NoPE):
     def __init__(self, shape):
         super().__init__(shape)
@@ -518,6 +523,7 @@ FAULTS = [
     of(FrequenciesMadeInEveryPass, laws.check_one_device, "arange.* on cpu"),
     of(SlopesFetchedInEveryPass, laws.check_one_device, "_to_copy.* on cpu"),
     of(NumberFetchedInEveryPass, laws.check_one_device, "_to_copy.* on cpu"),
+    of(NumbersFetchedInEveryPass, laws.check_one_device, "tensor of shape"),
     of(SlopesRoundedWithTheParameters, laws.check_constants, "slopes_H .* bfloat16"),
     of(ConstantAmongTheWeights, laws.check_constants, "theta is in the state_dict"),
     of(AnglesInTheDtypeOfQ, laws.check_dtype_and_shape, "from float64"),
