@@ -79,6 +79,14 @@ def test_all_executors_agree(build):
     laws.check_executors(build)
 
 
+def test_a_forward_pass_stays_on_one_device(build):
+    laws.check_one_device(build)
+
+
+def test_constants_are_exact_whatever_the_encoding_is_cast_to_and_are_not_saved(build):
+    laws.check_constants(build)
+
+
 def test_decoding_token_by_token_equals_the_full_pass(build):
     laws.check_decoding(build)
 
