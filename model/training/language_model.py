@@ -12,7 +12,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from conf.schema import Settings, TrainingSettings
 from model.build import Separators, build_transformer
 from model.devices import uses_gpu
-from model.encodings import PositionEncoding
 from model.kernels import compile_training, cross_entropy
 from model.training.graphs import Replayed
 from model.transformer import Transformer
@@ -51,8 +50,7 @@ class LanguageModel(L.LightningModule):
     def on_fit_start(self) -> None:
         self.first_bad_step = self.first_bad_step.to(self.device)
         alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
-        parts = [part for part in self.transformer.encoding.modules() if isinstance(part, PositionEncoding)]
-        if self.device.type == "cuda" and alone and all(part.capturable for part in parts):
+        if self.device.type == "cuda" and alone and self.transformer.capturable:
             self.replayed = Replayed(self.token_losses, self.transformer)
 
     def on_fit_end(self) -> None:
