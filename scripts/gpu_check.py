@@ -43,22 +43,26 @@ def steps(folder: Path, gpu: bool) -> list[Step]:
         return Step(name, seconds, [PYTHON, "train.py", *where, f"runs={folder / 'runs'}", "logger=none", *settings])
 
     def benchmark(name: str, seconds: int, what: str, shape: str, *options: str) -> Step:
-        device = [] if gpu else ["--device", "cpu", "--rounds", "1", "--seconds", "0.01"]
+        turns = (
+            ["--rounds", "2", "--seconds", "0.5"] if gpu else ["--device", "cpu", "--rounds", "1", "--seconds", "0.01"]
+        )
+        files = ["--csv", str(folder / f"{name}.csv"), "--profile", str(folder / f"{name}.profile")]
         command = [PYTHON, "-m", "scripts.benchmark", what, "--shape", shape if gpu else "nano", *options]
-        return Step(name, seconds, [*command, "--csv", str(folder / f"{name}.csv"), *device])
+        return Step(name, seconds, ["env", "TORCHINDUCTOR_COMPILE_THREADS=4", *command, *turns, *files])
 
     def tests(name: str, seconds: int, *which: str) -> Step:
         many = [] if gpu else ["-k", "rope and not recorded"]
-        return Step(name, seconds, [PYTHON, "-m", "pytest", "-m", "gpu", "-n", "12" if gpu else "0", *which, *many])
+        pytest = [PYTHON, "-m", "pytest", "-m", "gpu", "-n", "12" if gpu else "0", "--durations", "10", *which, *many]
+        return Step(name, seconds, ["env", "OMP_NUM_THREADS=1", *pytest])
 
     replayed = "bf16,bf16 replayed,bf16 compiled,bf16 compiled replayed" if gpu else "bf16"
     compiled = "bf16 compiled" if gpu else "bf16"
     peers = "nanogpt;x-transformers rotary, sdpa;transformers llama"
     return [
         train("default", 60, "trainer.compile=false"),
-        tests("laws", 120, "tests/test_cuda.py"),
-        benchmark("gpt2", 150, "peers", "gpt2", "--encodings", BIASED, "--settings", compiled, "--peers", peers),
-        benchmark("tiny", 120, "encodings", "tiny", "--batch", "8", "--encodings", BIASED, "--settings", replayed),
+        tests("laws", 95, "tests/test_cuda.py"),
+        benchmark("gpt2", 135, "peers", "gpt2", "--encodings", BIASED, "--settings", compiled, "--peers", peers),
+        benchmark("tiny", 75, "encodings", "tiny", "--batch", "8", "--encodings", BIASED, "--settings", replayed),
         train("compiled", 90, "trainer.compile=true", "seed=1"),
         *(
             benchmark(f"long-{length}", 60, "evaluation", "tiny", "--length", str(length), "--encodings", BIASED)
