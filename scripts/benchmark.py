@@ -313,6 +313,7 @@ def contest(processes: list[Process], references: list[str], sizes: Sizes, optio
         )
         if peak := _peak(options.device):
             rows[-1]["mfu"] = round(operations(sizes) * statistics.median(speeds) / peak, 3)
+        print(f"{name}: {rows[-1]['tokens_per_second']:,} tokens/s", flush=True)  # whatever becomes of the others
     if options.profile:
         with open(options.profile, "a", encoding="utf-8") as file:
             for name, process in contestants.items():

@@ -46,7 +46,9 @@ def steps(folder: Path, gpu: bool) -> list[Step]:
         turns = (
             ["--rounds", "2", "--seconds", "0.5"] if gpu else ["--device", "cpu", "--rounds", "1", "--seconds", "0.01"]
         )
-        files = ["--csv", str(folder / f"{name}.csv"), "--profile", str(folder / f"{name}.profile")]
+        files = ["--csv", str(folder / f"{name}.csv")]
+        if what == "peers":
+            files += ["--profile", str(folder / f"{name}.profile")]
         command = [PYTHON, "-m", "scripts.benchmark", what, "--shape", shape if gpu else "nano", *options]
         return Step(name, seconds, ["env", "TORCHINDUCTOR_COMPILE_THREADS=4", *command, *turns, *files])
 
