@@ -4,6 +4,7 @@ python -m pytest tests/test_extensions.py
 """
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ from tests.references.extensions import EXTENSION_REFERENCES
 pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.high=4")
 
 
+@functools.cache
 def fitting_pairs():
     return [
         (method, name)
@@ -73,8 +75,10 @@ def test_within_the_training_length_every_extension_is_none_to_the_last_bit(meth
 
 def test_an_extended_encoding_stays_on_one_device():
     for method, name in fitting_pairs():
+        if method == "none":  # the encoding itself, which the laws hold
+            continue
         extension, encoding = extension_of(method), encoding_of(name)
-        length = min(4 * L, encoding.max_length or 4 * L) if method != "table_interpolation" else 4 * L
+        length = 2 * L if method == "table_interpolation" else min(2 * L, encoding.max_length or 2 * L)
         if extension.needs_tuning:
             extension = extension.tune(lambda _: 0.0, encoding, L, length)
         found = elsewhere(copy.deepcopy(extension.apply(encoding, L, length)), length)

@@ -4,6 +4,7 @@ python -m pytest tests/test_laws.py             # one encoding: -k "[rope]"
 """
 
 import functools
+import pickle
 
 import pytest
 import torch
@@ -85,6 +86,12 @@ def test_a_forward_pass_stays_on_one_device(build):
 
 def test_constants_are_exact_whatever_the_encoding_is_cast_to_and_are_not_saved(build):
     laws.check_constants(build)
+
+
+def test_a_pickled_encoding_keeps_its_constants(build):
+    encoding = build(laws.SHAPE)
+    again = dict(pickle.loads(pickle.dumps(encoding)).bfloat16().named_buffers())
+    assert all(torch.equal(again[name], value) for name, value in encoding.named_buffers())
 
 
 def test_decoding_token_by_token_equals_the_full_pass(build):

@@ -71,11 +71,8 @@ class Randomized(Wrapper):
         return positions_T
 
 
-UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)  # a draw on the CPU is no part of a CUDA graph; of torch 2.9 on
-
-
-# torch.compile can't see into a generator
-@torch.library.custom_op("trainshort::draw_positions", mutates_args=(), tags=UNSAFE and (UNSAFE,))
+# torch.compile can't see into a generator, and a draw on the CPU is no part of a CUDA graph
+@torch.library.custom_op("trainshort::draw_positions", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def draw_positions(seed: Tensor, draw: Tensor, length: int, reach: int) -> Tensor:
     """`length` of 0..reach−1 in order, (length,), a function of the seed, and of the draw's number, alone."""
     generator = torch.Generator().manual_seed((int(seed) + STRIDE * int(draw)) % 2**63)
