@@ -57,14 +57,14 @@ def steps(folder: Path, gpu: bool) -> list[Step]:
         pytest = [PYTHON, "-m", "pytest", "-m", "gpu", "-n", "12" if gpu else "0", "--durations", "10", *which, *many]
         return Step(name, seconds, ["env", "OMP_NUM_THREADS=1", *pytest])
 
-    replayed = "bf16,bf16 replayed,bf16 compiled,bf16 compiled replayed" if gpu else "bf16"
+    ways = "bf16,bf16 recorded,bf16 compiled,bf16 compiled recorded" if gpu else "bf16"
     compiled = "bf16 compiled" if gpu else "bf16"
     peers = "nanogpt;x-transformers rotary, sdpa;transformers llama"
     return [
         train("default", 60, "trainer.compile=false"),
         tests("laws", 95, "tests/test_cuda.py"),
         benchmark("gpt2", 135, "peers", "gpt2", "--encodings", BIASED, "--settings", compiled, "--peers", peers),
-        benchmark("tiny", 75, "encodings", "tiny", "--batch", "8", "--encodings", BIASED, "--settings", replayed),
+        benchmark("tiny", 75, "encodings", "tiny", "--batch", "8", "--encodings", BIASED, "--settings", ways),
         train("compiled", 90, "trainer.compile=true", "seed=1"),
         *(
             benchmark(f"long-{length}", 60, "evaluation", "tiny", "--length", str(length), "--encodings", BIASED)

@@ -265,6 +265,22 @@ def _weights(encoding: PositionEncoding, content: Content, layer: int) -> Tensor
     return encoding.weigh(scores, visible, rows, layer)
 
 
+def check_separable_bias(build: Build) -> None:
+    """Where `separable_bias`: score_mod adds u(i) − u(j), whatever the score."""
+    encoding = rig(build)
+    if not encoding.separable_bias:
+        return
+    T = length_for(encoding)
+    indices = index_tensors(BATCH, SHAPE.num_heads, T)
+    zeros = torch.zeros(BATCH, SHAPE.num_heads, T, T, dtype=torch.float64)
+    for layer in range(SHAPE.num_layers):
+        _, _, mod, _ = hooks(encoding, Content.random(SHAPE, T), layer)
+        bias = mod(zeros, *indices)
+        assert_same(bias, bias[..., :1] + bias[..., :1, :], "the bias is not one of u(i) − u(j)", tolerance=1e-7)
+        scores = torch.randn(zeros.shape, dtype=torch.float64)
+        assert_same(mod(scores, *indices), scores + bias, "the bias depends on the score")
+
+
 def check_distance_bias(build: Build) -> None:
     """Where `distance_bias`: score_mod adds a bias of (h, i − j), whatever the score, the sequence and its content."""
     encoding = rig(build)
@@ -509,6 +525,11 @@ def check_executors(build: Build) -> None:
             continue
         if encoding.distance_bias:
             assert_same(attend(encoding, content, layer, "hankel"), dense, "hankel and dense", 1e-6)
+        if encoding.separable_bias:
+            assert_same(attend(encoding, content, layer, "folded"), dense, "folded and dense")
+            short = content.to(torch.bfloat16).to(torch.float64)  # numbers that bf16 holds
+            folded = attend(encoding.float(), short.to(torch.bfloat16), layer, "folded").double()
+            assert_same(folded, attend(encoding.double(), short, layer), "folded in bf16 and dense", 0.02)
         scores = q @ k.transpose(-1, -2) * SHAPE.head_dim**-0.5
         pointwise = _on_scalars(mod)(scores, *(torch.arange(size) for size in scores.shape))
         broadcast = mod(scores, *index_tensors(*scores.shape[:3]))

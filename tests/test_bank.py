@@ -3,11 +3,10 @@
 python -m pytest tests/test_bank.py
 """
 
-import pytest
 from omegaconf import OmegaConf
 
 from conf.schema import CONF
-from conf.typed import digest, plain
+from conf.typed import plain
 from eval.compare.runs import flatten
 from eval.record.identity import NOT_IDENTITY, settings_of
 

@@ -13,7 +13,7 @@ from eval.record.identity import settings_of
 from model.attention import choose
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import PositionEncoding, Shape, build_encoding
-from model.training.graphs import Replayed
+from model.training.graphs import Recorded
 from model.training.language_model import LanguageModel
 from model.transformer import Transformer
 from tests import laws
@@ -73,21 +73,19 @@ def test_a_recorded_step_is_the_step(name):
         module = LanguageModel(Transformer(laws.VOCABULARY, encoding), training, 10).cuda()
         if not module.transformer.capturable:
             pytest.skip("draws on the CPU")
-        step_losses = Replayed(module.token_losses, module.transformer) if record else module.token_losses
+        recorded = module.recorded = Recorded(module.mean_loss, module.transformer) if record else None
         optimizer = module.configure_optimizers()["optimizer"]
         seen = []
         for step in range(10):
             batch = laws.random_tokens(4, SHAPE.context + 1, seed=step).cuda()
             with torch.autocast("cuda", torch.bfloat16):
-                token_losses, predicted = step_losses(batch)
-            loss = token_losses.sum() / predicted.sum()
-            loss.backward()
+                loss = (recorded or module.mean_loss)(batch)
+            module.backward(loss)
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            seen.append(loss.detach())
-        if record:
-            assert step_losses.replay is not module.token_losses, "it was not recorded"
+            seen.append(loss.detach().clone())
+        assert recorded is None or recorded.graph is not None
         losses.append(torch.stack(seen).cpu())
     torch.testing.assert_close(*losses, rtol=1e-3, atol=0)  # sums in another order: learned biases' gradients
     assert losses[0][-1] < losses[0][0]

@@ -43,6 +43,10 @@ def test_a_distance_bias_depends_on_head_and_distance_alone(build):
     laws.check_distance_bias(build)
 
 
+def test_a_separable_bias_is_a_difference_of_two(build):
+    laws.check_separable_bias(build)
+
+
 def test_dtype_and_shape_survive_and_bf16_is_close_to_float64(build):
     laws.check_dtype_and_shape(build)
 

@@ -187,6 +187,11 @@ class DistanceBiasThatSeesTheRow(ALiBi):
         return lambda score, b, h, i, j: score - self.slopes_H[h] * (i - j) / (i + 1)
 
 
+class SeparableBiasOfTheRoot(ALiBi):
+    def score_mod(self, q, k, positions, x, layer):
+        return lambda score, b, h, i, j: score - self.slopes_H[h] * (i - j).clamp_min(0).double().sqrt()
+
+
 class DistanceBiasThatScales(ALiBi):
     def score_mod(self, q, k, positions, x, layer):
         return lambda score, b, h, i, j: score * (1 + self.slopes_H[h] * (i - j))
@@ -503,6 +508,8 @@ FAULTS = [
     of(DistanceBiasThatSeesTheRow, laws.check_distance_bias, r"not one of \(h, i − j\)"),
     of(DistanceBiasThatSeesTheQuery, laws.check_distance_bias, r"not one of \(h, i − j\)"),
     of(DistanceBiasThatScales, laws.check_distance_bias, "depends on the score"),
+    of(SeparableBiasOfTheRoot, laws.check_separable_bias, r"not one of u\(i\) − u\(j\)"),
+    of(DistanceBiasThatScales, laws.check_separable_bias, "depends on the score"),
     of(BiasThatIsZero, laws.check_position_reaches_the_output, "order of the past does not matter"),
     of(PositionsAllZero, laws.check_position_reaches_the_output, "order of the past does not matter"),
     of(NoPEThatSeesTheOrder, laws.check_position_reaches_the_output, "sees the order"),

@@ -64,6 +64,8 @@ class PositionEncoding(nn.Module):
     relative: attention scores depend on i − j alone (given the same content at i and j).
     distance_bias: score_mod adds a bias that depends on (head, i − j) and nothing else, so that executors may
         tabulate it once per distance instead of once per pair (only used where positions are the default 0..T−1).
+    separable_bias: score_mod adds u(b, h, i) − u(b, h, j) and nothing else (ALiBi's slope times the position, FoX's sum
+        of gates), which executors may fold into q and k.
     rescores: `rescore` or `weigh` is in use, so attention needs whole rows of scores and weights.
     prefix_consistent: the first t rows of a longer sequence are those of the shorter; False only where a method
         looks at the sequence's length, and such a method can't decode token by token.
@@ -78,6 +80,7 @@ class PositionEncoding(nn.Module):
     max_length: int | None = None
     relative: bool = False
     distance_bias: bool = False
+    separable_bias: bool = False
     rescores: bool = False
     prefix_consistent: bool = True
     order_blind: bool = False
@@ -203,6 +206,7 @@ class Wrapper(PositionEncoding):
             "max_length",
             "relative",
             "distance_bias",
+            "separable_bias",
             "rescores",
             "prefix_consistent",
             "order_blind",

@@ -38,6 +38,7 @@ class ALiBi(PositionEncoding):
 
     relative = True
     distance_bias = True
+    separable_bias = True
 
     def __init__(self, shape: Shape, exponent: float = 8.0):
         super().__init__(shape)

@@ -204,6 +204,6 @@ def _inner(module: nn.Module) -> list[PositionEncoding]:
 
 def _pass_on_claims(outer: PositionEncoding, old: PositionEncoding, new: PositionEncoding) -> None:
     """A wrapper has its claims from the inner encoding: those that the view changes are changed there too."""
-    for claim in ("max_length", "relative", "distance_bias", "rescores", "sees"):
+    for claim in ("max_length", "relative", "distance_bias", "separable_bias", "rescores", "sees"):
         if getattr(outer, claim) == getattr(old, claim):
             setattr(outer, claim, getattr(new, claim))
