@@ -68,8 +68,8 @@ def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """ "rope, alibi and t5"."""
-    *first, last = [*names][:NAMED]
-    more = len([*names]) - NAMED
+    *first, last = (names := [*names])[:NAMED]
+    more = len(names) - NAMED
     if more > 0:
         return f"{', '.join([*first, last])} and {more} more"
     return f"{', '.join(first)} and {last}" if first else last

@@ -248,7 +248,9 @@ def _unbeaten(against: Mapping[Key, Mapping[Key, Difference]], level: float) -> 
     """Those that no other is better than."""
     verdicts = {name: [each.verdict for each in judged(found, level).values()] for name, found in against.items()}
     found = {name for name in against if "better" not in verdicts[name]}
-    return found or set(against)  # none is left where, over different seeds, each is beaten by another: nothing is known
+    return found or set(
+        against
+    )  # none is left where, over different seeds, each is beaten by another: nothing is known
 
 
 def judged(found: Mapping[Key, Difference], level: float = 0.95) -> dict[Key, Difference]:
