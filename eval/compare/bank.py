@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from omegaconf import OmegaConf
 
 from conf.compose import composed
 from conf.schema import ROOT, Settings, options
@@ -59,10 +60,11 @@ def evaluation_key() -> str:
 @functools.cache
 def catalogue() -> dict[str, dict[str, Any]]:
     """The settings of every encoding there is, by name."""
-    from omegaconf import OmegaConf
+    return {name: encoding_settings(name) for name in options("encoding")}
 
-    configs = {name: composed(None, f"+encoding={name}").encoding for name in options("encoding")}
-    return {name: OmegaConf.to_container(config, resolve=True) for name, config in configs.items()}
+
+def encoding_settings(name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(composed(None, f"+encoding={name}").encoding, resolve=True)
 
 
 def stated(settings: Settings) -> dict[str, Any]:
