@@ -161,22 +161,21 @@ def gather(bank: Path, folder: Path, replacing: bool) -> int:
 
 
 def fill(bank: Path, wanted: Mapping[str, list], more: Sequence[str]) -> int:
-    """Trains by the ordinary sweep, a command for each kind of gap, and gathers after each."""
+    """Trains by the ordinary sweep, a command for each kind of gap, and gathers after each. 3 where gaps are left."""
     from conf.schema import ROOT
     from eval.compare.bank import gaps, open_bank
 
     found = gaps(open_bank(bank), **wanted)
     runs = next((each.partition("=")[2] for each in more if each.startswith("runs=")), "runs")
-    codes = []
     for command in commands(found):
         print(f"--- python train.py {shlex.join([*command, *more])}", flush=True)
-        codes.append(subprocess.run([sys.executable, str(ROOT / "train.py"), *command, *more], check=False).returncode)
-        if codes[-1] not in (0, SWEEP_FAILED):  # a mistake in the command, or a signal
-            return codes[-1] if codes[-1] > 0 else 128 - codes[-1]
-        codes.append(gather(bank, Path(runs) / SWEEP, replacing=False))
-    if not codes:
-        print(f"{bank}: nothing is missing")
-    return max(codes, default=0)
+        code = subprocess.run([sys.executable, str(ROOT / "train.py"), *command, *more], check=False).returncode
+        if code not in (0, SWEEP_FAILED):  # a mistake in the command, or a signal
+            return code if code > 0 else 128 - code
+        gather(bank, Path(runs) / SWEEP, replacing=False)
+    left = gaps(open_bank(bank), **wanted)
+    print(f"{bank}: {'runs are missing still' if left.missing or left.unscored else 'nothing is missing'}")
+    return SWEEP_FAILED if left.missing or left.unscored else 0
 
 
 def write(bank: Path, options: Mapping[str, str]) -> int:

@@ -80,14 +80,14 @@ def departures(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
 
 def open_bank(path: Path) -> Contents:
     """The bank of a file; an empty one where there is none. Raises BankError where it can't be read, or is of another
-    version of the standard setting."""
+    version of the standard setting. A setting that is newer than the file is not held against it."""
     wanted = stated(standard())
     if not path.exists():
         return Contents(VERSION, wanted)
     contents = read_bank(path)
     if contents.version != VERSION:
         raise BankError(path, f"is of version {contents.version} of the standard setting, this program's is {VERSION}")
-    if found := departures(contents.settings, wanted):
+    if found := departures(contents.settings, {key: wanted.get(key) for key in contents.settings}):
         raise BankError(path, f"was made in another setting than {EXPERIMENT} is now ({found[0]})")
     return contents
 
@@ -130,7 +130,7 @@ def entry_of(run: RunFolder) -> tuple[Entry, Contents]:
     if not run.finished:
         raise ValueError(f"{run.path} is not finished ({run.status['state']}): give the run's own command again")
     check_standard(run, settings)
-    run.check_owner()
+    run.check()
     results = run.shown_as(evaluation_key())
     check_scored(run, settings, results)
     _check_catalogue(run, settings, results)

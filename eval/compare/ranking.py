@@ -20,7 +20,8 @@ from eval.compare.show import Table, column, columns, columns_by_length, show_le
 from eval.measure.statistics import tiers
 
 GROUPS = "a group holds those that can't be told from the best of all that are in no group above it; paired over seeds "
-GROUPS += "and windows, corrected for all comparisons with it (Holm); best first"
+GROUPS += "and windows, corrected for all comparisons with it (Holm); one whose seeds differ much can stand in a group "
+GROUPS += "above others that are lower"
 
 
 def ranked(comparison: Comparison, protocol: str = HEADLINE) -> pd.DataFrame:
@@ -62,7 +63,7 @@ def group_table(comparison: Comparison, rows: pd.DataFrame, length: int) -> Tabl
     groups = named.groupby("group")["said"].agg(", ".join)
     return Table(
         f"At {show_length(length, comparison.context)}",
-        [column("group", pd.Series(groups.index), "{:d}".format), column("encodings, with their perplexity", groups)],
+        [column("group", pd.Series(groups.index), "{:d}".format), column("encodings, best first", groups)],
     )
 
 
