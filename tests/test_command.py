@@ -47,6 +47,28 @@ def test_what_of_hydra_is_settled_is_refused_in_a_sentence(capsys, setting, file
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize("choice", ["model=nano", "eval=smoke", "tokenizer=byte", "tokenizer=char"])
+def test_a_choice_that_an_experiment_leaves_nothing_of_is_refused(capsys, choice):
+    with pytest.raises(SystemExit) as stop:
+        begin("train", "experiment=standard", choice)
+    group = choice.partition("=")[0]
+    said = f"error: {choice}: experiment=standard settles all of {group} itself: leave one of them out\n"
+    assert (stop.value.code, capsys.readouterr().err) == (1, said)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["experiment=standard", "model=tiny", "trainer=gpu", "encoding=alibi", "logger=none", "model.dim=64"],
+        ["experiment=tasks", "model=tiny"],
+        ["experiment=ceiling", "eval=smoke"],
+        ["model=nano"],
+    ],
+)
+def test_choices_that_come_to_something_are_taken(command):
+    begin("train", *command)
+
+
 @pytest.mark.parametrize("command", ["train.py", "-m eval"])
 def test_a_command_with_its_working_directory_changed_is_refused(program, tmp_path, command):
     arguments = [] if command == "train.py" else ["run=there"]

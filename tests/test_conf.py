@@ -34,6 +34,15 @@ SCALED = [
     "eval.windows=12",
     "logger=none",
 ]
+STANDARD = ["model.dim=32", "model.num_layers=1", "data.max_tokens=30_000", "tokenizer.vocab_size=300"]
+STANDARD += [
+    "eval.tokens=1024",
+    "context=32",
+    "training.tokens=2048",
+    "eval.targets=4",
+    "eval.windows=12",
+    "logger=none",
+]
 SWEEPS = {  # experiments that are sweeps: what makes them small, and how many runs they have then
     "compare": (["encoding=none,rope"], 2),
     "controls": ([], 2),
@@ -98,9 +107,9 @@ def experiments():
 def test_every_experiment_runs(program, tmp_path, name):
     more, runs = SWEEPS.get(name, ([], 1))
     sweep = ["-m", "sweep=small"] if name in SWEEPS else []
-    if name != "tasks":
+    if name not in ("tasks", "standard"):
         more = [*more, "tokenizer=byte"]
-    done = program(*sweep, f"experiment={name}", *SCALED, *more, runs=tmp_path)
+    done = program(*sweep, f"experiment={name}", *(STANDARD if name == "standard" else SCALED), *more, runs=tmp_path)
     assert done.returncode == 0, done.stderr
     files = sorted((tmp_path / "small" if sweep else tmp_path).glob("*/results.json"))
     assert len(files) == runs

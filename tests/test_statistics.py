@@ -14,7 +14,7 @@ import pytest
 from scipy import integrate, stats
 
 from eval.measure import statistics
-from eval.measure.statistics import compare, difference, holm, perplexity_interval, verdict
+from eval.measure.statistics import among_best, compare, difference, holm, perplexity_interval, tiers, verdict
 from tests.losses import SEED_SD, synthetic_differences
 
 # ---- agreement with closed forms and with loops
@@ -178,6 +178,23 @@ def test_holm_equals_its_definition_as_a_step_down_procedure():
                 break
             rejected.add(name)
         assert {name for name, p in holm(p_values).items() if p <= 0.05} == rejected
+
+
+def test_tiers_are_the_best_of_all_then_of_those_that_are_left():
+    random, tokens_W = np.random.default_rng(3), np.full(40, 100)
+    means = {"a": 4.0, "b": 4.0, "c": 4.5, "d": 5.0, "e": 5.0}
+    shared = random.normal(size=40)
+    losses = {
+        name: {seed: 100 * (mean + 0.3 * shared + random.normal(0, 0.02, 40)) for seed in range(3)}
+        for name, mean in means.items()
+    }
+    assert tiers(losses, tokens_W) == [{"a", "b"}, {"c"}, {"d", "e"}]
+    left, found = dict(losses), []
+    while left:
+        found.append(among_best(left, tokens_W, level=0.5))
+        left = {name: own for name, own in left.items() if name not in found[-1]}
+    assert tiers(losses, tokens_W, level=0.5) == found
+    assert tiers({}, tokens_W) == []
 
 
 def test_the_examples_in_the_docstrings_hold():

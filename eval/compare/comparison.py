@@ -61,6 +61,7 @@ class Comparison:
     positions: likewise for each stretch of positions of the protocol `positions`, without differences.
     tasks: a row for each (task, extension, length, label), most exact first; see `summarise_tasks`.
     objection: why nothing is compared (then these are empty), naming what differs; None where the runs are comparable.
+    remarks: sentences that stand before the conclusion's own, of whoever has put the runs together.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class Comparison:
     tasks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TASK, dtype=float))
     apart: Mapping[str, str] = field(default_factory=dict)
     objection: str | None = None
+    remarks: Sequence[str] = ()
 
     @property
     def compared(self) -> list[Run]:
@@ -118,7 +120,20 @@ def read_comparison(
 
     Raises ValueError where the folder holds no run at all.
     """
-    runs = read_runs(path := Path(path), jobs)
+    return compare_runs(Path(path), read_runs(Path(path), jobs), reference=reference, level=level, compare=compare)
+
+
+def compare_runs(
+    path: Path,
+    runs: list[Run],
+    *,
+    reference: str | None = None,
+    level: float | None = None,
+    compare: CompareSettings | None = None,
+    against: Collection[str] = (),
+) -> Comparison:
+    """`read_comparison` of runs that have been read. path: where the comparison's own files lie; against: labels that
+    differences are taken to in any case, however many there are."""
     compared = [run for run in runs if run.problem is None]
     compare = compare or (compared[0].settings.compare if compared else CompareSettings(None, level=0.95))
     level = compare.level if level is None else level
@@ -136,8 +151,11 @@ def read_comparison(
     if objection:
         return Comparison(path, runs, found, level, rows, scored, apart=apart, objection=objection)
     standing, windows = _standing(scored, compared)
-    frames = *summarise(standing, windows, found, level), summarise_tasks(whole[whole["task"].notna()])
-    return Comparison(path, runs, found, level, rows, scored, windows, *frames, apart)
+    summaries = summarise(standing, windows, found, level, against)
+    return Comparison(
+        *(path, runs, found, level, rows, scored, windows),
+        *(*summaries, summarise_tasks(whole[whole["task"].notna()]), apart),
+    )
 
 
 def _objections(runs: Sequence[Run], rows: pd.DataFrame) -> tuple[dict[str, str], str | None]:
@@ -231,9 +249,10 @@ def last_place(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(
-    rows: pd.DataFrame, windows: pd.DataFrame, reference: str | None, level: float
+    rows: pd.DataFrame, windows: pd.DataFrame, reference: str | None, level: float, against: Collection[str] = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """`summary`, `differences` and `positions` of a comparison, from rows that count and the windows behind them."""
+    """`summary`, `differences` and `positions` of a comparison, from rows that count and the windows behind them.
+    against: labels that are references in any case."""
     columns = [name for name in FIGURES if "position" not in name] + [BEST, "reference", *GAIN, *DIFFERENCE]
     if rows.empty:
         empty = pd.DataFrame(columns=columns, dtype=float)
@@ -248,19 +267,20 @@ def summarise(
     whole = windows[windows["position"] == 0]
     rivals = whole[whole["control"].isna()]
     labels = rivals["label"].unique().tolist()
-    references = labels if len(labels) <= MANY else {reference, *last_place(summary)["label"].head(1)}
+    few = {reference, *last_place(summary)["label"].head(1), *against}
+    references = labels if len(labels) <= MANY else few
     differences = _differences(rivals, PLACE, "label", references, level)
     gains = _differences(whole, ["protocol", "context_length", "label"], "extension", ["none"], level)
     gains = gains.rename(columns={name.replace("gain", "difference"): name for name in GAIN} | {"verdict": GAIN[-1]})
     gains = gains.droplevel("reference")[GAIN]
     summary = summary.join(_best(rivals, level), [*PLACE, "label"]).join(gains, gains.index.names)
 
-    def against(reference: str | None, rows: pd.DataFrame) -> pd.DataFrame:
+    def judged(reference: str | None, rows: pd.DataFrame) -> pd.DataFrame:
         rows = rows.assign(reference=reference)
         return rows.join(differences[DIFFERENCE], differences.index.names)[columns].reset_index(drop=True)
 
-    compared = [against(each, summary[summary["control"].isna()]) for each in references]
-    return against(reference, summary), pd.concat(compared), positions[FIGURES].reset_index(drop=True)
+    compared = [judged(each, summary[summary["control"].isna()]) for each in references]
+    return judged(reference, summary), pd.concat(compared), positions[FIGURES].reset_index(drop=True)
 
 
 def _intervals(windows: pd.DataFrame, level: float) -> pd.DataFrame:
@@ -279,7 +299,7 @@ def _intervals(windows: pd.DataFrame, level: float) -> pd.DataFrame:
 def _best(windows: pd.DataFrame, level: float) -> pd.Series:
     """Whether a label is among the best at each place without an extension; by place and label."""
     records = []
-    for place, losses, *scored in _losses(windows[windows["extension"] == "none"], PLACE, "label"):
+    for place, losses, *scored in losses_by(windows[windows["extension"] == "none"], PLACE, "label"):
         best = among_best(losses, *scored, level=level)
         records += [(*place, label, label in best) for label in losses]
     keys = [*PLACE, "label"]
@@ -287,7 +307,7 @@ def _best(windows: pd.DataFrame, level: float) -> pd.Series:
     return frame.set_index(keys)[BEST]
 
 
-def _losses(
+def losses_by(
     windows: pd.DataFrame, by: Sequence[str], side: str
 ) -> Iterator[tuple[tuple, dict[str, dict[int, np.ndarray]], np.ndarray, np.ndarray]]:
     """Of each group `by`: its place, of each side loss_W by seed, and of each window its tokens and its block."""
@@ -310,7 +330,7 @@ def _differences(
     Columns: those of `difference_fields`; index: by, side, reference.
     """
     records = []
-    for place, losses, *scored in _losses(windows, by, side):
+    for place, losses, *scored in losses_by(windows, by, side):
         for reference in losses.keys() & set(references):
             others = {name: shared_seeds(own, losses[reference]) for name, own in losses.items() if name != reference}
             pairs = {name: pair for name, pair in others.items() if pair}

@@ -28,9 +28,9 @@ FAILED = 0.05  # of a task's examples: who answers no more has not learned it
 
 
 def conclude(comparison: Comparison) -> list[str]:
-    """Sentences; the first is the verdict, or says why there is none."""
+    """Sentences; the first is the verdict, or says why there is none, unless the comparison has remarks of its own."""
     if comparison.objection:
-        return ["No comparison is made.", comparison.objection]
+        return [*comparison.remarks, "No comparison is made.", comparison.objection]
     rows = last_place(comparison.summary)
     if len(rows):
         length, protocol = rows[["context_length", "protocol"]].iloc[0]
@@ -41,8 +41,7 @@ def conclude(comparison: Comparison) -> list[str]:
         found = [_task_verdict(comparison.tasks)]
     else:
         found = [f"Nothing to compare: of {len(comparison.runs)} runs none has finished with a figure."]
-    found += _doubts(comparison)
-    return found
+    return [*comparison.remarks, *found, *_doubts(comparison)]
 
 
 def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
@@ -58,7 +57,7 @@ def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
     else:
         other = next(row for row in reversed(others) if row.label in best)
         among = "apart" if len(best) == len(rows) else f"from the best of {len(rows)} encodings"
-        said = f"{_listed(best)} can't be told {among}: the lowest, {lowest.label}, has {figure}; the highest of them"
+        said = f"{listed(best)} can't be told {among}: the lowest, {lowest.label}, has {figure}; the highest of them"
     against = comparison.differences.query("reference == @lowest.label and label == @other.label")
     against = against.merge(rows[["protocol", "extension", "context_length"]].head(1))
     (difference,) = against.itertuples()
@@ -67,10 +66,10 @@ def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
     return f"{said}, {other.label}, has {show_perplexity(other.perplexity)}{over} {change}."
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     """ "rope, alibi and t5"."""
-    *first, last = [*names][:NAMED]
-    more = len([*names]) - NAMED
+    *first, last = (names := [*names])[:NAMED]
+    more = len(names) - NAMED
     if more > 0:
         return f"{', '.join([*first, last])} and {more} more"
     return f"{', '.join(first)} and {last}" if first else last
@@ -121,7 +120,7 @@ def _below_floor(rows: pd.DataFrame, comparison: Comparison) -> str:
     if floors.empty or not (below := floors.min(axis="columns") < lowest).any():
         return ""
     floor, nats = floors.loc[below.index[below][-1]].agg(["idxmin", "min"])
-    at = _listed(f"{length / comparison.context:g}x" for length in below.index[below])
+    at = listed(f"{length / comparison.context:g}x" for length in below.index[below])
     who = "Every one of them" if len(rows) > 1 else "It"
     why = "train on more tokens (training.tokens)" if below.get(comparison.context) else "only failures differ there"
     return f" {who} is worse than the {floor} floor ({show_perplexity(math.exp(nats))}) at {at}: {why}."
@@ -155,13 +154,13 @@ def _doubts(comparison: Comparison) -> Iterator[str]:
     """What lies outside the figures: rates at the edge of their grid, controls that stand apart, missing runs."""
     rates = tuning(comparison)
     for advice, labels in rates[rates["advice"] != ""].groupby("advice")["label"]:
-        yield f"The learning rate chosen for {_listed(labels)} lies {advice}."
+        yield f"The learning rate chosen for {listed(labels)} lies {advice}."
     for label, why in dict.fromkeys((run.label, comparison.apart.get(run.name)) for run in comparison.runs):
         if why:
             yield f"The control {label} stands apart, for it differs from the others in {why}."
     lost = {run.label for run in comparison.left_out if run.diverged}
     if lost := sorted(lost & {run.label for run in comparison.compared}):
-        yield f"Not ranked: {_listed(lost)}, of which not every seed could be trained; the others would flatter it."
+        yield f"Not ranked: {listed(lost)}, of which not every seed could be trained; the others would flatter it."
     if left_out := len(comparison.left_out):
         yield f"{left_out} of {len(comparison.runs)} runs failed or are missing, and are left out."
 
@@ -179,14 +178,14 @@ def _task_verdict(tasks: pd.DataFrame) -> str:
         near = [row.label for row in others if row.high >= best.low]
         among = f", the most of {len(others) + 1}" if others else ""
         if near:
-            among = f"; it can't be told from {_listed(near)}, whose range reaches as far"
+            among = f"; it can't be told from {listed(near)}, whose range reaches as far"
         said.append(
             f"At {best.length_ratio:g}x the longest trained length ({best.length:,}), {best.label} answers "
             f"{best.exact_match:.1%} of the examples of {task} exactly ({best.range}: {best.low:.1%} to "
             f"{best.high:.1%}){among}."
         )
     if len(failed):
-        at = _listed(f"{ratio:g}x" for ratio in failed.index)
+        at = listed(f"{ratio:g}x" for ratio in failed.index)
         who = "no encoding"
         why = "" if len(learned) else ": the task is not learned, so train on more tokens (training.tokens)"
         share = f"more than {failed.max():.1%} of the examples of {task}"

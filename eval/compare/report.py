@@ -81,10 +81,10 @@ def print_comparison(comparison: Comparison) -> None:
 def markdown(comparison: Comparison, statements: pd.DataFrame) -> str:
     """report.md: the verdict and the tables; differences at the longest context, where the page has them at each.
     statements: what the literature says; see `literature.check`."""
-    parts = [f"# {_plain(comparison.path.name)}", *map(_plain, conclude(comparison))]
+    parts = [f"# {as_text(comparison.path.name)}", *map(as_text, conclude(comparison))]
     for table in _markdown_tables(comparison, statements):
         if len(table):
-            parts += [f"## {_plain(table.title)}", _plain(table.note), markdown_table(table)]
+            parts += [f"## {as_text(table.title)}", as_text(table.note), markdown_table(table)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -111,10 +111,10 @@ def markdown_table(table: Table) -> str:
     """A table as GitHub's Markdown has it; what comes from data can't end a cell."""
     rule = "|" + "|".join(" --- " if column.values is None else " ---: " for column in table.columns) + "|"
     lines = [[column.title for column in table.columns], *table.texts()]
-    head, *body = (f"| {' | '.join(map(_plain, cells))} |" for cells in lines)
+    head, *body = (f"| {' | '.join(map(as_text, cells))} |" for cells in lines)
     return "\n".join([head, rule, *body])
 
 
-def _plain(text: str) -> str:
+def as_text(text: str) -> str:
     """A text that is shown as it is: nothing in it becomes HTML, a link, an image or another mark of Markdown."""
     return MARKS.sub(r"\\\g<0>", html.escape(text.replace("\n", " ").translate(CONTROL), quote=False))

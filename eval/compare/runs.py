@@ -62,16 +62,19 @@ class Run:
         return self.settings and self.settings.seed
 
 
-def read_runs(path: Path, jobs: Collection[str] = ()) -> list[Run]:
+def read_runs(path: Path, jobs: Collection[str] = (), evaluation: str | None = None) -> list[Run]:
     """The runs of a sweep's folder (or of one run's own), in order of label and seed. A run whose files are missing or
-    damaged is among them, with its problem. Raises ValueError where the folder holds none."""
+    damaged is among them, with its problem. Raises ValueError where the folder holds none.
+
+    evaluation: the key of the one whose rows are shown, where a run has it; None: of that which most of them have.
+    """
     folders = [path] if RunFolder(path).exists else []
     folders += sorted(child for child in path.glob("*/") if RunFolder(child).exists)
     folders += [path / job for job in sorted(jobs) if path / job not in folders]
     if not folders:
         raise ValueError(f"{path} holds no run: give the folder of a run or of a sweep")
     runs = [_read_run(RunFolder(folder)) for folder in folders]
-    if key := _evaluation(runs):
+    if key := evaluation or _evaluation(runs):
         runs = [run if run.results.get("evaluation") == key else _read_run(run.folder, key) for run in runs]
     context = min((run.settings.context for run in runs if run.problem is None), default=0)
     runs = [

@@ -207,14 +207,50 @@ def among_best(
     Args:
         losses: of each encoding loss_W by seed. Others as in `difference`.
     """
+    return _unbeaten(_each_against_each(losses, tokens_W, blocks_W, level), level)
+
+
+def tiers(
+    losses: Mapping[Key, Mapping[int, np.ndarray]],
+    tokens_W: np.ndarray,
+    blocks_W: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+) -> list[set[Key]]:
+    """All encodings, in groups: `among_best` of all, then of those that are left, and so on. Each is in one group.
+
+    The promise of `among_best` is that of the first group alone; the others put the rest in order, no more.
+    """
+    against, found = _each_against_each(losses, tokens_W, blocks_W, level), []
+    while against:
+        found.append(best := _unbeaten(against, level))
+        against = {
+            name: {other: each for other, each in others.items() if other not in best}
+            for name, others in against.items()
+            if name not in best
+        }
+    return found
+
+
+def _each_against_each(
+    losses: Mapping[Key, Mapping[int, np.ndarray]], tokens_W: np.ndarray, blocks_W: np.ndarray | None, level: float
+) -> dict[Key, dict[Key, Difference]]:
+    """Of each, by its name: every other minus it, over the seeds that both have; nothing where there are none."""
     against: dict[Key, dict[Key, Difference]] = {name: {} for name in losses}
     for a, b in itertools.combinations(losses, 2):
         if pair := shared_seeds(losses[a], losses[b]):
             found = difference(*pair, tokens_W, blocks_W, level=level, comparisons=None, names=(str(a), str(b)))
             against[b][a], against[a][b] = found, replace(found, nats=-found.nats)
+    return against
+
+
+def _unbeaten(against: Mapping[Key, Mapping[Key, Difference]], level: float) -> set[Key]:
+    """Those that no other is better than."""
     verdicts = {name: [each.verdict for each in judged(found, level).values()] for name, found in against.items()}
-    found = {name for name in losses if "better" not in verdicts[name]}
-    return found or set(losses)  # none is left where, over different seeds, each is beaten by another: nothing is known
+    found = {name for name in against if "better" not in verdicts[name]}
+    return found or set(
+        against
+    )  # none is left where, over different seeds, each is beaten by another: nothing is known
 
 
 def judged(found: Mapping[Key, Difference], level: float = 0.95) -> dict[Key, Difference]:

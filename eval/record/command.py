@@ -108,7 +108,7 @@ def answering() -> Iterator[None]:
 
 class Command(Callback):
     """Called by Hydra before a command's first job, and for each job in its own process: refuses SETTLED where they are
-    not as conf/`file` has them."""
+    not as conf/`file` has them, and choices that come to nothing."""
 
     def __init__(self, file: str):
         self.file = file
@@ -121,8 +121,31 @@ class Command(Callback):
             group, name = key.split(".")
             if given[group][name] != own[group][name]:
                 give_up(ValueError(f"hydra.{key}={given[group][name]}: {advice}"))
+        _refuse_idle_choices(config)
 
     on_multirun_start = on_run_start
 
     def on_job_start(self, config, **kwargs: Any) -> None:
         print_what_can_be()
+        _refuse_idle_choices(config)
+
+
+def _refuse_idle_choices(config) -> None:
+    """Ends the command where it chooses an option of a group, all of whose settings its experiment has settled."""
+    experiment = config.hydra.runtime.choices.get("experiment")
+    settled = _file("experiment", experiment)
+    for override in config.hydra.overrides.task:
+        group, _, option = override.partition("=")
+        values, own = _file(group, option), settled.get(group, {})
+        if values.keys() <= own.keys() and any(own[key] != value for key, value in values.items()):
+            said = f"{override}: experiment={experiment} settles all of {group} itself: leave one of them out"
+            give_up(ValueError(said))
+
+
+def _file(group: str, option: str | None) -> dict[str, Any]:
+    """The settings of an option's own file; none where conf has no such file."""
+    path = CONF / group / f"{option}.yaml"
+    if not (group.isidentifier() and option and option.isidentifier() and path.exists()):
+        return {}
+    values = OmegaConf.to_container(OmegaConf.load(path), resolve=False) or {}
+    return {key: value for key, value in values.items() if key != "defaults"}
