@@ -17,6 +17,7 @@ from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
 from tests.bad_input import VALUES, ask, compositions, same, settings
 
+REFUSALS = (ValueError, MemoryError)  # said in their sentence, exit code 1: eval.record.jobs
 COMPOSITIONS = list(compositions().items())
 
 
@@ -31,7 +32,7 @@ def faults(chosen):
                 said = f"held as {held!r}"
         except Exception as error:
             sentence = str(error)
-            if type(error) is not ValueError or len(sentence.splitlines()) != 1 or key.lstrip("+") not in sentence:
+            if type(error) not in REFUSALS or len(sentence.splitlines()) != 1 or key.lstrip("+") not in sentence:
                 said = f"{type(error).__name__}: {sentence}"
         if said:
             found.append(f"{' '.join(base)} {key}={value[:40]!r}: {said[:300]}")
