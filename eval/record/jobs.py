@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
+from conf.mistakes import one_sentence
 from conf.schema import Settings, TrainerSettings, check_names
 from conf.typed import composed_as
 from model.devices import count_gpus, uses_gpu
@@ -131,11 +132,6 @@ def check_place(settings: Settings) -> None:
     for key, count in {"num_workers": settings.num_workers, "trainer.threads": settings.trainer.threads or 0}.items():
         if count > most:
             raise ValueError(f"{key}={count}: this machine's {os.cpu_count()} cores have no use for more than {most}")
-
-
-def one_sentence(error: BaseException) -> str:
-    """The message of an error on one line, or its kind where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _record(cfg: DictConfig, error: Exception) -> None:
