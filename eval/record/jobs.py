@@ -22,6 +22,8 @@ from model.devices import count_gpus, uses_gpu
 from model.signals import listen
 
 FAILED, SWEEP_FAILED = 1, 3
+FULL_ERROR = "HYDRA_FULL_ERROR"  # in the environment: Hydra raises its errors, and doesn't print them on many lines
+ANSWERING = "TRAINSHORT_ANSWERING"  # in the environment: that FULL_ERROR is set by a command, for itself
 DIED = "TRAINSHORT_DIED"  # in the environment: how the process ended that had the job; all that is left is to say so
 LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
@@ -65,8 +67,13 @@ def give_up(error: Exception) -> NoReturn:
     sys.exit(FAILED)
 
 
+def traceback_asked() -> bool:
+    """Whether a user wants to see where errors are."""
+    return os.environ.get(FULL_ERROR) == "1" and ANSWERING not in os.environ
+
+
 def _say(name: str, error: Exception) -> None:
-    if not isinstance(error, MISTAKES):
+    if traceback_asked() or not isinstance(error, MISTAKES):
         traceback.print_exception(error)
     print(f"{name}: {one_sentence(error)}", file=sys.stderr)
 
