@@ -21,7 +21,7 @@ def check_types(cls: type, settings: Mapping[str, Any], group: str) -> None:
     """
     hints = typing.get_type_hints(cls.__init__)
     for key, value in settings.items():
-        _check(f"{group}.{key}", value, hints.get(key, Any))
+        check_value(f"{group}.{key}", value, hints.get(key, Any))
 
 
 def whole(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,13 +45,14 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
-def _check(name: str, value: Any, hint: Any) -> None:
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Raises ValueError, naming it, for a value that is not of the kind of an annotation."""
     if _fits(value, hint):
         return
     for kind in _kinds(hint):
         if isinstance(value, Mapping) and typing.get_origin(kind) is Mapping:
             for key, each in value.items():
-                _check(f"{name}.{key}", each, typing.get_args(kind)[1])
+                check_value(f"{name}.{key}", each, typing.get_args(kind)[1])
     size = " of at most 64 bits" if type(value) is int and int in _kinds(hint) else ""
     raise ValueError(f"{name}={value!r}: must be {_words(hint)}{size}")
 
