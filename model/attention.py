@@ -29,6 +29,7 @@ from model.kernels import materialise
 EXECUTORS = ("dense", "blocked", "fused", "hankel", "flex")
 BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T); on GPUs 16 times
 FLEX_WIDTH = 16  # FlexAttention's narrowest head
+FLEX_SCORES = 1 << 24  # more scores than these, and it is faster than scores written out
 FLEX_BLOCK = 128  # its blocks, rows and keys
 HANKEL_ROWS = 1024  # queries a block of `hankel`
 
@@ -87,15 +88,18 @@ def record_executors() -> Iterator[set[str]]:
 
 
 def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0) -> str:
-    """The executor for this encoding, device, dtype and length: on the CPU by measurement (docs/speed.md)."""
+    """The executor for this encoding, device, dtype and length, by measurement (docs/speed.md)."""
     B, H, T, _ = q_BHTK.shape
     small = _block_scores(q_BHTK) >= B * H * T * T
     if encoding.rescores or first:
         return "dense" if small else "blocked"
-    if q_BHTK.is_cuda and mod is None:
-        return "fused"
-    if q_BHTK.is_cuda and min(q_BHTK.shape[-1], encoding.shape.head_dim) >= FLEX_WIDTH:
-        return "flex"
+    if q_BHTK.is_cuda:
+        if mod is None:
+            return "fused"
+        wide = min(q_BHTK.shape[-1], encoding.shape.head_dim) >= FLEX_WIDTH
+        if wide and B * H * T * T > FLEX_SCORES:
+            return "flex"
+        return "dense" if small else "blocked"
     training = torch.is_grad_enabled()
     if mod is None:  # the fused kernel's backward in bf16 is slow on CPU at short lengths
         return "dense" if training and q_BHTK.dtype == torch.bfloat16 and T <= 512 else "fused"
@@ -151,7 +155,9 @@ def _blocked(rows, v_BHTK: Tensor, first: int) -> Tensor:
     step = max(1, _block_scores(v_BHTK) // (B * H * T))
     blocks = [(start, min(start + step, T)) for start in range(first, T, step)]
     if torch.is_grad_enabled():
-        return torch.cat([checkpoint(rows, *block, use_reentrant=False) for block in blocks], dim=2)
+        return torch.cat(
+            [checkpoint(rows, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks], dim=2
+        )
     out_BHTK = torch.empty_like(v_BHTK[:, :, first:])  # filled in: results kept between scores would splinter the heap
     for start, end in blocks:
         out_BHTK[:, :, start - first : end - first] = rows(start, end)

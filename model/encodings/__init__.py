@@ -71,6 +71,8 @@ class PositionEncoding(nn.Module):
     lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
     reach: all positions lie within so many tokens of one another; None: within the sequence's length.
     sees: a row sees no more than so many keys, itself included; None: all up to itself.
+    capturable: a pass is kernels alone, which a CUDA graph can replay: nothing waits for the device or copies to it,
+        and Python keeps nothing that changes from pass to pass.
     """
 
     max_length: int | None = None
@@ -82,10 +84,27 @@ class PositionEncoding(nn.Module):
     lr_scale: float = 1.0
     reach: int | None = None
     sees: int | None = None
+    capturable: bool = True
 
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape = shape
+        self._constants: dict[str, Tensor] = {}
+
+    def constant(self, name: str, value: Tensor) -> None:
+        """Makes the attribute `name` a tensor that follows from the settings: computed once, it lies on the parameters'
+        device, keeps its dtype and its values whatever the module is cast to, and is no part of the state_dict. A
+        forward pass that made it anew would copy it to the device at every call. Given again, it takes the old one's
+        place."""
+        self.register_buffer(name, value, persistent=False)
+        self._constants[name] = value
+
+    def _apply(self, fn, recurse=True):  # nn.Module's way to another device or dtype, for all that it holds
+        super()._apply(fn, recurse)
+        for name, value in self._constants.items():
+            if not value.is_meta:
+                self._buffers[name] = value.to(self._buffers[name].device)
+        return self
 
     def positions(self, tokens_BT: Tensor) -> Tensor:
         """The coordinates of each token: (T,), (B, T) or (B, T, A), on the tokens' device. Default 0..T−1."""

@@ -13,6 +13,7 @@ from conf.schema import Settings, TrainingSettings
 from model.build import Separators, build_transformer
 from model.devices import uses_gpu
 from model.kernels import compile_training, cross_entropy
+from model.training.graphs import Replayed
 from model.transformer import Transformer
 
 
@@ -44,15 +45,22 @@ class LanguageModel(L.LightningModule):
         self.transformer, self.settings, self.steps = transformer, training, steps
         self.first_bad_step = torch.tensor(-1)  # of this device; no buffer, or DDP would send the first device's to all
         self.grad_norm = torch.tensor(math.nan)  # at the last step, before it was clipped
+        self.replayed: Replayed | None = None  # token_losses, on one GPU
 
     def on_fit_start(self) -> None:
         self.first_bad_step = self.first_bad_step.to(self.device)
+        alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
+        if self.device.type == "cuda" and alone and self.transformer.capturable:
+            self.replayed = Replayed(self.token_losses, self.transformer)
+
+    def on_fit_end(self) -> None:
+        self.replayed = None  # what it recorded holds the memory of a step
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return self.transformer(tokens_BT)
 
     def training_step(self, batch_BT: Tensor, batch_index: int) -> Tensor:
-        losses, predicted = self.token_losses(batch_BT)
+        losses, predicted = (self.replayed or self.token_losses)(batch_BT)
         loss = losses.sum() / predicted.sum()
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, self.global_step, self.first_bad_step)
