@@ -32,7 +32,7 @@ class Sandwich(PositionEncoding):
     0, a constant that softmax ignores and that bf16 would pay for in digits.
 
     width: twice the number of waves, 128 in the paper whatever the model's own. base: the slowest wave's length is
-    2π·base^(1 − 2/width) tokens. Raises ValueError for an odd width or a base that is not above 1.
+    2π·base^(1 − 2/width) tokens. Raises ValueError for an odd width, one above 65,536, or a base that is not above 1.
     """
 
     relative = True
@@ -40,8 +40,8 @@ class Sandwich(PositionEncoding):
 
     def __init__(self, shape: Shape, width: int = 128, base: float = 10_000.0):
         super().__init__(shape)
-        if width < 2 or width % 2:
-            raise ValueError(f"encoding.width={width}: waves come in pairs, so it must be even and at least 2")
+        if not 2 <= width <= 65_536 or width % 2:
+            raise ValueError(f"encoding.width={width}: waves come in pairs: must be even, and lie in 2 .. 65,536")
         if base <= 1:
             raise ValueError(f"encoding.base={base}: must be above 1")
         self.width, self.base = width, base
