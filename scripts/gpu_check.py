@@ -63,15 +63,15 @@ def steps(folder: Path, gpu: bool) -> list[Step]:
     peers = ("--peers", "nanogpt;x-transformers rotary, sdpa")
     return [
         train("default", 60, "trainer.compile=false"),
-        tests("laws", 95, "tests/test_cuda.py"),
-        benchmark("gpt2", 110, "peers", "gpt2", "--encodings", "none,rope,alibi,fox", *compiled, *peers),
+        tests("laws", 130, "tests/test_cuda.py"),
+        benchmark("tiny", 110, "encodings", "tiny", "--batch", "8", "--encodings", "none,rope,t5", "--settings", ways),
         benchmark("gpt2-flex", 150, "encodings", "gpt2", "--encodings", "none,t5,fire", *compiled),
-        benchmark("tiny", 75, "encodings", "tiny", "--batch", "8", "--encodings", BIASED, "--settings", ways),
-        train("compiled", 90, "trainer.compile=true", "seed=1"),
         *(
             benchmark(f"long-{length}", 60, "evaluation", "tiny", "--length", str(length), "--encodings", BIASED)
             for length in ((65536, 262144) if gpu else (128, 256))
         ),
+        benchmark("gpt2", 110, "peers", "gpt2", "--encodings", "none,rope,alibi,fox", *compiled, *peers),
+        train("compiled", 90, "trainer.compile=true", "seed=1"),
         benchmark("attention", 120, "attention", "gpt2", *compiled),
     ]
 
