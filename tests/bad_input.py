@@ -20,7 +20,7 @@ from conf.schema import EvaluationSettings, ScoringSettings, Settings, options
 from conf.typed import composed_as, plain
 from data.module import data_module
 from eval.__main__ import as_given
-from eval.measure.extended import check_extensions, extension_configs
+from eval.measure.extended import as_chosen, check_extensions, extension_configs
 from eval.record.identity import register_names, settings_of
 from eval.record.jobs import check_devices, check_machine, check_place
 from model.build import build_transformer, check_model
@@ -58,7 +58,8 @@ def compositions() -> dict[tuple[str, ...], str]:
             found["train", *SMALL, *NEEDED.get(choice, ()), choice] = group
     for name in options("extension"):
         found["eval", "run=there", f"extension={name}"] = "extension"
-        found["train", *SMALL, f"+eval.extension_settings.{name}={{}}"] = f"eval.extension_settings.{name}"
+        asked = (f"eval.extensions=[{name}]", f"+eval.extension_settings.{name}={{}}")
+        found["train", *SMALL, *asked] = f"eval.extension_settings.{name}"
     return found
 
 
@@ -102,7 +103,8 @@ def ask(base: tuple[str, ...], key: str, value: str) -> tuple[Any, Any]:
             (values["extension"],) = extensions
         elif key.startswith("eval"):
             values["eval"] = plain(evaluation) | {"lengths": asked.eval.lengths}  # which are added to the run's
-        check_extended(evaluation)
+        with as_chosen(asked.extension):
+            check_extended(evaluation)
     else:
         settings = composed_as(Settings, config)
         check_devices(settings, multirun=False)
