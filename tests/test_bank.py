@@ -33,6 +33,7 @@ from eval.record.jobs import SWEEP_FAILED
 from scripts import bank as script
 from tests.synthetic import CONFIG, CONTEXT, LENGTHS, make_run
 
+SETTINGS = typed(Settings, CONFIG)
 ENCODINGS = {name: {**CONFIG["encoding"], "name": name} for name in ("alibi", "none", "rope", "t5")}
 LOSSES = {"alibi": 5.0, "none": 5.6, "rope": 5.3, "t5": 5.0}
 V1 = "0fd5a7ae"
@@ -56,9 +57,8 @@ def test_the_catalogue_is_what_the_standard_setting_composes():
 
 def make_small(patch):
     """The standard setting and the catalogue are those of the synthetic runs."""
-    settings = typed(Settings, CONFIG)
-    patch.setattr(banks, "standard", lambda: settings)
-    patch.setattr(banks, "evaluation_key", lambda: settings.eval.targets_key(settings.context))
+    patch.setattr(banks, "standard", lambda: SETTINGS)
+    patch.setattr(banks, "evaluation_key", lambda: SETTINGS.eval.targets_key(CONTEXT))
     patch.setattr(banks, "catalogue", lambda: ENCODINGS)
     patch.setattr(banks, "_extensions", lambda: frozenset({("none", None, None), ("pi", None, None)}))
 
