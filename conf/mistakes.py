@@ -51,12 +51,12 @@ def _sentence(error: Exception, group: str) -> str:
             near = get_close_matches(option, options) or options
             return f"{option_of}={option!r}: there is no such option; did you mean {', '.join(near)}?"
         case OverrideParseException(), _:
-            return f"{error.override}: {_one_line(error)}"
+            return f"{error.override}: {one_sentence(error)}"
         case HydraException(), InterpolationResolutionError():
-            return _one_line(error)
+            return one_sentence(error)
         case _, OmegaConfBaseException():
             return _of_key(cause, ".".join(part for part in (group, cause.full_key) if part))
-    return _one_line(error)
+    return one_sentence(error)
 
 
 def _of_key(error: OmegaConfBaseException, key: str) -> str:
@@ -110,5 +110,6 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def one_sentence(error: BaseException) -> str:
+    """The message of an error on one line, or its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+LARGEST = 2**63  # beyond which PyTorch and NumPy take no whole number
 KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 KINDS |= {list: "a list", Sequence: "a list", Mapping: "a group of settings", dict: "a group of settings"}
 KINDS |= {type(None): "null"}
@@ -20,7 +21,7 @@ def check_types(cls: type, settings: Mapping[str, Any], group: str) -> None:
     """
     hints = typing.get_type_hints(cls.__init__)
     for key, value in settings.items():
-        _check(f"{group}.{key}", value, hints.get(key, Any))
+        check_value(f"{group}.{key}", value, hints.get(key, Any))
 
 
 def whole(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,14 +45,16 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
-def _check(name: str, value: Any, hint: Any) -> None:
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Raises ValueError, naming it, for a value that is not of the kind of an annotation."""
     if _fits(value, hint):
         return
     for kind in _kinds(hint):
         if isinstance(value, Mapping) and typing.get_origin(kind) is Mapping:
             for key, each in value.items():
-                _check(f"{name}.{key}", each, typing.get_args(kind)[1])
-    raise ValueError(f"{name}={value!r}: must be {_words(hint)}")
+                check_value(f"{name}.{key}", each, typing.get_args(kind)[1])
+    size = " of at most 64 bits" if type(value) is int and int in _kinds(hint) else ""
+    raise ValueError(f"{name}={value!r}: must be {_words(hint)}{size}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -68,7 +71,7 @@ def _is(value: Any, kind: Any, within: Sequence[Any]) -> bool:
         return isinstance(value, Mapping) and all(_fits(each, within[1]) for each in value.values() if within)
     if kind in (list, Sequence):
         return isinstance(value, list | tuple) and all(_fits(each, within[0]) for each in value if within)
-    return type(value) is kind
+    return type(value) is kind and (kind is not int or -LARGEST <= value < LARGEST)
 
 
 def _words(hint: Any) -> str:

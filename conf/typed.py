@@ -3,14 +3,15 @@
 import functools
 import hashlib
 import json
+import typing
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from omegaconf import BooleanNode, DictConfig, IntegerNode, OmegaConf, StringNode, ValidationError
 
 from conf.mistakes import naming_settings
-from conf.signature import check_types, whole
+from conf.signature import check_types, check_value, whole
 
 
 class Checked:
@@ -51,8 +52,24 @@ def typed(cls: type, values: Any, name: str = "") -> Any:
         raise ValueError(f"{name or 'the settings'}: an interpolation, ${{...}}, among values that are read back")
     if not isinstance(values, Mapping):
         raise ValueError(f"{name or 'the settings'}={values}: must be a group of settings")
+    _check_lists(cls, values, name)
     with naming_settings(name):
         return OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))
+
+
+def _check_lists(cls: type, values: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError, naming the setting, for a list or a group within a list of plain values: OmegaConf takes it
+    for a value of any type."""
+    for key, hint in _hints(cls).items():
+        value, full = values.get(key), f"{name}.{key}".lstrip(".")
+        if is_dataclass(hint) and isinstance(value, Mapping):
+            _check_lists(hint, value, full)
+        nested = isinstance(value, list) and any(isinstance(each, list | Mapping) for each in value)
+        if nested and typing.get_origin(hint) is list and typing.get_args(hint) != (Any,):
+            check_value(full, value, hint)
+
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 @functools.cache

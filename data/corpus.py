@@ -6,14 +6,13 @@ on the spot.
 """
 
 import hashlib
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from conf.schema import modules
-from conf.signature import check_types, parameters
+from conf.schema import member, modules
+from conf.signature import check_types, parameters, whole
 from conf.typed import digest
 from data.reading import content_hash, utf8
 
@@ -66,7 +65,7 @@ def source_class(source: str) -> type:
     """The class of a named source, a module of data/sources. Raises ValueError for an unknown one."""
     if source not in (known := modules("data/sources")):
         raise ValueError(f"data.source={source!r} is unknown; the sources are {', '.join(known)}")
-    return importlib.import_module(f"data.sources.{source}").Source
+    return member("data/sources", source, "Source")
 
 
 def build_corpus(source: str, settings: Mapping[str, object]) -> Corpus:
@@ -75,14 +74,17 @@ def build_corpus(source: str, settings: Mapping[str, object]) -> Corpus:
 
 
 def construct(cls: type, settings: Mapping[str, object], group: str, what: str) -> object:
-    """`cls(**settings)`; a ValueError naming the keys that `cls` does not take, or lacks, or the value that is of the
-    wrong kind, as group.key."""
+    """`cls(**settings)`, whole numbers as such; a ValueError naming the keys that `cls` does not take, or lacks, or the
+    value that is of the wrong kind, as group.key."""
     known = parameters(cls)
-    unknown = sorted(set(settings) - set(known))
     required = [key for key, parameter in known.items() if parameter.default is parameter.empty]
-    missing = sorted(key for key in required if settings.get(key, "???") in (None, "???"))
-    if unknown or missing:
-        problem = f"does not take {unknown}" if unknown else f"needs a value for {missing}"
-        raise ValueError(f"{what} {problem}; its settings are {sorted(known)}")
+    for problem, keys in {
+        "there is no such setting": sorted(settings.keys() - known.keys()),
+        "needs a value": sorted(key for key in required if settings.get(key, "???") in (None, "???")),
+    }.items():
+        if keys:
+            named = ", ".join(f"{group}.{key}" for key in keys)
+            raise ValueError(f"{named}: {problem}; the settings of {what} are {', '.join(sorted(known)) or 'none'}")
+    settings = whole(cls, settings)
     check_types(cls, settings, group)
     return cls(**settings)

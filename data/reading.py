@@ -1,18 +1,29 @@
 """Local files: found, named, told apart by their content, and read as text. Light to import."""
 
+import errno
 import functools
 import hashlib
 import os
 from pathlib import Path
 from typing import BinaryIO
 
+from conf.mistakes import one_sentence
 
-def local(path: str | Path) -> Path:
-    """A path as the user gave it, "~" expanded where there is such a home."""
+
+def local(path: str, setting: str) -> Path:
+    """A path as the user gave it in a setting, "~" expanded where there is such a home. Raises ValueError, naming the
+    setting, for what no system takes as a path."""
     try:
-        return Path(path).expanduser()
+        place = Path(path).expanduser()
     except RuntimeError:  # no such user
-        return Path(path)
+        place = Path(path)
+    try:
+        os.lstat(place)
+    except (OSError, ValueError) as error:  # ValueError: of a NUL
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            shown = path if len(path) < 64 else f"{path[:32]}..."
+            raise ValueError(f"{setting}={shown!r}: can't be the path of a file or folder; choose another") from None
+    return place
 
 
 def files_below(folder: Path, left_out: frozenset[str] = frozenset()) -> dict[str, Path]:
@@ -24,7 +35,7 @@ def files_below(folder: Path, left_out: frozenset[str] = frozenset()) -> dict[st
     """
 
     def refuse(error: OSError) -> None:
-        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{error.filename} cannot be read: {one_sentence(error)}") from error
 
     seen, found = set(), []
     for below, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
@@ -61,7 +72,7 @@ def opened(file: Path) -> BinaryIO:
     try:
         return gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{file} cannot be read: {one_sentence(error)}") from error
 
 
 def read_text(file: Path) -> str:
@@ -70,7 +81,7 @@ def read_text(file: Path) -> str:
         try:
             content = stream.read()
         except (OSError, EOFError) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from error
+            raise ValueError(f"{file} cannot be read: {one_sentence(error)}") from error
     return normalised(decoded(content, str(file)), str(file))
 
 

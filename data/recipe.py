@@ -140,8 +140,11 @@ class Pretrained(Recipe):
     revision: str = "main"
     separator: str = SEPARATOR
 
+    def __post_init__(self):
+        local(self.path, "tokenizer.path")
+
     def files(self) -> dict[str, Path]:
-        return {"tokenizer.json": file} if (file := local(self.path)).is_file() else {}
+        return {"tokenizer.json": file} if (file := local(self.path, "tokenizer.path")).is_file() else {}
 
     def fingerprint(self) -> str:
         content = content_hash(files) if (files := self.files()) else f"{self.path}@{self.revision}"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from conf.mistakes import one_sentence
 from data.reading import decoded, normalised, opened
 
 JSON = json.JSONDecoder(parse_int=float)  # an int of another column may have more digits than Python reads as one
@@ -69,7 +70,9 @@ def _parsed(text: str, place: str) -> object:
     try:
         return JSON.decode(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{place}: is no JSON ({error}): mend it; a last line may have been cut off") from error
+        raise ValueError(
+            f"{place}: is no JSON ({one_sentence(error)}): mend it; a last line may have been cut off"
+        ) from error
 
 
 def _csv(file: Path, column: str) -> Iterator[tuple[str, object]]:
@@ -86,7 +89,7 @@ def _csv(file: Path, column: str) -> Iterator[tuple[str, object]]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 after line {table.line_num}: convert it first") from error
         except csv.Error as error:
-            raise ValueError(f"{file}, line {table.line_num}: is no CSV ({error}): mend it") from error
+            raise ValueError(f"{file}, line {table.line_num}: is no CSV ({one_sentence(error)}): mend it") from error
 
 
 def _parquet(file: Path, column: str) -> Iterator[tuple[str, object]]:
@@ -104,7 +107,7 @@ def _parquet(file: Path, column: str) -> Iterator[tuple[str, object]]:
                         yield f"row {number}", value.as_py()
                         number += 1
         except (ArrowException, OSError) as error:
-            raise ValueError(f"{file} cannot be read as parquet: {error}") from error
+            raise ValueError(f"{file} cannot be read as parquet: {one_sentence(error)}") from error
 
 
 def _of_column(row: Mapping[str, object], column: str, place: str) -> object:

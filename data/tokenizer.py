@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models
 
+from conf.mistakes import one_sentence
 from data.corpus import Document
 from data.reading import utf8
 
@@ -57,7 +58,9 @@ class TextTokenizer:
         try:
             tokenizer = Tokenizer.from_str(_with_unknown(path.read_text(encoding="utf-8")))
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{path} is not a tokenizer.json that `tokenizers` reads: {error}") from error
+            raise ValueError(
+                f"{path} is not a tokenizer.json that `tokenizers` reads: {one_sentence(error)}"
+            ) from error
         return cls(tokenizer, separator)
 
     @classmethod
@@ -67,8 +70,9 @@ class TextTokenizer:
             tokenizer = Tokenizer.from_str(_with_unknown(Tokenizer.from_pretrained(name, revision=revision).to_str()))
         except Exception as error:  # the library raises bare Exception for what its client raises
             raise ValueError(
-                f"tokenizer.path={name} is no file, and the hub gives no tokenizer of that name: {error}. "
-                "Without a network set HF_HUB_OFFLINE=1 to use what is downloaded already, or choose tokenizer=bpe"
+                f"tokenizer.path={name} is no file, and the hub gives no tokenizer of that name: "
+                f"{one_sentence(error)}. Without a network set HF_HUB_OFFLINE=1 to use what is downloaded already, or "
+                "choose tokenizer=bpe"
             ) from error
         return cls(tokenizer, separator)
 
@@ -93,7 +97,7 @@ class TextTokenizer:
         try:
             encodings = iter(encode([piece for group in groups for piece in group], add_special_tokens=False))
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"this tokenizer can't encode the text ({error}): choose another") from error
+            raise ValueError(f"this tokenizer can't encode the text ({one_sentence(error)}): choose another") from error
         for document, group, length in zip(documents, groups, lengths, strict=True):
             ids, sizes = [np.array([self.separator])], [np.array([0])]
             for piece in group:

@@ -25,13 +25,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from conf.mistakes import one_sentence
 from conf.schema import CONF, EvaluationSettings, ScoringSettings, Settings
 from conf.typed import composed_as, plain, typed
 from eval.record.command import answering
 from eval.record.files import DamagedError
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
-from eval.record.jobs import MISTAKES, SWEEP_FAILED, attempt, one_sentence
+from eval.record.jobs import MISTAKES, SWEEP_FAILED, attempt
 
 FAILED_RUNS = "TRAINSHORT_FAILED_RUNS"  # in the environment: the file in which jobs, in whatever process, note failures
 

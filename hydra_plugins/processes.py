@@ -7,6 +7,7 @@ package of this name, and imports what lies there at every start: light.
 
 from __future__ import annotations
 
+import importlib
 import math
 import multiprocessing
 import os
@@ -26,6 +27,7 @@ from eval.record.jobs import DIED
 from model.signals import asked, deferred, end_with_parent
 
 LOOK = 0.2  # seconds between looks at processes that say nothing
+JOBS_NEED = ("eval.compare.report", "eval.measure.measurement", "eval.record.tracking", "model.training.trainer")
 
 
 class Processes(Launcher):
@@ -43,6 +45,8 @@ class Processes(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        for name in JOBS_NEED:  # seconds, once and not in each job; nothing is computed, and no device touched
+            importlib.import_module(name)
         waiting = deque(enumerate(job_overrides, initial_job_idx))
         returned: dict[int, JobReturn] = {}
         running: list[Job] = []

@@ -6,6 +6,7 @@ One `score_mod` serves every executor:
 - `fused`: the fused causal kernel (scaled_dot_product_attention), where scores are not changed.
 - `hankel`: the fused kernel with a bias of the distance alone: one table a head, seen through an overlapping strided
   view as the whole T × T mask, without its memory. For forward passes.
+- `folded`: the fused kernel with a bias u(i) − u(j) in columns of q and k: no tensor of T × T, any kernel's speed.
 - `flex`: FlexAttention, compiled, on CUDA.
 `choose` picks by what the encoding needs, the device, the dtype and the length, from measurements.
 """
@@ -26,11 +27,19 @@ from torch.utils.checkpoint import checkpoint
 from model.encodings import PositionEncoding, ScoreMod
 from model.kernels import materialise
 
-EXECUTORS = ("dense", "blocked", "fused", "hankel", "flex")
+EXECUTORS = ("dense", "blocked", "fused", "hankel", "folded", "flex")
 BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T); on GPUs 16 times
 FLEX_WIDTH = 16  # FlexAttention's narrowest head
+FLEX_SCORES = 1 << 24  # more scores than these, and it is faster than scores written out
 FLEX_BLOCK = 128  # its blocks, rows and keys
+FLEX_LOOKUP = {
+    "fwd_BLOCK_M": 64,
+    "fwd_BLOCK_N": 64,
+    "fwd_num_stages": 2,
+}  # what is looked up lies in shared memory, too
 HANKEL_ROWS = 1024  # queries a block of `hankel`
+FOLDED_LENGTH = 8192  # tokens up to which a bias beside q·k leaves the scores exact to about 1e-3
+ALIGNED = 8  # fused kernels want widths that are multiples of it
 
 
 def attention(
@@ -87,15 +96,18 @@ def record_executors() -> Iterator[set[str]]:
 
 
 def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0) -> str:
-    """The executor for this encoding, device, dtype and length: on the CPU by measurement (docs/speed.md)."""
+    """The executor for this encoding, device, dtype and length, by measurement (docs/speed.md)."""
     B, H, T, _ = q_BHTK.shape
     small = _block_scores(q_BHTK) >= B * H * T * T
     if encoding.rescores or first:
         return "dense" if small else "blocked"
-    if q_BHTK.is_cuda and mod is None:
-        return "fused"
-    if q_BHTK.is_cuda and min(q_BHTK.shape[-1], encoding.shape.head_dim) >= FLEX_WIDTH:
-        return "flex"
+    if q_BHTK.is_cuda:
+        if mod is None:
+            return "fused"
+        wide = min(q_BHTK.shape[-1], encoding.shape.head_dim) >= FLEX_WIDTH
+        if wide and B * H * T * T > FLEX_SCORES:
+            return "folded" if encoding.separable_bias and T <= FOLDED_LENGTH else "flex"
+        return "dense" if small else "blocked"
     training = torch.is_grad_enabled()
     if mod is None:  # the fused kernel's backward in bf16 is slow on CPU at short lengths
         return "dense" if training and q_BHTK.dtype == torch.bfloat16 and T <= 512 else "fused"
@@ -151,7 +163,9 @@ def _blocked(rows, v_BHTK: Tensor, first: int) -> Tensor:
     step = max(1, _block_scores(v_BHTK) // (B * H * T))
     blocks = [(start, min(start + step, T)) for start in range(first, T, step)]
     if torch.is_grad_enabled():
-        return torch.cat([checkpoint(rows, *block, use_reentrant=False) for block in blocks], dim=2)
+        return torch.cat(
+            [checkpoint(rows, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks], dim=2
+        )
     out_BHTK = torch.empty_like(v_BHTK[:, :, first:])  # filled in: results kept between scores would splinter the heap
     for start, end in blocks:
         out_BHTK[:, :, start - first : end - first] = rows(start, end)
@@ -228,15 +242,46 @@ def _reach(bias_T: Tensor, q_B1TK: Tensor, k_B1TK: Tensor, scale: float) -> int:
     return int(weighs_T.nonzero().amax())
 
 
+def _folded(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
+    """score = q·k − u(j), since softmax doesn't see u(i): one more product, q' = (q, 1) with k' = (k, −u / scale). In
+    bf16 u takes three columns, each the rest that rounding took from those before, so that float32's digits are kept;
+    gradients come by the first."""
+    if mod is None or not encoding.separable_bias:
+        raise ValueError(
+            f"executor='folded' can't be used: {type(encoding).__name__}'s scores have no bias u(i) − u(j)"
+        )
+    B, H, T, K = q_BHTK.shape
+    b, h, j = (torch.arange(size, device=q_BHTK.device) for size in (B, H, T))
+    zeros = torch.zeros((B, H, T), dtype=torch.promote_types(q_BHTK.dtype, torch.float32), device=q_BHTK.device)
+    with torch.autocast(q_BHTK.device.type, enabled=False):
+        rest_BHT = mod(zeros, b[:, None, None], h[:, None], j[:1], j) / scale
+    pieces = [rest_BHT.to(q_BHTK.dtype)]
+    while len(pieces) < math.ceil(24 / _digits(q_BHTK.dtype)):
+        rest_BHT = (rest_BHT - pieces[-1].to(rest_BHT.dtype)).detach()
+        pieces.append(rest_BHT.to(q_BHTK.dtype))
+    spare = -(K + len(pieces)) % ALIGNED
+    q_BHTK = F.pad(F.pad(q_BHTK, (0, len(pieces)), value=1.0), (0, spare))
+    k_BHTK = F.pad(torch.cat([k_BHTK, torch.stack(pieces, dim=-1)], dim=-1), (0, spare))
+    return _kernel(q_BHTK, k_BHTK, v_BHTK, is_causal=True, scale=scale)
+
+
+def _digits(dtype: torch.dtype) -> int:
+    """Binary digits of a number: 8 of bf16, 24 of float32."""
+    return 1 - round(math.log2(torch.finfo(dtype).eps))
+
+
 def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
     length = q_BHTK.shape[2]
+    options = None
     if mod is not None and encoding.distance_bias:  # looked up, and not computed anew for every pair
+        options = FLEX_LOOKUP
         table_HN = _distance_table(mod, q_BHTK.shape[1], length, q_BHTK)
         mod = lambda score, b, h, i, j: score + table_HN[h, (i - j).clamp_min(0)]  # noqa: E731
     run = _compiled_flex() if q_BHTK.is_cuda and not torch.compiler.is_compiling() else flex_attention
-    return run(q_BHTK, k_BHTK, v_BHTK, score_mod=mod, block_mask=_causal_blocks(length, q_BHTK.device), scale=scale)
+    blocks = _causal_blocks(length, q_BHTK.device)
+    return run(q_BHTK, k_BHTK, v_BHTK, score_mod=mod, block_mask=blocks, scale=scale, kernel_options=options)
 
 
 @functools.cache
@@ -270,4 +315,4 @@ def _causal_blocks(length: int, device: torch.device):
     )
 
 
-_KERNELS = {"fused": _fused, "hankel": _hankel, "flex": _flex}
+_KERNELS = {"fused": _fused, "hankel": _hankel, "folded": _folded, "flex": _flex}

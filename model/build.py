@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,11 +30,13 @@ def check_model(settings: Settings) -> None:
     """Raises ValueError for a model that can't be built or trained here, and MemoryError for an encoding too large,
     before any text is read: the weights of all but its encoding take no memory."""
     _check_memory(settings)
+    most = free_memory() // 4  # with each weight that is trained come its gradient and its two moments
     given = ", ".join(f"encoding.{key}={value}" for key, value in settings.encoding.items() if key[0] != "_")
-    with _no_more_than_free(), within_memory(f"with context={settings.context}, {given}: lower what sets its size"):
+    remedy = f"with context={settings.context}, {given}: lower what sets its size"
+    with _no_more_than(most), within_memory(remedy):
         encoding = _encoding(settings, separators={"line": (0,), "sentence": (1,)})
-    with torch.device("meta"):
-        _around(encoding, settings, vocab_size=2)
+    with torch.device("meta"):  # one block is as all are
+        _around(PositionEncoding(replace(encoding.shape, num_layers=1)), settings, vocab_size=2)
 
 
 def free_memory() -> int:
@@ -61,11 +64,11 @@ def _check_memory(settings: Settings) -> None:
 
 
 @contextmanager
-def _no_more_than_free() -> Iterator[None]:
-    """Inside, what takes more memory than is free fails in Python: else the system would end the process."""
+def _no_more_than(more: int) -> Iterator[None]:
+    """Inside, what takes so many bytes more fails in Python: where none are free, the system would end the process."""
     used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     old, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = [limit for limit in (used + free_memory(), old, hard) if limit != resource.RLIM_INFINITY]
+    most = [limit for limit in (used + more, old, hard) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_AS, (min(most), hard))
     try:
         yield

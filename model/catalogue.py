@@ -40,4 +40,7 @@ def extension_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]
 
 
 def _config(group: str, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    return OmegaConf.to_container(composed(None, f"+{group}={name}", *overrides)[group], resolve=True)
+    config = OmegaConf.to_container(composed(None, f"+{group}={name}", *overrides)[group], resolve=True)
+    if missing := {"name", "_target_"} - config.keys():
+        raise ValueError(f"conf/{group}/{name}.yaml: lacks {' and '.join(sorted(missing))}; see the files beside it")
+    return config

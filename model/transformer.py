@@ -170,6 +170,11 @@ class Transformer(nn.Module):
         """Logits of the next token at every position: (B, T, V); see `hidden`."""
         return F.linear(self.hidden(tokens_BT, past, encoding), self.embedding.weight)
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can replay a pass: as its encoding, with all that it holds, claims."""
+        return all(part.capturable for part in self.encoding.modules() if isinstance(part, PositionEncoding))
+
     def count_parameters(self) -> dict[str, int]:
         """Parameters: `total`, `embedding` (the tied table), `encoding` (the slot's own), `backbone` (the rest)."""
         total = sum(p.numel() for p in self.parameters())

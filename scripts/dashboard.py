@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from conf.mistakes import one_sentence
 from conf.schema import CONF
 from eval.record.files import write_atomic
-from eval.record.jobs import one_sentence
 from eval.record.tracking import CONTEXT_LENGTH, CURVE, POSITION, TOKENS, TRAIN, choose_mode, metric
 from scripts.command import end_with
 

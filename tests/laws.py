@@ -16,6 +16,7 @@ import copy
 import io
 import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 from unittest import mock
@@ -24,6 +25,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import model.attention
 from model.attention import attention
@@ -259,6 +263,22 @@ def _weights(encoding: PositionEncoding, content: Content, layer: int) -> Tensor
     if mod is not None:
         scores = mod(scores, *index_tensors(B, H, T))
     return encoding.weigh(scores, visible, rows, layer)
+
+
+def check_separable_bias(build: Build) -> None:
+    """Where `separable_bias`: score_mod adds u(i) − u(j), whatever the score."""
+    encoding = rig(build)
+    if not encoding.separable_bias:
+        return
+    T = length_for(encoding)
+    indices = index_tensors(BATCH, SHAPE.num_heads, T)
+    zeros = torch.zeros(BATCH, SHAPE.num_heads, T, T, dtype=torch.float64)
+    for layer in range(SHAPE.num_layers):
+        _, _, mod, _ = hooks(encoding, Content.random(SHAPE, T), layer)
+        bias = mod(zeros, *indices)
+        assert_same(bias, bias[..., :1] + bias[..., :1, :], "the bias is not one of u(i) − u(j)", tolerance=1e-7)
+        scores = torch.randn(zeros.shape, dtype=torch.float64)
+        assert_same(mod(scores, *indices), scores + bias, "the bias depends on the score")
 
 
 def check_distance_bias(build: Build) -> None:
@@ -505,6 +525,11 @@ def check_executors(build: Build) -> None:
             continue
         if encoding.distance_bias:
             assert_same(attend(encoding, content, layer, "hankel"), dense, "hankel and dense", 1e-6)
+        if encoding.separable_bias:
+            assert_same(attend(encoding, content, layer, "folded"), dense, "folded and dense")
+            short = content.to(torch.bfloat16).to(torch.float64)  # numbers that bf16 holds
+            folded = attend(encoding.float(), short.to(torch.bfloat16), layer, "folded").double()
+            assert_same(folded, attend(encoding.double(), short, layer), "folded in bf16 and dense", 0.02)
         scores = q @ k.transpose(-1, -2) * SHAPE.head_dim**-0.5
         pointwise = _on_scalars(mod)(scores, *(torch.arange(size) for size in scores.shape))
         broadcast = mod(scores, *index_tensors(*scores.shape[:3]))
@@ -528,6 +553,80 @@ def _with_gradients(encoding: PositionEncoding, T: int, layer: int, executor: st
     gradients = torch.autograd.grad((out * weight).sum(), list(inputs.values()), allow_unused=True)
     used = {name: gradient for name, gradient in zip(inputs, gradients, strict=True) if gradient is not None}
     return out.detach(), used
+
+
+def check_one_device(build: Build) -> None:
+    """A pass through the hooks and attention stays on the device of the parameters and the content: nothing is made or
+    read elsewhere, nothing is copied from there. With all of it on "meta", an operation on the CPU is one too many; but
+    for numbers (of no dimensions), which a kernel takes as they are."""
+    for training in (False, True):
+        encoding = build(SHAPE).train(training)
+        found = elsewhere(encoding, length_for(encoding))
+        assert not found, f"not on the device of the content: {', '.join(found)}"
+
+
+def elsewhere(encoding: PositionEncoding, length: int) -> list[str]:
+    """What a pass on "meta" does on another device, in words; the encoding is there from then on."""
+    shape, found = encoding.to("meta").shape, []
+    content = Content.random(shape, length).to(torch.float32).to("meta")
+    autocast = mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
+    with autocast, _ReadElsewhere(found), _MadeOfNumbers(found):
+        positions = encoding.positions(content.tokens)
+        encoding.embed(content.x, positions)
+        for layer in range(shape.num_layers):
+            attention(*content[2:], encoding, positions, content.x, layer, executor="dense")
+    return found
+
+
+class _ReadElsewhere(TorchDispatchMode):
+    """Notes the operations inside that read or return a tensor that isn't on "meta"."""
+
+    def __init__(self, found: list[str]):
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+        least = 0 if operation is torch.ops.aten._to_copy.default else 1
+        self.found += [f"{operation} on {t.device}" for t in tensors if t.device.type != "meta" and t.ndim >= least]
+        return out
+
+
+class _MadeOfNumbers(TorchFunctionMode):
+    """Notes the tensors inside that are made of Python's numbers: on the CPU first, whatever their device."""
+
+    MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor)
+
+    def __init__(self, found: list[str]):
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in self.MAKERS and (out := function(*args, **(kwargs or {}))).ndim:
+            self.found.append(f"{function.__name__} of shape {tuple(out.shape)}")
+            return out
+        return function(*args, **(kwargs or {}))
+
+
+def check_constants(build: Build) -> None:
+    """What follows from the settings (buffers that aren't saved) keeps its values and dtype, bit by bit, when the
+    encoding is cast, copied, or left without memory and given some; and the state_dict has none of it."""
+    encoding = build(SHAPE)
+    exact = {name: value.clone() for name, value in encoding.named_buffers() if name not in encoding.state_dict()}
+    ways = {
+        "bfloat16": lambda module: module.bfloat16(),
+        "float32 and back": lambda module: module.float().double(),
+        "another device": lambda module: module.to("meta").to_empty(device="cpu"),
+    }
+    for way, change in ways.items():
+        changed = dict(change(copy.deepcopy(encoding)).named_buffers())
+        for name, value in exact.items():
+            found = changed[name]
+            assert found.dtype == value.dtype and torch.equal(found, value), f"{name} is another after {way}"
+    for part in encoding.modules():
+        for name in getattr(part, "_constants", ()):
+            assert name not in part.state_dict(), f"{name} is in the state_dict"
 
 
 def check_decoding(build: Build) -> None:

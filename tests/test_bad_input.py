@@ -6,6 +6,7 @@ python -m pytest tests/test_bad_input.py -m slow         every setting, every va
 
 import random
 import resource
+import time
 
 import pytest
 
@@ -17,6 +18,8 @@ from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
 from tests.bad_input import VALUES, ask, compositions, same, settings
 
+LONGEST = 10  # seconds of the processor for an answer
+REFUSALS = (ValueError, MemoryError)  # said in their sentence, exit code 1: eval.record.jobs
 COMPOSITIONS = list(compositions().items())
 
 
@@ -24,15 +27,17 @@ def faults(chosen):
     """What is wrong with the answers to these, a line each."""
     found = []
     for base, key, value in chosen:
-        said = None
+        said, start = None, time.process_time()
         try:
             typed, held = ask(base, key, value)
             if not same(typed, held):
                 said = f"held as {held!r}"
         except Exception as error:
             sentence = str(error)
-            if type(error) is not ValueError or len(sentence.splitlines()) != 1 or key.lstrip("+") not in sentence:
+            if type(error) not in REFUSALS or len(sentence.splitlines()) != 1 or key.lstrip("+") not in sentence:
                 said = f"{type(error).__name__}: {sentence}"
+        if (took := time.process_time() - start) > LONGEST:
+            said = f"took {took:.0f} s"
         if said:
             found.append(f"{' '.join(base)} {key}={value[:40]!r}: {said[:300]}")
     return found
@@ -54,6 +59,12 @@ def test_a_model_beyond_all_memory_is_refused_by_its_sizes(setting):
     key = setting.partition("=")[0]
     with pytest.raises(ValueError, match=rf"{key}=1000000000(\.0)?[,:] .* memory that is free here"):
         check_model(settings_of("model=nano", "model.num_heads=1", setting))
+
+
+def test_a_deep_model_is_checked_by_one_of_its_blocks():
+    start = time.process_time()
+    check_model(settings_of("model=nano", "model.dim=8", "model.num_heads=1", "model.num_layers=20000"))
+    assert time.process_time() - start < LONGEST
 
 
 def test_an_encoding_beyond_all_memory_is_refused_by_its_settings_and_others_are_not_held_back():

@@ -23,16 +23,19 @@ def rows(tmp_path, monkeypatch, *arguments):
 
 def test_encodings_are_set_against_none(tmp_path, monkeypatch):
     none, rope = rows(tmp_path, monkeypatch, "encodings", "--encodings", "rope", "--rounds", "3", "--threads", "1")
-    assert (none["contestant"], none["ratio"], none["ratio_to"]) == ("none", "1.0", "none")
+    assert (none["contestant"], none["ratio"], none["ratio_to"], none["setting"]) == ("none", "1.0", "none", "bf16")
     assert rope["contestant"] == "rope" and 0 < float(rope["ratio_least"]) <= float(rope["ratio"])
     assert float(rope["least"]) <= float(rope["tokens_per_second"]) <= float(rope["most"])
 
 
 def test_ratios_are_to_the_fastest_reference():
-    seconds = {"ours": 1.0, "peer": 4.0, "slow peer": 8.0}
-    process = SimpleNamespace(names=list(seconds), time=lambda name, count: seconds[name])
-    options = SimpleNamespace(rounds=3, seconds=1.0, shape="nano")
-    found = benchmark.contest([process], ["slow peer", "peer"], 100.0, options)
+    seconds = {"ours": 1.28, "peer": 5.12, "slow peer": 10.24}
+    process = SimpleNamespace(
+        names=list(seconds), time=lambda name, count: seconds[name], peak_memory=lambda name: 3_000_000_000
+    )
+    options = SimpleNamespace(rounds=3, seconds=1.0, shape="nano", profile=None, device=benchmark.torch.device("cpu"))
+    found = benchmark.contest([process], ["slow peer", "peer"], benchmark.SHAPES["nano"], options)  # of 128 tokens
+    assert [row["peak_memory_gb"] for row in found] == [3.0, 3.0, 3.0]
     assert [(row["contestant"], row["tokens_per_second"], row["ratio"], row["ratio_to"]) for row in found] == [
         ("ours", 100, 4.0, "peer"),
         ("peer", 25, 1.0, "peer"),
@@ -44,10 +47,22 @@ def test_what_cannot_be_built_is_left_out_by_name(monkeypatch, capsys):
     monkeypatch.setitem(benchmark.SHAPES, "nano", benchmark.Sizes(32, 2, 5, 97, 32, 4))  # 5 heads in a width of 32
     options = SimpleNamespace(device=benchmark.torch.device("cpu"), threads=1)
     entries = [benchmark.Entry("rope", "rope", "fp32")]
-    process = benchmark.Process(entries, benchmark.SHAPES["nano"], options, prepared=True)
+    process = benchmark.Process(entries, benchmark.SHAPES["nano"], options, prepared=True).ready()
     assert process.names == []
     process.close()
     assert "rope: left out (ValueError" in capsys.readouterr().out
+
+
+def test_attention_alone_is_timed_by_every_executor(tmp_path, monkeypatch):
+    names = [
+        row["contestant"] for row in rows(tmp_path, monkeypatch, "attention", "--encodings", "alibi", "--rounds", "1")
+    ]
+    assert names == ["none, fused", "alibi, dense"]
+
+
+def test_operations_of_a_step_are_those_of_palm():
+    gpt2 = benchmark.SHAPES["gpt2"]  # 85 million weights that multiply in the blocks, 38.6 million in the head
+    assert benchmark.operations(gpt2) == 6 * (12 * 12 * 768**2 + 50304 * 768) + 12 * 12 * 768 * 1024
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import eval.record.jobs
 from conf.schema import CONF, member
 from eval.record.command import Command
 from eval.record.identity import register_names, settings_of
-from eval.record.jobs import check_machine
+from eval.record.jobs import ANSWERING, FULL_ERROR, check_machine, give_up
 from scripts.command import folder_and_options
 from tests.synthetic import make_run
 
@@ -96,6 +96,19 @@ def test_a_terminal_of_ascii_gets_signs_that_it_can_show(program, tmp_path):
 def test_all_that_is_logged_is_shown_where_hydra_is_asked_for_it(program, tmp_path):
     done = program("hydra.verbose=true", "seed=-1", runs=tmp_path)
     assert "[DEBUG] hydra" in done.stderr and done.stderr.splitlines()[-1].startswith("error: seed=-1: ")
+
+
+@pytest.mark.parametrize(("answering", "shown"), [(None, True), ("1", False)], ids=["by a user", "by a command"])
+def test_a_traceback_that_a_user_asks_for_comes_with_the_sentence(monkeypatch, capsys, answering, shown):
+    monkeypatch.setenv(FULL_ERROR, "1")
+    monkeypatch.delenv(ANSWERING, raising=False)
+    if answering:
+        monkeypatch.setenv(ANSWERING, answering)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        give_up(ValueError("seed=-1: must not be negative"))
+    said = capsys.readouterr().err
+    assert said.endswith("error: seed=-1: must not be negative\n")
+    assert ("ValueError: seed=-1: must not be negative\nerror" in said) == shown
 
 
 def test_what_a_machine_lacks_is_said_before_anything_is_made(monkeypatch):

@@ -4,7 +4,10 @@ python -m pytest tests/test_corpus.py
 """
 
 import json
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,6 +17,7 @@ from conf.signature import parameters
 from data.corpus import SPLITS, Document, build_corpus, source_class
 from data.module import TextDataModule
 from data.reading import read_text
+from data.recipe import build_recipe
 from data.sources.hub import join_articles
 from data.task import Task
 from tests.texts import BYTE, data_of, prepared
@@ -162,6 +166,57 @@ def test_a_corpus_without_anything_to_predict_is_refused(tmp_path, content, prob
     with pytest.raises(ValueError, match=problem):
         prepared(data, BYTE, context=1, batch_size=1, cache_dir=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*/"))
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "problem"),
+    [
+        (partial(build_corpus, "hub"), {"path": None}, "data.path: needs a value"),
+        (partial(build_corpus, "text"), {"path": "a", "pat": 1}, "data.pat: there is no such setting; the settings of"),
+        (build_recipe, {"name": "bpe", "vocab_size": None}, "tokenizer.vocab_size: needs a value; the settings of"),
+        (build_recipe, {"name": "byte", "size": 1}, "tokenizer.size: there is no such setting; the settings of"),
+    ],
+)
+def test_a_setting_that_a_class_lacks_or_needs_is_named_in_full(build, settings, problem):
+    with pytest.raises(ValueError, match=f"^{problem}"):
+        build(settings)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a/" * 3000, "a\0b", "\ud800"], ids=["name", "path", "NUL", "no UTF-8"])
+@pytest.mark.parametrize(
+    ("build", "key"),
+    [
+        (partial(build_corpus, "hub"), "data.path"),
+        (partial(build_corpus, "text"), "data.path"),
+        (partial(build_corpus, "python_source"), "data.folder"),
+        (lambda settings: build_recipe({"name": "pretrained"} | settings), "tokenizer.path"),
+    ],
+    ids=["hub", "text", "python_source", "pretrained"],
+)
+def test_what_no_system_takes_as_a_path_is_refused_before_anything_is_read(build, key, path):
+    with pytest.raises(ValueError, match=rf"^{key}='.{{1,99}}can't be the path of a file or folder"):
+        build({key.partition(".")[2]: path})
+
+
+def test_a_whole_number_of_a_tokenizer_may_be_written_as_a_float():
+    assert repr(build_recipe({"name": "bpe", "vocab_size": 8e3}).vocab_size) == "8000"
+
+
+def test_a_source_without_a_class_is_said_to_lack_it(monkeypatch):
+    monkeypatch.delattr("data.sources.reverse.Source")
+    with pytest.raises(ValueError, match=r"data/sources/reverse\.py has no Source"):
+        build_corpus("reverse", {})
+
+
+def test_an_error_without_a_message_is_said_by_its_kind(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a")
+
+    def fail(self):
+        raise OSError
+
+    monkeypatch.setattr("data.reading.opened", lambda file: nullcontext(SimpleNamespace(read=partial(fail, None))))
+    with pytest.raises(ValueError, match=r"a\.txt cannot be read: OSError$"):
+        read_text(tmp_path / "a.txt")
 
 
 def test_every_data_file_bears_its_name_and_only_known_keys():

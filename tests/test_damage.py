@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from conf.mistakes import one_sentence
 from conf.schema import Settings
 from eval.__main__ import runs_of, score_run
 from eval.compare.comparison import read_comparison
@@ -21,7 +22,7 @@ from eval.compare.report import write_report
 from eval.record.files import read_json, write_json
 from eval.record.folder import RunFolder
 from eval.record.identity import settings_of
-from eval.record.jobs import MISTAKES, one_sentence
+from eval.record.jobs import MISTAKES
 from model.training.checkpoint import AtomicCheckpointIO, checkpoints, digest_path, load_weights, newest
 from scripts import explore, literature, reproduce
 from tests.texts import write_texts

@@ -85,8 +85,10 @@ class Llama3WithTheWavesSwapped(Llama3):
 
 
 class LongRoPEMultiplies(LongRoPE):
-    def stretch(self, frequencies, train_length, eval_length):
-        return frequencies**2 / super().stretch(frequencies, train_length, eval_length)
+    def extend_part(self, part, train_length, eval_length):
+        extended = super().extend_part(part, train_length, eval_length)
+        extended.constant("factors_P", 1 / extended.factors_P)
+        return extended
 
 
 class LongRoPEWithoutTemperature(LongRoPE):

@@ -5,7 +5,10 @@ python -m pytest tests/test_extension_settings.py
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from eval.measure.extended import chosen_extension, extension_configs
+from eval.record.identity import settings_of
 from model.catalogue import extension_config
 from model.extensions import build_extension
 from model.extensions.llama3 import Llama3
@@ -65,6 +68,16 @@ def test_unknown_settings_and_classes_are_refused():
         build_extension({"_target_": "model.encodings.rope.RoPE"})
     with pytest.raises(ValueError, match="did you mean yarn"):
         extension_config("yran")
+
+
+@pytest.mark.parametrize("lacking", ["name", "_target_"])
+def test_a_file_of_an_extension_that_lacks_what_all_have_is_named(monkeypatch, lacking):
+    config = {key: value for key, value in extension_config("yarn").items() if key != lacking}
+    monkeypatch.setattr("model.catalogue.composed", lambda *asked: OmegaConf.create({"extension": config}))
+    with pytest.raises(ValueError, match=rf"^conf/extension/yarn\.yaml: lacks {lacking}"):
+        extension_configs(settings_of("eval.extensions=[yarn]").eval)
+    with pytest.raises(ValueError, match=r"^extension\.name: needs a value|^conf/extension/yarn\.yaml: lacks"):
+        chosen_extension(config)
 
 
 def test_settings_that_a_small_training_length_can_not_reach_warn():

@@ -4,6 +4,7 @@ python -m pytest tests/test_extensions.py
 """
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from model.catalogue import encoding_config, encoding_names, extension_names
 from model.encodings import Shape, build_encoding
 from model.encodings.combined import Combined
 from model.encodings.logn import LogN
+from model.extensions import device_and_dtype
 from model.transformer import Past
 from tests.extended import (
     DISTANCE_METHODS,
@@ -25,13 +27,14 @@ from tests.extended import (
     hidden,
     model_of,
 )
-from tests.laws import Content, random_tokens
+from tests.laws import Content, elsewhere, random_tokens
 from tests.references.extensions import EXTENSION_REFERENCES
 
 # At L = 16 the fastest pair makes 2.5 turns: llama3's 4 are not reached, and it says so.
 pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.high=4")
 
 
+@functools.cache
 def fitting_pairs():
     return [
         (method, name)
@@ -68,6 +71,35 @@ def test_within_the_training_length_every_extension_is_none_to_the_last_bit(meth
         extension = extension_of(method)
         if extension.fits(encoding_of(name)) is None:
             assert torch.equal(hidden(name, extension, length), hidden(name, extension_of("none"), length))
+
+
+def test_an_extended_encoding_stays_on_one_device():
+    for method, name in fitting_pairs():
+        if method == "none":  # the encoding itself, which the laws hold
+            continue
+        extension, encoding = extension_of(method), encoding_of(name)
+        length = 2 * L if method == "table_interpolation" else min(2 * L, encoding.max_length or 2 * L)
+        if extension.needs_tuning:
+            extension = extension.tune(lambda _: 0.0, encoding, L, length)
+        found = elsewhere(copy.deepcopy(extension.apply(encoding, L, length)), length)
+        assert not found, f"{method} on {name}: {', '.join(found)}"
+
+
+def test_what_an_encoding_is_tried_out_in_is_the_type_of_its_parameters():
+    cpu = torch.device("cpu")
+    for name in ("rope", "rope_learned", "alibi", "sinusoidal", "none"):  # constants are float64 whatever the rest is
+        encoding = build_encoding(encoding_config(name), encoding_of(name).shape)
+        assert device_and_dtype(encoding) == device_and_dtype(encoding.bfloat16()) == (cpu, torch.float32)
+    assert device_and_dtype(encoding_of("rope_learned")) == (cpu, torch.float64)
+
+
+def test_a_constant_of_a_view_is_none_of_the_original():
+    encoding = copy.deepcopy(encoding_of("rope"))
+    before = dict(encoding.named_buffers())
+    extended = extension_of("longrope", factors=[1.0] * 6 + [2.0]).apply(encoding, L, 4 * L)
+    extended.constant("theta", 2 * extended.theta)
+    assert {*dict(encoding.bfloat16().named_buffers())} == {*before} and torch.equal(encoding.theta, before["theta"])
+    assert "factors_P" not in extended.state_dict()
 
 
 BASES = {name: reference.encoding for name, reference in EXTENSION_REFERENCES.items()}

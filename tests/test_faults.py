@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from conf.mistakes import one_sentence
 from conf.schema import Settings
 from conf.typed import plain, typed
 from data.module import build_data
@@ -25,7 +26,7 @@ from eval.measure.scoring import Scorer
 from eval.record.files import read_json, write_json
 from eval.record.folder import RunFolder
 from eval.record.identity import settings_of
-from eval.record.jobs import MISTAKES, one_sentence
+from eval.record.jobs import MISTAKES
 from eval.record.tracking import Tracker, track_run
 from model.build import check_model
 from model.training.checkpoint import AtomicCheckpointIO, checkpoint_step, load_weights, newest

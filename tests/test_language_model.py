@@ -1,4 +1,5 @@
-"""The learning rate over a run, by its definition: a linear rise, then the chosen decay to `min_lr`.
+"""The learning rate over a run, by its definition: a linear rise, then the chosen decay to `min_lr`; clipping; steps
+whose kernels were recorded.
 
 python -m pytest tests/test_language_model.py
 """
@@ -6,11 +7,17 @@ python -m pytest tests/test_language_model.py
 import math
 from dataclasses import replace
 
+import lightning
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from eval.record.identity import settings_of
+from model.catalogue import encoding_config
+from model.encodings import Shape, build_encoding
+from model.training.graphs import Recorded
 from model.training.language_model import LanguageModel, learning_rate
+from model.transformer import Transformer
 
 TRAINING = replace(settings_of().training, warmup=0.1, min_lr=0.2)
 STEPS = 100  # ten of them of warm-up
@@ -42,3 +49,40 @@ def test_the_gradients_norm_is_known_as_it_was_before_it_was_clipped(clip):
     assert float(module.grad_norm) == 5.0
     left = 1.0 if clip == 1.0 else 5.0
     assert torch.cat([weight.grad.flatten(), bias.grad]).norm() == pytest.approx(left, rel=1e-5)
+
+
+class Replaying(Recorded):
+    """What a recorded step is to the trainer, without a device: a loss that has no graph, and gradients beside it."""
+
+    def __call__(self, batch):
+        if not torch.is_grad_enabled():
+            return self.loss(batch)
+        self.batch = batch
+        loss, self.gradients = self._loss_and_gradients()
+        return loss
+
+
+def test_a_recorded_step_trains_as_any(monkeypatch):
+    batches = torch.randint(29, (6, 4, 17), generator=torch.Generator().manual_seed(0))
+    trained, taken = [], []
+    for recorded in (False, True):
+        encoding = build_encoding(encoding_config("t5"), Shape(dim=16, num_heads=2, num_layers=1, context=16))
+        module = LanguageModel(Transformer(29, encoding), replace(TRAINING, clip=0.5), len(batches))
+        if recorded:
+            monkeypatch.setattr(
+                LanguageModel, "on_fit_start", lambda self: setattr(self, "recorded", Replaying(self.mean_loss, self))
+            )
+            monkeypatch.setattr(Replaying, "backward", lambda *given: taken.append(Recorded.backward(*given)))
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_steps=len(batches),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, DataLoader(batches, batch_size=None))
+        assert module.recorded is None  # what it holds is given back
+        trained.append(module.transformer.state_dict())
+    assert len(taken) == len(batches)
+    torch.testing.assert_close(*trained, rtol=0, atol=0)

@@ -72,7 +72,7 @@ class WeightsNormalisedOverTheFuture(NoPE):
 
 class BaseGrowsWithTheLength(RoPE):
     def rotate(self, q, k, v, positions, x, layer):
-        self.base = 10_000.0 * positions.numel()
+        self.theta = rope_frequencies(self.shape.head_dim, 10_000.0 * positions.numel())
         return super().rotate(q, k, v, positions, x, layer)
 
 
@@ -85,7 +85,7 @@ class RemembersTheLongestLength(RoPE):
 
     def rotate(self, q, k, v, positions, x, layer):
         self.longest = max(self.longest, len(positions))
-        self.base = 10_000.0 * max(1.0, self.longest / 32)
+        self.theta = rope_frequencies(self.shape.head_dim, 10_000.0 * max(1.0, self.longest / 32))
         return super().rotate(q, k, v, positions, x, layer)
 
 
@@ -132,7 +132,7 @@ class ALiBiWithPowersAtAnyNumberOfHeads(ALiBi):
 
     def __init__(self, shape):
         super().__init__(shape)
-        self.slopes_H = 2.0 ** (-8 * torch.arange(1, shape.num_heads + 1) / shape.num_heads)
+        self.constant("slopes_H", 2.0 ** (-8 * torch.arange(1, shape.num_heads + 1) / shape.num_heads))
 
 
 class ALiBiThatKeepsTheLearnedEmbedding(ALiBi):
@@ -185,6 +185,11 @@ class DistanceBiasThatSeesTheRow(ALiBi):
 
     def score_mod(self, q, k, positions, x, layer):
         return lambda score, b, h, i, j: score - self.slopes_H[h] * (i - j) / (i + 1)
+
+
+class SeparableBiasOfTheRoot(ALiBi):
+    def score_mod(self, q, k, positions, x, layer):
+        return lambda score, b, h, i, j: score - self.slopes_H[h] * (i - j).clamp_min(0).double().sqrt()
 
 
 class DistanceBiasThatScales(ALiBi):
@@ -325,6 +330,52 @@ class DrawsFromPythonsGenerator(RoPE):
         super().__init__(shape, base=10_000 + random.random())
 
 
+# ---------------------------------------------------------------------------------------------------------- constants
+
+
+class FrequenciesMadeInEveryPass(RoPE):
+    def frequencies(self, layer):
+        return rope_frequencies(self.shape.head_dim, self.base)
+
+    def angles(self, positions, layer):
+        return positions[..., None].double() * self.frequencies(layer).to(positions.device, non_blocking=True)
+
+
+class SlopesFetchedInEveryPass(ALiBi):
+    def __init__(self, shape):
+        super().__init__(shape)
+        self.kept = [self.slopes_H]  # no buffer: it stays on the CPU
+
+    def slopes(self):
+        return self.kept[0]
+
+    def score_mod(self, q, k, positions, x, layer):
+        slopes_H = self.slopes().to(positions.device, q.dtype, non_blocking=True)
+        return lambda score, b, h, i, j: score - slopes_H[h] * (i - j)
+
+
+class NumberFetchedInEveryPass(NoPE):
+    def embed(self, x, positions):
+        return x * torch.tensor(0.5).to(x.device)
+
+
+class NumbersFetchedInEveryPass(NoPE):
+    def embed(self, x, positions):
+        return x + torch.tensor([0.5] * x.shape[-1], device=x.device)
+
+
+class SlopesRoundedWithTheParameters(NoPE):
+    def __init__(self, shape):
+        super().__init__(shape)
+        self.register_buffer("slopes_H", torch.rand(shape.num_heads, dtype=torch.float64), persistent=False)
+
+
+class ConstantAmongTheWeights(RoPE):
+    def __init__(self, shape):
+        super().__init__(shape)
+        self._non_persistent_buffers_set.clear()
+
+
 # ---------------------------------------------------------------------------------------- precision, dtype, executors
 
 
@@ -457,6 +508,8 @@ FAULTS = [
     of(DistanceBiasThatSeesTheRow, laws.check_distance_bias, r"not one of \(h, i − j\)"),
     of(DistanceBiasThatSeesTheQuery, laws.check_distance_bias, r"not one of \(h, i − j\)"),
     of(DistanceBiasThatScales, laws.check_distance_bias, "depends on the score"),
+    of(SeparableBiasOfTheRoot, laws.check_separable_bias, r"not one of u\(i\) − u\(j\)"),
+    of(DistanceBiasThatScales, laws.check_separable_bias, "depends on the score"),
     of(BiasThatIsZero, laws.check_position_reaches_the_output, "order of the past does not matter"),
     of(PositionsAllZero, laws.check_position_reaches_the_output, "order of the past does not matter"),
     of(NoPEThatSeesTheOrder, laws.check_position_reaches_the_output, "sees the order"),
@@ -474,6 +527,12 @@ FAULTS = [
     Fault(laws.check_pairing, built_without_its_own_generator, "torch's global generator"),
     of(DrawsInTraining, laws.check_pairing, "training draws"),
     of(DrawsFromPythonsGenerator, laws.check_pairing, "Python's global generator"),
+    of(FrequenciesMadeInEveryPass, laws.check_one_device, "arange.* on cpu"),
+    of(SlopesFetchedInEveryPass, laws.check_one_device, "_to_copy.* on cpu"),
+    of(NumberFetchedInEveryPass, laws.check_one_device, "_to_copy.* on cpu"),
+    of(NumbersFetchedInEveryPass, laws.check_one_device, "tensor of shape"),
+    of(SlopesRoundedWithTheParameters, laws.check_constants, "slopes_H .* bfloat16"),
+    of(ConstantAmongTheWeights, laws.check_constants, "theta is in the state_dict"),
     of(AnglesInTheDtypeOfQ, laws.check_dtype_and_shape, "from float64"),
     of(SumsInHalfPrecision, laws.check_dtype_and_shape, "from float64"),
     of(DistancesInTheDtypeOfTheParameters, laws.check_parameters_in_bf16, "what is added to the scores beside"),

@@ -90,6 +90,11 @@ REFUSED = [  # the command, and what its refusal says
     *((f"compare.level={value}", f"compare.level={float(value)}: ") for value in ("0", "1", "95", "-0.5", "nan")),
     *((f"{FAIR} tuning.lr={value}", "tuning.lr=") for value in ("[]", "[0]", "[1e-3,-1]", "[inf]", "[1e-3,nan]")),
     *((f"{FAIR} tuning.lr={value}", "tuning.lr") for value in ("abc", "1e-3", "null", "[abc]", "[null]")),
+    *(
+        (f"{FAIR} {key}={value}", f"{key}=")
+        for key in ("tuning.lr", "training.betas", "logger.tags", "eval.protocols")
+        for value in ("[[0.1],[0.2]]", "[{a:1},{b:2}]")
+    ),
     (f"{FAIR} tuning.seed=abc", "tuning.seed=abc: must be a whole number"),
     (f"{FAIR} tuning.seed=1.5", "tuning.seed=1.5: must be a whole number"),
     (f"{FAIR} +tuning.rates=[1]", "tuning.rates: "),

@@ -30,7 +30,7 @@ class Sample:
 
 
 RIGHT = {
-    "whole": [0, -3, 10**30],
+    "whole": [0, -3, 2**63 - 1, -(2**63)],
     "number": [0, 0.5, -1e300],
     "word": ["", "abc", "3"],
     "flag": [True, False],
@@ -66,6 +66,12 @@ def test_a_value_of_another_kind_is_refused_by_its_name(key, value):
     with pytest.raises(ValueError) as error:
         check_types(Sample, {"anything": 1, key: value}, "sample")
     assert str(error.value) == f"sample.{key}={value!r}: must be {WRONG[key][1]}"
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**30])
+def test_a_whole_number_that_no_tensor_holds_is_refused(value):
+    with pytest.raises(ValueError, match=rf"^sample\.whole={value}: must be a whole number of at most 64 bits$"):
+        check_types(Sample, {"whole": value}, "sample")
 
 
 def test_a_value_within_a_group_is_refused_by_its_full_name():

@@ -232,13 +232,13 @@ def test_values_that_turn_come_back_unturned_from_their_own_row(content):
 
 def test_coordinates_are_causal_and_count_lines_as_a_loop_does():
     tokens = torch.randint(0, 4, (3, 50))
-    found = line_coordinates(tokens, separator_ids=(1, 2))
+    found = line_coordinates(tokens, separators := torch.tensor([1, 2]))
     for b in range(3):
         line, place = 0, 0
         for t in range(50):
             assert found[b, t].tolist() == [t, line, place]
             line, place = (line + 1, 0) if tokens[b, t] in (1, 2) else (line, place + 1)
-    assert torch.equal(line_coordinates(tokens[:, :20], separator_ids=(1, 2)), found[:, :20])
+    assert torch.equal(line_coordinates(tokens[:, :20], separators), found[:, :20])
 
 
 @pytest.mark.parametrize("unit", ["line", "sentence", "verse"])

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from conf.mistakes import one_sentence
 from data.corpus import SPLITS, Corpus, Document
 from data.reading import files_below, local, normalised
 
@@ -42,7 +43,7 @@ class Source(Corpus):
         splits = splits or {split: split for split in SPLITS}
         if sorted(splits) != sorted(SPLITS):
             raise ValueError(f"data.splits={dict(splits)} must name a split of {path} for each of {list(SPLITS)}")
-        self._local = folder if (folder := local(path)).exists() else None
+        self._local = folder if (folder := local(path, "data.path")).exists() else None
         place = str(self._local.resolve()) if self._local else ""
         if self._local and (self._local.is_file() or set("[]?*") & set(place) or "::" in place):
             raise ValueError(
@@ -92,7 +93,7 @@ class Source(Corpus):
             )
             raise ValueError(
                 f"the hub's data set {settings['path']} (config {settings['config']}, split "
-                f"{settings['splits'][split]}) cannot be read: {type(error).__name__}: {error}. {remedy}"
+                f"{settings['splits'][split]}) cannot be read: {type(error).__name__}: {one_sentence(error)}. {remedy}"
             ) from error
 
 

@@ -26,7 +26,7 @@ class Source(Corpus):
     """
 
     def __init__(self, folder: str | None = None):
-        self._root = local(folder or sysconfig.get_paths()["stdlib"])
+        self._root = local(folder or sysconfig.get_paths()["stdlib"], "data.folder")
 
     def files(self) -> dict[str, Path]:
         if not self._root.is_dir():

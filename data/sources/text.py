@@ -45,7 +45,8 @@ class Source(Corpus):
         if not words or len(words) < len(suffixes):
             raise ValueError(f"data.suffixes={list(suffixes)}: must be ends of file names, such as [.txt, .rst]")
         paths = {"train": path, "validation": validation_path, "test": test_path} if test_path else {"all": path}
-        self._roots = {split: local(root) for split, root in paths.items()}
+        named = {"validation": "data.validation_path", "test": "data.test_path"}
+        self._roots = {split: local(root, named.get(split, "data.path")) for split, root in paths.items()}
         self._remarks: list[str] = []
         self.settings = {"column": column, "suffixes": [suffix.lower() for suffix in words]}
 

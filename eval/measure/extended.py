@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from conf.schema import EvaluationSettings
+from conf.schema import EvaluationSettings, check_label
 from conf.source import source_hash
 from data.stream import TokenStream
 from eval.measure.protocols import plan
@@ -46,6 +46,7 @@ def chosen_extension(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises ValueError, naming it, for a setting that its extension can't take.
     """
     name = config.get("name")
+    check_label("extension", name)
     for key in ("name", "_target_"):
         if name not in extension_names() or config.get(key) != extension_config(name)[key]:
             raise ValueError(

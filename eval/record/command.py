@@ -16,10 +16,8 @@ from omegaconf import OmegaConf
 
 from conf.mistakes import naming_settings
 from conf.schema import CONF
-from eval.record.jobs import MISTAKES, give_up
+from eval.record.jobs import ANSWERING, FULL_ERROR, MISTAKES, give_up, traceback_asked
 
-FULL_ERROR = "HYDRA_FULL_ERROR"  # in the environment: Hydra raises its errors, and doesn't print them on many lines
-ANSWERING = "TRAINSHORT_ANSWERING"  # in the environment: that FULL_ERROR is set by a command, for itself
 ALIKE = {"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u00b7": "*", "\u00d7": "x"}  # minus, dash, space, dot, times
 # Control characters (C0, DEL, C1), by which a terminal's title is set, its screen cleared, a line overwritten.
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
@@ -92,7 +90,7 @@ def _lasting(handle: int, stream: io.TextIOWrapper | None) -> io.TextIOWrapper:
 def answering() -> Iterator[None]:
     """Around a command: a user's mistake ends the process with one sentence and exit code 1."""
     print_what_can_be()
-    if os.environ.get(FULL_ERROR) == "1" and ANSWERING not in os.environ:  # a user who wants to see where errors are
+    if traceback_asked():
         yield
         return
     os.environ |= {FULL_ERROR: "1", ANSWERING: "1"}

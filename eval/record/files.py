@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from conf.mistakes import one_sentence
 from conf.typed import digest
 from eval.record.bounds import check_depth
 from model.devices import rank
@@ -98,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
         check_depth(content)
     except (ValueError, RecursionError, IsADirectoryError) as error:
-        raise DamagedError(path, f"is damaged ({error})") from None
+        raise DamagedError(path, f"is damaged ({one_sentence(error)})") from None
     if not isinstance(content, dict):
         raise DamagedError(path, "is damaged (it is no JSON object)")
     written = content.pop(DIGEST, None)

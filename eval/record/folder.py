@@ -35,6 +35,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from conf.mistakes import one_sentence
 from conf.schema import CONF, Settings
 from conf.typed import digest, plain, typed
 from eval.measure.rows import PART, PLACE, Measured, Row, row_key
@@ -89,7 +90,7 @@ class RunFolder:
         try:
             return placed_here(typed(Settings, values), self.path)
         except ValueError as error:
-            raise DamagedError(path, f"can't be read: {error}") from None
+            raise DamagedError(path, f"can't be read: {one_sentence(error)}") from None
 
     @property
     def exists(self) -> bool:
@@ -191,7 +192,7 @@ class RunFolder:
                 raise ValueError("its digest is another than results.json has")
             return pd.read_csv(io.BytesIO(content), dtype=float, float_precision="round_trip")
         except (ValueError, IsADirectoryError) as error:
-            raise DamagedError(path, f"is damaged ({error})") from None
+            raise DamagedError(path, f"is damaged ({one_sentence(error)})") from None
 
     def faults(self) -> list[DamagedError]:
         """What is damaged, another run's, or gone although the run has come past it; a file once, results.json first.
@@ -420,8 +421,7 @@ class RunFolder:
             from model.training.language_model import DivergedError
 
             diverged = {"diverged": True} if isinstance(error, DivergedError) else {}
-            said = f"{error}" or type(error).__name__
-            self._end("failed", error=said, traceback=traceback.format_exc(), **diverged)
+            self._end("failed", error=one_sentence(error), traceback=traceback.format_exc(), **diverged)
             raise
 
     def _set_interrupted(self, stop: SystemExit) -> None:
@@ -487,7 +487,7 @@ class RunFolder:
         try:
             return read_arrays(path)
         except UNREADABLE as error:
-            raise DamagedError(path, f"is damaged ({error})") from None
+            raise DamagedError(path, f"is damaged ({one_sentence(error)})") from None
 
 
 def _without_figures(part: Mapping[str, Any]) -> dict[str, Any]:

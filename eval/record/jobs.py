@@ -15,12 +15,15 @@ from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
+from conf.mistakes import one_sentence
 from conf.schema import Settings, TrainerSettings, check_names
 from conf.typed import composed_as
 from model.devices import count_gpus, uses_gpu
 from model.signals import listen
 
 FAILED, SWEEP_FAILED = 1, 3
+FULL_ERROR = "HYDRA_FULL_ERROR"  # in the environment: Hydra raises its errors, and doesn't print them on many lines
+ANSWERING = "TRAINSHORT_ANSWERING"  # in the environment: that FULL_ERROR is set by a command, for itself
 DIED = "TRAINSHORT_DIED"  # in the environment: how the process ended that had the job; all that is left is to say so
 LISTS = "jobs-*.txt"  # in the sweep's folder, one a command: the run ids of the jobs that it started, a line each
 MISTAKES = (ValueError, OSError, MemoryError)  # explained by their message; anything else is a fault of the program
@@ -64,8 +67,13 @@ def give_up(error: Exception) -> NoReturn:
     sys.exit(FAILED)
 
 
+def traceback_asked() -> bool:
+    """Whether a user wants to see where errors are."""
+    return os.environ.get(FULL_ERROR) == "1" and ANSWERING not in os.environ
+
+
 def _say(name: str, error: Exception) -> None:
-    if not isinstance(error, MISTAKES):
+    if traceback_asked() or not isinstance(error, MISTAKES):
         traceback.print_exception(error)
     print(f"{name}: {one_sentence(error)}", file=sys.stderr)
 
@@ -131,11 +139,6 @@ def check_place(settings: Settings) -> None:
     for key, count in {"num_workers": settings.num_workers, "trainer.threads": settings.trainer.threads or 0}.items():
         if count > most:
             raise ValueError(f"{key}={count}: this machine's {os.cpu_count()} cores have no use for more than {most}")
-
-
-def one_sentence(error: BaseException) -> str:
-    """The message of an error on one line, or its kind where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _record(cfg: DictConfig, error: Exception) -> None:

@@ -23,12 +23,12 @@ from urllib.parse import urlparse
 
 import pandas as pd
 
+from conf.mistakes import one_sentence
 from conf.schema import LoggerSettings, Settings
 from conf.typed import plain
 from data.module import WindowDataModule
 from eval.record.files import write_atomic
 from eval.record.folder import RunFolder
-from eval.record.jobs import one_sentence
 from eval.record.sample import sample
 from model.devices import rank
 from model.signals import last_words
@@ -161,7 +161,7 @@ class Tracker:
         try:
             action()
         except Exception as error:
-            warnings.warn(f"W&B failed ({error}); the run goes on, its files are complete", stacklevel=3)
+            warnings.warn(f"W&B failed ({one_sentence(error)}); the run goes on, its files are complete", stacklevel=3)
             self.run = None
 
 
@@ -214,7 +214,9 @@ def track(
         place = Path(logger.dir or runs)
         run = _start(logger, config or {}, identifier, name, place, job_type, logger.run_group or group)
     except Exception as error:
-        warnings.warn(f"W&B could not start ({error}); the run goes on, its files are complete", stacklevel=3)
+        warnings.warn(
+            f"W&B could not start ({one_sentence(error)}); the run goes on, its files are complete", stacklevel=3
+        )
         yield Tracker()
         return
     tracker, code = Tracker(run), 1
@@ -228,7 +230,7 @@ def track(
             if code == 0 and tracker.run is not None:
                 _remove_replaced(run)
         except Exception as error:
-            warnings.warn(f"W&B could not finish ({error}); the files are complete", stacklevel=3)
+            warnings.warn(f"W&B could not finish ({one_sentence(error)}); the files are complete", stacklevel=3)
             _let_go()
 
 

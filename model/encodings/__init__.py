@@ -64,6 +64,8 @@ class PositionEncoding(nn.Module):
     relative: attention scores depend on i − j alone (given the same content at i and j).
     distance_bias: score_mod adds a bias that depends on (head, i − j) and nothing else, so that executors may
         tabulate it once per distance instead of once per pair (only used where positions are the default 0..T−1).
+    separable_bias: score_mod adds u(b, h, i) − u(b, h, j) and nothing else (ALiBi's slope times the position, FoX's sum
+        of gates), which executors may fold into q and k.
     rescores: `rescore` or `weigh` is in use, so attention needs whole rows of scores and weights.
     prefix_consistent: the first t rows of a longer sequence are those of the shorter; False only where a method
         looks at the sequence's length, and such a method can't decode token by token.
@@ -71,21 +73,41 @@ class PositionEncoding(nn.Module):
     lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
     reach: all positions lie within so many tokens of one another; None: within the sequence's length.
     sees: a row sees no more than so many keys, itself included; None: all up to itself.
+    capturable: a pass is kernels alone, which a CUDA graph can replay: nothing waits for the device or copies to it,
+        and Python keeps nothing that changes from pass to pass.
     """
 
     max_length: int | None = None
     relative: bool = False
     distance_bias: bool = False
+    separable_bias: bool = False
     rescores: bool = False
     prefix_consistent: bool = True
     order_blind: bool = False
     lr_scale: float = 1.0
     reach: int | None = None
     sees: int | None = None
+    capturable: bool = True
 
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape = shape
+        self._constants: dict[str, Tensor] = {}
+
+    def constant(self, name: str, value: Tensor) -> None:
+        """Makes the attribute `name` a tensor that follows from the settings: computed once, it lies on the parameters'
+        device, keeps its dtype and its values whatever the module is cast to, and is no part of the state_dict. A
+        forward pass that made it anew would copy it to the device at every call. Given again, it takes the old one's
+        place."""
+        self.register_buffer(name, value, persistent=False)
+        self._constants[name] = value
+
+    def _apply(self, fn, recurse=True):  # nn.Module's way to another device or dtype, for all that it holds
+        super()._apply(fn, recurse)
+        for name, value in self._constants.items():
+            if not value.is_meta:
+                self._buffers[name] = value.to(self._buffers[name].device)
+        return self
 
     def positions(self, tokens_BT: Tensor) -> Tensor:
         """The coordinates of each token: (T,), (B, T) or (B, T, A), on the tokens' device. Default 0..T−1."""
@@ -184,6 +206,7 @@ class Wrapper(PositionEncoding):
             "max_length",
             "relative",
             "distance_bias",
+            "separable_bias",
             "rescores",
             "prefix_consistent",
             "order_blind",

@@ -38,13 +38,14 @@ class ALiBi(PositionEncoding):
 
     relative = True
     distance_bias = True
+    separable_bias = True
 
     def __init__(self, shape: Shape, exponent: float = 8.0):
         super().__init__(shape)
         if exponent <= 0:
             raise ValueError(f"encoding.exponent={exponent}: must be positive, or slopes would favour what is far")
         self.exponent = exponent
-        self.slopes_H = alibi_slopes(shape.num_heads, exponent)  # no buffer: a model in bf16 would round it
+        self.constant("slopes_H", alibi_slopes(shape.num_heads, exponent))
 
     def slopes(self) -> Tensor:
         """Scores lost per token of distance, (H,), float64."""
@@ -52,7 +53,7 @@ class ALiBi(PositionEncoding):
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
         dtype = torch.promote_types(q_BHTK.dtype, torch.float32)
-        slopes_H = self.slopes().to(positions.device, dtype, non_blocking=True)
+        slopes_H = self.slopes().to(dtype)
 
         def mod(score, b, h, i, j):
             return score - slopes_H[h] * (take(positions, b, i) - take(positions, b, j))

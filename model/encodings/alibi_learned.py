@@ -22,5 +22,4 @@ class LearnedALiBi(ALiBi):
         self.log_factor_H = nn.Parameter(torch.zeros(shape.num_heads))
 
     def slopes(self):
-        factor_H = at_least_float32(self.log_factor_H).exp()
-        return self.slopes_H.to(factor_H.device, non_blocking=True) * factor_H
+        return self.slopes_H * at_least_float32(self.log_factor_H).exp()

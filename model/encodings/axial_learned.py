@@ -23,7 +23,7 @@ class AxialLearned(PositionEncoding):
 
     def __init__(self, shape: Shape, unit: str = "line", length: int | None = None):
         super().__init__(shape)
-        self.separators = separator_ids(shape, unit)
+        self.constant("separators", torch.tensor(separator_ids(shape, unit)))
         self.max_length = shape.context if length is None else length
         if self.max_length < shape.context:
             raise ValueError(f"encoding.length={length}: shorter than the training context {shape.context}")

@@ -91,6 +91,7 @@ class Combined(PositionEncoding):
         biases, turns = self.with_hook("score_mod"), self.with_hook("rotate")
         tabulated = all(part.distance_bias for part in biases)
         self.distance_bias = bool(biases) and tabulated and not self.rescores and not self.with_hook("positions")
+        self.separable_bias = bool(biases) and all(part.separable_bias for part in biases) and not self.rescores
         if narrowest := min((part.sees for part in every if part.sees is not None), default=None):
             self.narrow(narrowest)
         # Two rotations, or one and a bias that may read the turned q, can each be relative and not so together.

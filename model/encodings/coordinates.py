@@ -23,16 +23,16 @@ def separator_ids(shape: Shape, unit: str) -> tuple[int, ...]:
     return ids
 
 
-def line_coordinates(tokens_BT: Tensor, separator_ids: tuple[int, ...]) -> Tensor:
-    """The coordinates AXES of each token, all counted from 0: (B, T, 3), integers, on the tokens' device.
+def line_coordinates(tokens_BT: Tensor, separators: Tensor) -> Tensor:
+    """The coordinates AXES of each token, all counted from 0: (B, T, 3), integers; separators: ids, on the same device.
 
     token: place in the stream, 0..T−1. line: separators before it. token_in_line: tokens since its line began.
     "a b . c ." with "." as the separator, id 9:
 
-    >>> line_coordinates(torch.tensor([[1, 2, 9, 3, 9, 4]]), separator_ids=(9,))[0].T.tolist()
+    >>> line_coordinates(torch.tensor([[1, 2, 9, 3, 9, 4]]), torch.tensor([9]))[0].T.tolist()
     [[0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 1, 2], [0, 1, 2, 0, 1, 0]]
     """
-    ends_BT = torch.isin(tokens_BT, torch.tensor(separator_ids).to(tokens_BT.device, non_blocking=True))
+    ends_BT = torch.isin(tokens_BT, separators)
     token_BT = torch.arange(tokens_BT.shape[-1], device=tokens_BT.device).expand_as(tokens_BT)
     begins_BT = torch.cat([torch.zeros_like(ends_BT[:, :1]), ends_BT[:, :-1]], dim=-1)  # the token before it ended one
     start_BT = (token_BT * begins_BT).cummax(dim=-1).values

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from model.encodings import PositionEncoding, ScoreMod, Shape, at_least_float32
 from model.encodings.relative import all_distances, distance
-from model.encodings.sinusoidal import sinusoids
+from model.encodings.rope import rope_frequencies
+from model.encodings.sinusoidal import waves
 
 
 class CPB(PositionEncoding):
@@ -37,6 +38,8 @@ class CPB(PositionEncoding):
         if hidden < 1:
             raise ValueError(f"encoding.hidden={hidden}: must be at least 1")
         self.features = features
+        if features == "fourier":
+            self.constant("theta", rope_frequencies(self.WAVES, base=max(1.0, shape.context / math.pi)))
         width = self.WAVES if features == "fourier" else 1
         self.networks = nn.ModuleList(
             nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, shape.num_heads, bias=False))
@@ -51,7 +54,7 @@ class CPB(PositionEncoding):
             return distances_N[:, None].double() / self.shape.context
         if self.features == "log":
             return distances_N[:, None].double().log1p()
-        return sinusoids(distances_N, self.WAVES, base=max(1.0, self.shape.context / math.pi))
+        return waves(distances_N, self.theta)
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
         first, _, last = self.networks[layer]

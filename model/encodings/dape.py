@@ -32,7 +32,7 @@ class DAPE(Wrapper):
             )
         if width < 1:
             raise ValueError(f"encoding.width={width}: must be at least 1")
-        self.rescores, self.distance_bias = True, False
+        self.rescores, self.distance_bias, self.separable_bias = True, False, False
         self.up = nn.ModuleList(nn.Linear(2 * shape.num_heads, width) for _ in range(shape.num_layers))
         self.down = nn.ModuleList(nn.Linear(width, shape.num_heads, bias=False) for _ in range(shape.num_layers))
 

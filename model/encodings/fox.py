@@ -30,6 +30,8 @@ class FoX(PositionEncoding):
     -2.079
     """
 
+    separable_bias = True
+
     def __init__(self, shape: Shape):
         super().__init__(shape)
         self.weight_LHD = nn.Parameter(torch.empty(shape.num_layers, shape.num_heads, shape.dim).normal_(std=0.02))

@@ -3,7 +3,6 @@
 import math
 
 import torch
-from torch import Tensor
 
 from model.encodings import Shape
 from model.encodings.rope import RoPE
@@ -36,8 +35,5 @@ class HoPE(RoPE):
                 f"(the shortest is 2π); raise it, or the context {shape.context}"
             )
         self.longest = longest
-
-    def frequencies(self, layer: int) -> Tensor:
-        frequencies = super().frequencies(layer)
-        turns = 2 * math.pi / frequencies <= self.longest * self.shape.context
-        return torch.where(turns, frequencies, 0.0)
+        turns = 2 * math.pi / self.theta <= longest * shape.context
+        self.constant("theta", torch.where(turns, self.theta, 0.0))

@@ -29,10 +29,8 @@ class Polar(RoPE):
 
     def __init__(self, shape: Shape, base: float = 10_000.0):
         super().__init__(shape, base)
+        self.constant("theta", rope_frequencies(2 * shape.head_dim, self.base))
         self.phases = nn.Parameter(torch.zeros(shape.num_layers, shape.num_heads, 1, shape.head_dim))
-
-    def frequencies(self, layer: int) -> Tensor:
-        return rope_frequencies(2 * self.shape.head_dim, self.base)
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
         cos, sin = self.tables(positions, layer, q_BHTK.dtype)

@@ -28,6 +28,8 @@ class Randomized(Wrapper):
     function of the seed and the length alone. Since they change with the length, it can't decode token by token.
     """
 
+    capturable = False  # the generator is the CPU's, so that the draws are the same on every device
+
     def __init__(self, shape: Shape, inner: PositionEncoding, multiple: int = 16, at_test: str = "random"):
         super().__init__(shape, inner)
         if multiple < 1:
@@ -69,7 +71,8 @@ class Randomized(Wrapper):
         return positions_T
 
 
-@torch.library.custom_op("trainshort::draw_positions", mutates_args=())  # torch.compile can't see into a generator
+# torch.compile can't see into a generator, and a draw on the CPU is no part of a CUDA graph
+@torch.library.custom_op("trainshort::draw_positions", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def draw_positions(seed: Tensor, draw: Tensor, length: int, reach: int) -> Tensor:
     """`length` of 0..reach−1 in order, (length,), a function of the seed, and of the draw's number, alone."""
     generator = torch.Generator().manual_seed((int(seed) + STRIDE * int(draw)) % 2**63)

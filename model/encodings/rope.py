@@ -67,10 +67,11 @@ class RoPE(PositionEncoding):
         if self.turns_whole_heads:
             check_even(shape, "head_dim", type(self).__name__)
         self.base, self.interleaved = check_base(base), interleaved
+        self.constant("theta", rope_frequencies(shape.head_dim, self.base))
 
     def frequencies(self, layer: int) -> Tensor:
-        """Radians a token of each pair, (P,) or (H, 1, P), float64."""
-        return rope_frequencies(self.shape.head_dim, self.base)
+        """Radians a token of each pair, (P,) or (H, 1, P), float64, on the module's device."""
+        return self.theta
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
         cos, sin = self.tables(positions, layer, q_BHTK.dtype)
@@ -84,7 +85,7 @@ class RoPE(PositionEncoding):
         """Angle of every position and pair, radians: (T, P) or (H, T, P), with B before where positions have it."""
         if positions.ndim == 2:
             positions = positions[:, None]
-        return positions[..., None].double() * self.frequencies(layer).to(positions.device, non_blocking=True)
+        return positions[..., None].double() * self.frequencies(layer)
 
     def cos_sin(self, positions: Tensor, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of `angles`, in float32 or q's dtype if better; the angles themselves are float64."""

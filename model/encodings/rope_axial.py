@@ -20,6 +20,10 @@ class RoPEAxial(RoPE):
 
     axes: some of token, line, token_in_line; [token] alone is RoPE. unit: what separators end, "line" or "sentence".
     Raises ValueError for other axes, more axes than pairs, or a text without separators of that unit.
+
+    >>> shape = Shape(dim=10, num_heads=1, num_layers=1, context=16, separators={"line": (9,)})
+    >>> RoPEAxial(shape, axes=["line", "token_in_line"], base=100).frequencies(0)[3:].tolist()
+    [1.0, 0.1]
     """
 
     relative = False
@@ -36,25 +40,18 @@ class RoPEAxial(RoPE):
 
     def share_out(self, pairs: Sequence[int], bases: Sequence[float]) -> None:
         """Gives each of self.axes so many pairs, with the speeds of its own base."""
-        self.separators = separator_ids(self.shape, self.unit)
+        self.constant("separators", torch.tensor(separator_ids(self.shape, self.unit)))
         self.pairs, self.bases = list(pairs), list(bases)
         columns = torch.tensor([AXES.index(axis) for axis in self.axes])
-        self.register_buffer("column_P", columns.repeat_interleave(torch.tensor(self.pairs)), persistent=False)
+        self.constant("column_P", columns.repeat_interleave(torch.tensor(self.pairs)))
+        by_axis = [rope_frequencies(2 * n, base) for n, base in zip(self.pairs, self.bases, strict=True)]
+        self.constant("theta", torch.cat(by_axis))
 
     def positions(self, tokens_BT):
         return line_coordinates(tokens_BT, self.separators)
 
-    def frequencies(self, layer):
-        """
-        >>> shape = Shape(dim=10, num_heads=1, num_layers=1, context=16, separators={"line": (9,)})
-        >>> RoPEAxial(shape, axes=["line", "token_in_line"], base=100).frequencies(0)[3:].tolist()
-        [1.0, 0.1]
-        """
-        return torch.cat([rope_frequencies(2 * n, base) for n, base in zip(self.pairs, self.bases, strict=True)])
-
     def angles(self, positions, layer):
-        frequencies_P = self.frequencies(layer).to(positions.device, non_blocking=True)
-        return (positions[..., self.column_P].double() * frequencies_P)[:, None]
+        return (positions[..., self.column_P].double() * self.frequencies(layer))[:, None]
 
 
 class RoPEHierarchical(RoPEAxial):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from model.encodings import Shape
 from model.encodings.rope import RoPE, check_base, rope_frequencies
@@ -27,6 +28,11 @@ class RoPELayerwise(RoPE):
         bases = [base if base is None else check_base(base, "bases") for base in bases]
         super().__init__(shape, next(base for base in bases if base))
         self.bases = bases
+        self.constant("theta", torch.stack([self._of(base) for base in bases]))
+
+    def _of(self, base: float | None) -> Tensor:
+        P = self.shape.head_dim // 2
+        return rope_frequencies(2 * P, base) if base else torch.zeros(P, dtype=torch.float64)
 
     def base_of(self, layer: int) -> float | None:
         """The layer's base, or None where it has no positions."""
@@ -38,9 +44,7 @@ class RoPELayerwise(RoPE):
         >>> [encoding.frequencies(layer).tolist() for layer in range(4)]
         [[1.0, 0.1], [1.0, 0.01], [0.0, 0.0], [1.0, 0.1]]
         """
-        if (base := self.base_of(layer)) is None:
-            return torch.zeros(self.shape.head_dim // 2, dtype=torch.float64)
-        return rope_frequencies(self.shape.head_dim, base)
+        return self.theta[layer % len(self.bases)]
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
         if self.base_of(layer) is None:

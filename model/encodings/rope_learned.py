@@ -21,5 +21,4 @@ class RoPELearned(RoPE):
         self.log_ratio_LHP = nn.Parameter(torch.zeros(shape.num_layers, shape.num_heads, shape.head_dim // 2))
 
     def frequencies(self, layer):
-        log_ratio_HP = self.log_ratio_LHP[layer].double()
-        return super().frequencies(layer).to(log_ratio_HP.device, non_blocking=True) * log_ratio_HP.exp()[:, None]
+        return super().frequencies(layer) * self.log_ratio_LHP[layer].double().exp()[:, None]

@@ -28,6 +28,5 @@ class RoPEMultiscale(RoPE):
         exponents = [h / (H - 1) for h in range(H)] if H > 1 else [0.5]
         self.bases = [lowest_base * (highest_base / lowest_base) ** e for e in exponents]
         self.lowest_base, self.highest_base = lowest_base, highest_base
-
-    def frequencies(self, layer):
-        return rope_frequencies(self.shape.head_dim, torch.tensor(self.bases, dtype=torch.float64)[:, None, None])
+        bases_H11 = torch.tensor(self.bases, dtype=torch.float64)[:, None, None]
+        self.constant("theta", rope_frequencies(shape.head_dim, bases_H11))

@@ -14,6 +14,9 @@ class RoPEPartial(RoPE):
     p = 0.75 was best. At least one pair turns.
 
     p: share of the pairs that turn; 1 is RoPE. Raises ValueError outside (0, 1].
+
+    >>> RoPEPartial(Shape(dim=8, num_heads=1, num_layers=1, context=16), p=0.75).frequencies(0).tolist()
+    [1.0, 0.1, 0.01, 0.0]
     """
 
     def __init__(self, shape: Shape, p: float = 0.75, base: float = 10_000.0, interleaved: bool = False):
@@ -22,14 +25,7 @@ class RoPEPartial(RoPE):
             raise ValueError(f"encoding.p={p}: must lie in (0, 1]; for no turning at all use encoding=none")
         self.p = p
         self.turning = max(1, int(p * shape.head_dim / 2))
-
-    def frequencies(self, layer):
-        """
-        >>> RoPEPartial(Shape(dim=8, num_heads=1, num_layers=1, context=16), p=0.75).frequencies(0).tolist()
-        [1.0, 0.1, 0.01, 0.0]
-        """
-        frequencies = super().frequencies(layer)
-        return torch.where(torch.arange(len(frequencies)) < self.turning, frequencies, 0.0)
+        self.constant("theta", torch.where(torch.arange(len(self.theta)) < self.turning, self.theta, 0.0))
 
 
 class RoPEPartialHead(RoPE):
@@ -40,7 +36,10 @@ class RoPEPartialHead(RoPE):
     at a coarser step. Half is the default here: a quarter of a narrow head is a pair or two.
 
     share: r/d, rounded to an even r of at least 2; 1 is RoPE. Raises ValueError outside (0, 1], and for a head without
-    a pair.
+    a pair. `frequencies` are those of the pairs that turn:
+
+    >>> RoPEPartialHead(Shape(dim=16, num_heads=1, num_layers=1, context=16), share=0.25).frequencies(0).tolist()
+    [1.0, 0.01]
     """
 
     turns_whole_heads = False
@@ -56,14 +55,7 @@ class RoPEPartialHead(RoPE):
             )
         self.share = share
         self.width = 2 * min(max(1, round(share * shape.head_dim / 2)), pairs)
-
-    def frequencies(self, layer):
-        """Of the pairs that turn alone.
-
-        >>> RoPEPartialHead(Shape(dim=16, num_heads=1, num_layers=1, context=16), share=0.25).frequencies(0).tolist()
-        [1.0, 0.01]
-        """
-        return rope_frequencies(self.width, self.base)
+        self.constant("theta", rope_frequencies(self.width, self.base))
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
         cos, sin = self.tables(positions, layer, q_BHTK.dtype)

@@ -26,6 +26,8 @@ class RoPEPlacement(RoPE):
         if placement not in self.PLACEMENTS:
             raise ValueError(f"encoding.placement={placement!r}: must be one of {', '.join(self.PLACEMENTS)}")
         check_even(shape, "dim" if placement == "embeddings" else "head_dim", type(self).__name__)
+        if placement == "embeddings":
+            self.constant("theta", rope_frequencies(shape.dim, self.base))
         self.placement = placement
         self.relative = placement in ("qk", "qkv")
         self.order_blind = placement == "output"  # in one layer alone, as NoPE is
@@ -33,8 +35,7 @@ class RoPEPlacement(RoPE):
     def embed(self, x_BTD, positions):
         if self.placement != "embeddings":
             return x_BTD
-        frequencies = rope_frequencies(self.shape.dim, self.base).to(positions.device, non_blocking=True)
-        return turn(x_BTD, *cos_sin(positions[..., None].double() * frequencies, x_BTD.dtype), self.interleaved)
+        return turn(x_BTD, *cos_sin(positions[..., None].double() * self.theta, x_BTD.dtype), self.interleaved)
 
     def rotate(self, q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer):
         if not self.relative:

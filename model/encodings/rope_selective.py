@@ -41,6 +41,5 @@ class RoPESelective(RoPE):
             steps_BHTP = torch.einsum("btd,hpd->bhtp", direction_BTD, self.step_LHPD[layer].to(dtype))
             rate_HP = self.log_rate_LHP[layer].double().exp()
             clock_BHTP = rate_HP[:, None] * positions[..., None] + steps_BHTP.double().cumsum(dim=2)
-            frequencies_P = self.frequencies(layer).to(clock_BHTP.device, non_blocking=True)
-            cos, sin = cos_sin(clock_BHTP * frequencies_P, q_BHTK.dtype)
+            cos, sin = cos_sin(clock_BHTP * self.frequencies(layer), q_BHTK.dtype)
         return turn(q_BHTK, cos, sin, self.interleaved), turn(k_BHTK, cos, sin, self.interleaved), v_BHTK

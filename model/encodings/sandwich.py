@@ -5,21 +5,21 @@ from torch import Tensor
 
 from model.encodings import PositionEncoding, ScoreMod, Shape
 from model.encodings.relative import all_distances, distance
+from model.encodings.rope import rope_frequencies
 
 
-def sandwich(distances_N: Tensor, width: int, base: float) -> Tensor:
-    """Σ_k (cos(D / base^(2k/width)) − 1), k = 0 .. width/2 − 1: (N,), float64, 0 at D = 0.
+def sandwich(distances_N: Tensor, frequencies_P: Tensor) -> Tensor:
+    """Σ_k (cos(D · θ_k) − 1), θ_k = base^(−2k/width), k = 0 .. width/2 − 1: (N,), float64, 0 at D = 0.
 
     At width 4 and base 100 the waves are of 1 and of 0.1 radians a token: cos 3 + cos 0.3 − 2 three tokens back. With
     the paper's 128 and 10,000, 100 tokens back the sum is 33.46 below the 64 of the start.
 
-    >>> sandwich(torch.tensor([0, 3]), width=4, base=100).round(decimals=2).tolist()
+    >>> sandwich(torch.tensor([0, 3]), rope_frequencies(4, base=100)).round(decimals=2).tolist()
     [0.0, -2.03]
-    >>> sandwich(torch.tensor([100]), width=128, base=10_000).round(decimals=2).tolist()
+    >>> sandwich(torch.tensor([100]), rope_frequencies(128, base=10_000)).round(decimals=2).tolist()
     [-33.46]
     """
-    exponents = torch.arange(0, width, 2, dtype=torch.float64, device=distances_N.device) / width
-    return ((distances_N[:, None] * base**-exponents).cos() - 1).sum(-1)
+    return ((distances_N[:, None] * frequencies_P).cos() - 1).sum(-1)
 
 
 class Sandwich(PositionEncoding):
@@ -32,7 +32,7 @@ class Sandwich(PositionEncoding):
     0, a constant that softmax ignores and that bf16 would pay for in digits.
 
     width: twice the number of waves, 128 in the paper whatever the model's own. base: the slowest wave's length is
-    2π·base^(1 − 2/width) tokens. Raises ValueError for an odd width or a base that is not above 1.
+    2π·base^(1 − 2/width) tokens. Raises ValueError for an odd width, one above 65,536, or a base that is not above 1.
     """
 
     relative = True
@@ -40,16 +40,17 @@ class Sandwich(PositionEncoding):
 
     def __init__(self, shape: Shape, width: int = 128, base: float = 10_000.0):
         super().__init__(shape)
-        if width < 2 or width % 2:
-            raise ValueError(f"encoding.width={width}: waves come in pairs, so it must be even and at least 2")
+        if not 2 <= width <= 65_536 or width % 2:
+            raise ValueError(f"encoding.width={width}: waves come in pairs: must be even, and lie in 2 .. 65,536")
         if base <= 1:
             raise ValueError(f"encoding.base={base}: must be above 1")
         self.width, self.base = width, base
+        H = shape.num_heads
+        self.constant("theta", rope_frequencies(width, base))
+        self.constant("ratios_H1", torch.arange(1, H + 1, dtype=torch.float64)[:, None] * 8 / H)
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer) -> ScoreMod:
-        H = self.shape.num_heads
-        ratios_H = torch.arange(1, H + 1, dtype=torch.float64, device=positions.device) * 8 / H
-        table_HN = sandwich(all_distances(positions, self.reach), self.width, self.base) / ratios_H[:, None]
+        table_HN = sandwich(all_distances(positions, self.reach), self.theta) / self.ratios_H1
         table_HN = table_HN.to(torch.promote_types(q_BHTK.dtype, torch.float32))
 
         def mod(score, b, h, i, j):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from model.encodings import PositionEncoding, Shape
+from model.encodings.rope import rope_frequencies
 
 
 def sinusoids(positions: Tensor, width: int, base: float = 10_000.0) -> Tensor:
@@ -14,8 +15,12 @@ def sinusoids(positions: Tensor, width: int, base: float = 10_000.0) -> Tensor:
     >>> sinusoids(torch.arange(4), width=4, base=100).round(decimals=2).tolist()[1]
     [0.84, 0.54, 0.1, 1.0]
     """
-    frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width)
-    angles = positions[..., None].double() * frequencies
+    return waves(positions, rope_frequencies(width, base).to(positions.device))
+
+
+def waves(positions: Tensor, frequencies_P: Tensor) -> Tensor:
+    """Sine and cosine in turn of each position times each frequency: (..., 2P), float64."""
+    angles = positions[..., None].double() * frequencies_P
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
@@ -40,6 +45,7 @@ class Sinusoidal(PositionEncoding):
         if not scale > 0:
             raise ValueError(f"encoding.scale={scale}: must be positive")
         self.base, self.scale = base, scale
+        self.constant("theta", rope_frequencies(shape.dim, base))
 
     def embed(self, x_BTD, positions):
-        return x_BTD + (self.scale * sinusoids(positions, self.shape.dim, self.base)).to(x_BTD.dtype)
+        return x_BTD + (self.scale * waves(positions, self.theta)).to(x_BTD.dtype)

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from model.encodings import PositionEncoding, Shape
-from model.encodings.rope import turn
-from model.encodings.sinusoidal import sinusoids
+from model.encodings.rope import rope_frequencies, turn
+from model.encodings.sinusoidal import waves
 
 
 class TransformerXL(PositionEncoding):
@@ -32,6 +32,7 @@ class TransformerXL(PositionEncoding):
         if base < 1:
             raise ValueError(f"encoding.base={base}: must be at least 1")
         self.base, self.width, self.untied = base, width, untied
+        self.constant("theta", rope_frequencies(width, base))
         N, H, K = shape.num_layers if untied else 1, shape.num_heads, shape.head_dim
         self.u_NHK = nn.Parameter(torch.empty(N, H, K).normal_(std=0.02))
         self.v_NHK = nn.Parameter(torch.empty(N, H, K).normal_(std=0.02))
@@ -49,5 +50,5 @@ class TransformerXL(PositionEncoding):
 
     def cos_sin(self, positions, dtype):
         """Cosines and sines of every position's angles, (T, R/2) or (B, 1, T, R/2)."""
-        waves = sinusoids(positions if positions.ndim == 1 else positions[:, None], self.width, self.base).to(dtype)
-        return waves[..., 1::2], waves[..., 0::2]
+        in_turn = waves(positions if positions.ndim == 1 else positions[:, None], self.theta).to(dtype)
+        return in_turn[..., 1::2], in_turn[..., 0::2]

@@ -31,7 +31,7 @@ class Window(Wrapper):
                 f"encoding.inner={type(inner).__name__}: computes its weights from whole rows of scores; choose one "
                 "that changes scores point by point, like rope or alibi"
             )
-        self.distance_bias = False  # −∞ is no number that an executor could add
+        self.distance_bias = self.separable_bias = False  # −∞ is no number that an executor could add
         self.narrow(self.window)
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer):

@@ -50,6 +50,7 @@ class XPos(RoPE):
         if gamma <= 0:
             raise ValueError(f"encoding.gamma={gamma}: must be positive, or the fastest pair vanishes at once")
         self.scale_base, self.gamma = scale_base, gamma
+        self.constant("zeta", xpos_bases(shape.head_dim, gamma))
         self.max_length = int(LARGEST_EXPONENT * scale_base / math.log((1 + gamma) / gamma))
         if self.max_length < shape.context:
             raise ValueError(
@@ -69,4 +70,4 @@ class XPos(RoPE):
             positions = positions[:, None]
         centre = (positions[..., :1] + positions[..., -1:]) / 2
         powers = (positions - centre)[..., None].double() / self.scale_base
-        return xpos_bases(self.shape.head_dim, self.gamma).to(positions.device, non_blocking=True) ** powers
+        return self.zeta**powers

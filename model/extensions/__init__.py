@@ -132,8 +132,9 @@ def view(module: nn.Module, mixin: type | None = None, **attributes: Any) -> Any
         cls = _mixed(mixin, cls)
     new = cls.__new__(cls)
     new.__dict__ = module.__dict__.copy()
-    for registry in ("_parameters", "_buffers", "_modules"):
-        new.__dict__[registry] = module.__dict__[registry].copy()
+    for registry in ("_parameters", "_buffers", "_non_persistent_buffers_set", "_constants", "_modules"):
+        if registry in module.__dict__:  # a container has no constants
+            new.__dict__[registry] = module.__dict__[registry].copy()
     new.__dict__.update(attributes)
     return new
 
@@ -164,11 +165,11 @@ def stretch_reason(encoding: PositionEncoding) -> str | None:
 
 
 def device_and_dtype(encoding: PositionEncoding) -> tuple[torch.device, torch.dtype]:
-    """The device of its parameters and buffers, and the type to try it out in: that of those that are floating-point,
-    float32 or better, since bf16 would not know a turn again."""
+    """The device of its parameters and buffers, and the type to try it out in: that of its parameters, float32 or
+    better, since bf16 would not know a turn again. Its constants are float64 beside parameters of any type."""
     tensors = [*encoding.parameters(), *encoding.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
-    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+    dtype = next((p.dtype for p in encoding.parameters()), torch.float32)
     return device, torch.promote_types(dtype, torch.float32)
 
 
@@ -203,6 +204,6 @@ def _inner(module: nn.Module) -> list[PositionEncoding]:
 
 def _pass_on_claims(outer: PositionEncoding, old: PositionEncoding, new: PositionEncoding) -> None:
     """A wrapper has its claims from the inner encoding: those that the view changes are changed there too."""
-    for claim in ("max_length", "relative", "distance_bias", "rescores", "sees"):
+    for claim in ("max_length", "relative", "distance_bias", "separable_bias", "rescores", "sees"):
         if getattr(outer, claim) == getattr(old, claim):
             setattr(outer, claim, getattr(new, claim))

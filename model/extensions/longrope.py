@@ -6,8 +6,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.extensions import parts
-from model.extensions.rotary import FrequencyExtension, blend, kept_by_turns, pair_index, rotation_reason, searched
+from model.extensions import parts, view
+from model.extensions.rotary import (
+    FrequencyExtension,
+    Stretched,
+    blend,
+    kept_by_turns,
+    pair_index,
+    rotation_reason,
+    searched,
+)
+
+
+class Divided(Stretched):
+    """Mixin of a view on a RoPE, which holds the divisors of its pairs."""
+
+    def stretch(self, frequencies):
+        return frequencies / self.factors_P
 
 
 class LongRoPE(FrequencyExtension):
@@ -35,15 +50,15 @@ class LongRoPE(FrequencyExtension):
     def needs_tuning(self):
         return self.factors is None
 
-    def stretch(self, frequencies, train_length, eval_length):
-        return frequencies / torch.tensor(self.factors, dtype=torch.float64, device=frequencies.device)
-
     def extend_part(self, part, train_length, eval_length):
         if self.factors is None:
             raise ValueError("extension.factors=null: search them on a calibration split first (`tune`), or give them")
-        if len(self.factors) != (pairs := part.frequencies(0).shape[-1]):
+        frequencies = part.frequencies(0)
+        if len(self.factors) != (pairs := frequencies.shape[-1]):
             raise ValueError(f"extension.factors={self.factors}: {pairs} pairs need as many")
-        return super().extend_part(part, train_length, eval_length)
+        extended = view(part, Divided, attention_factor=self.attention_factor(train_length, eval_length))
+        extended.constant("factors_P", torch.tensor(self.factors, dtype=torch.float64, device=frequencies.device))
+        return extended
 
     def attention_factor(self, train_length, eval_length):
         return math.sqrt(1 + math.log(eval_length / train_length) / math.log(train_length))

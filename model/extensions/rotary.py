@@ -28,7 +28,7 @@ class Stretched:
 
     def tables(self, positions, layer, dtype):
         cos, sin = super().tables(positions, layer, dtype)
-        turns = self.frequencies(layer).to(cos.device, non_blocking=True) > 0  # (P,) or (H, 1, P)
+        turns = self.frequencies(layer) > 0  # (P,) or (H, 1, P)
         factor = self.attention_factor ** turns.to(cos.dtype)  # 1 for a pair that doesn't
         return cos * factor, sin * factor
 

@@ -68,7 +68,7 @@ class Window(Extension):
                 f"that the cache is no longer than the training length {train_length}"
             )
         if _only_bias_of_distance(encoding):
-            claims = {"distance_bias": False, "relative": False, "sees": near + self.sinks}
+            claims = dict.fromkeys(("distance_bias", "separable_bias", "relative"), False) | {"sees": near + self.sinks}
             return view(encoding, Windowed, near=near, sinks=self.sinks, **claims)
         return _RotatedWindow(near, self.sinks).extend(encoding, train_length, eval_length)
 

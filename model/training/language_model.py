@@ -13,6 +13,7 @@ from conf.schema import Settings, TrainingSettings
 from model.build import Separators, build_transformer
 from model.devices import uses_gpu
 from model.kernels import compile_training, cross_entropy
+from model.training.graphs import Recorded
 from model.transformer import Transformer
 
 
@@ -44,19 +45,36 @@ class LanguageModel(L.LightningModule):
         self.transformer, self.settings, self.steps = transformer, training, steps
         self.first_bad_step = torch.tensor(-1)  # of this device; no buffer, or DDP would send the first device's to all
         self.grad_norm = torch.tensor(math.nan)  # at the last step, before it was clipped
+        self.recorded: Recorded | None = None  # mean_loss, on one GPU
 
     def on_fit_start(self) -> None:
         self.first_bad_step = self.first_bad_step.to(self.device)
+        alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
+        if self.device.type == "cuda" and alone and self.transformer.capturable:
+            self.recorded = Recorded(self.mean_loss, self.transformer)
+
+    def on_fit_end(self) -> None:
+        self.recorded = None  # it holds the memory of a step
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return self.transformer(tokens_BT)
 
     def training_step(self, batch_BT: Tensor, batch_index: int) -> Tensor:
-        losses, predicted = self.token_losses(batch_BT)
-        loss = losses.sum() / predicted.sum()
+        loss = (self.recorded or self.mean_loss)(batch_BT)
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, self.global_step, self.first_bad_step)
         return loss
+
+    def backward(self, loss: Tensor) -> None:
+        if self.recorded:
+            self.recorded.backward(loss)
+        else:
+            loss.backward()
+
+    def mean_loss(self, batch_BT: Tensor) -> Tensor:
+        """Nats a predicted token, a scalar."""
+        losses, predicted = self.token_losses(batch_BT)
+        return losses.sum() / predicted.sum()
 
     def validation_step(self, batch_BT: Tensor, batch_index: int) -> None:
         losses, predicted = self.token_losses(batch_BT)
