@@ -331,12 +331,11 @@ def beside(contents: Contents, bank: Path, path: Path, level: float | None = Non
         if run.problem is None:
             check_standard(run.folder, run.settings)
             check_scored(run.folder, run.settings, run.results)
-            same = [each for each in banked if each.label == run.encoding]
-            if same and not _apart(run, same[0]):
-                checks.append(run)
-                continue
-            run = replace(run, label=_own_label(run, same), results=_without_floors(run.results))
-        own.append(run)
+        same = [each for each in banked if run.settings and each.label == run.encoding]
+        if run.problem is None and same and not _apart(run, same[0]):
+            checks.append(run)
+        else:
+            own.append(replace(run, label=_own_label(run, same), results=_without_floors(run.results)))
     labels = list(dict.fromkeys(run.label for run in own if run.problem is None))
     place = path / "bank"
     comparison = compare_runs(
@@ -354,11 +353,12 @@ def _apart(run: Run, banked: Run) -> list[str]:
 
 
 def _own_label(run: Run, same: Sequence[Run]) -> str:
-    """What it is called by itself; where the bank has its encoding otherwise, by what differs."""
+    """What it is called by itself; where the bank has its encoding otherwise, by what differs, and else as being here:
+    what becomes of it is not the bank's."""
     if not same:
         return run.label
     parts = [f"{key.removeprefix('encoding.')}={run.flat.get(key)}" for key in _apart(run, same[0])]
-    return f"{run.encoding} ({', '.join(parts)})"
+    return f"{run.encoding} ({', '.join(parts) or 'here'})"
 
 
 def _without_floors(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from the best of those that are left; cost beside quality; what the published or
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,15 @@ def cost_table(comparison: Comparison, rows: pd.DataFrame) -> Table:
     )
 
 
+def literature_table(statements: pd.DataFrame) -> Table:
+    """The published orderings that the bank decides, one way or the other; the note counts the others too."""
+    if statements.empty:
+        return Table("Published orderings", [])
+    whole = tables.literature_table(statements)
+    decided = tables.literature_table(statements[statements["verdict"] != "not separable"])
+    return replace(decided, note=f"{whole.note}; p corrected for all of them; what is not separable is left out below")
+
+
 def origin_table(contents: Contents) -> Table:
     """Where the runs were made: a row for each machine, version and commit."""
     facts = [_origin(entry.results, entry.time) for entry in contents.entries]
@@ -136,8 +146,7 @@ def _page_tables(comparison: Comparison, contents: Contents, rows: pd.DataFrame)
     for protocol, label in tables.extended(comparison.summary):
         if protocol == HEADLINE:
             yield tables.extension_table(comparison, protocol, label)
-    if len(statements := check(comparison)):
-        yield tables.literature_table(statements)
+    yield literature_table(check(comparison))
     yield tables.control_table(comparison)
     yield tables.undefined_table(comparison)
     yield origin_table(contents)
