@@ -33,6 +33,7 @@ from eval.record.files import DamagedError
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
 from eval.record.jobs import MISTAKES, SWEEP_FAILED, attempt
+from model.devices import wait_by_load
 
 FAILED_RUNS = "TRAINSHORT_FAILED_RUNS"  # in the environment: the file in which jobs, in whatever process, note failures
 
@@ -98,6 +99,8 @@ def runs_of(path: Path) -> list[RunFolder]:
 
 def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapping[str, Any]) -> None:
     """Scores one run, writes its report, shows the rows asked for. elsewhere: settings of where its data lie."""
+    wait_by_load(folder.settings.trainer.threads)
+
     from eval.compare.comparison import read_comparison
     from eval.compare.report import write_files
     from eval.measure.measurement import Measurement, fingerprint

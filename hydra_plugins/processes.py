@@ -24,6 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from eval.record.jobs import DIED
+from model.devices import wait_asleep
 from model.signals import asked, deferred, end_with_parent
 
 LOOK = 0.2  # seconds between looks at processes that say nothing
@@ -45,6 +46,8 @@ class Processes(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        if self.n_jobs > 1:
+            wait_asleep()  # they are one another's load
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a process that has looked by CUDA can't be forked
         for name in JOBS_NEED:  # seconds, once and not in each job; nothing is computed, and no device touched
             importlib.import_module(name)

@@ -112,8 +112,8 @@ def test_a_model_that_was_trained_in_bfloat16_is_scored_as_its_rows_say(run):
 
 @pytest.mark.parametrize(("given", "ran"), [("32", "32-true"), ("bf16", "bf16-mixed"), ("auto", "32-true")])
 def test_a_precision_has_one_name_however_it_is_given(given, ran, monkeypatch):
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    assert choose_precision(settings_of("trainer=cpu", f"trainer.precision={given}").trainer) == ran
+    monkeypatch.setattr("model.training.trainer.bf16_unit", lambda gpu: None)
+    assert choose_precision(settings_of("trainer=cpu", f"trainer.precision={given}").trainer).name == ran
 
 
 def test_a_run_that_has_all_that_is_asked_for_reads_no_data(run, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf.mistakes import one_sentence
 from conf.schema import Settings, TrainerSettings, check_names
 from conf.typed import composed_as
-from model.devices import count_gpus, uses_gpu
+from model.devices import count_gpus, uses_gpu, wait_by_load
 from model.signals import listen
 
 FAILED, SWEEP_FAILED = 1, 3
@@ -36,6 +36,7 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> bool:
     def checked_job():
         settings = composed_as(Settings, cfg)
         check_devices(settings, in_multirun())
+        wait_by_load(settings.trainer.threads)  # before torch is loaded
         check_machine(settings.trainer)
         check_place(settings)
         job(settings)

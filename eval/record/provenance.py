@@ -14,6 +14,7 @@ import torch
 
 from conf.schema import Settings
 from data.module import WindowDataModule
+from model.devices import waits_asleep
 from model.training.language_model import LanguageModel
 from model.training.meter import Meter
 from model.training.trainer import choose_precision
@@ -23,6 +24,7 @@ PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "hydra-core", "numpy
 
 def describe_run(settings: Settings, data: WindowDataModule, module: LanguageModel, meter: Meter) -> dict[str, Any]:
     """The fields of results.json beside its rows: identity, provenance, parameters, training."""
+    precision = choose_precision(settings.trainer)
     return {
         "run_id": settings.run_id,
         "sweep": settings.sweep,
@@ -37,7 +39,7 @@ def describe_run(settings: Settings, data: WindowDataModule, module: LanguageMod
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "weights_hash": weights_hash(module.transformer),
         "parameters": module.transformer.count_parameters(),
-        "training": {**meter.summary(), "precision": choose_precision(settings.trainer)},
+        "training": {**meter.summary(), "precision": precision.name, "precision_reason": precision.reason},
     }
 
 
@@ -61,12 +63,14 @@ def commit() -> str | None:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Device, processor, cores, threads."""
+    """Device, processor, cores, threads and how they wait, how float32 numbers are multiplied."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "waiting": "asleep" if waits_asleep() else "spinning",
+        "float32_products": torch.get_float32_matmul_precision(),
         "system": platform.platform(),
     }
 

@@ -13,20 +13,26 @@ from conf.schema import Settings
 
 
 def announce(settings: Settings, data, module, folder) -> None:
-    """What is about to happen: encoding, parameters, tokens, device."""
+    """What is about to happen: encoding, parameters, tokens, device and precision, with what they were chosen by."""
     import torch
 
-    from model.devices import uses_gpu
+    from model.devices import uses_gpu, waits_asleep
+    from model.training.trainer import choose_precision
 
     counts = module.transformer.count_parameters()
-    gpu, threads = uses_gpu(settings.trainer.accelerator), torch.get_num_threads()
-    device = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' * (threads > 1)}"
+    precision, threads = choose_precision(settings.trainer), torch.get_num_threads()
+    device = f"CPU, {threads} thread{'s' * (threads > 1)}"
+    if threads > 1 and waits_asleep():
+        device += " that wait asleep, since others keep cores busy"
+    if uses_gpu(settings.trainer.accelerator):
+        device = torch.cuda.get_device_name()
     print(
         f"{folder.name}: {settings.encoding['name']}, {counts['total'] - counts['embedding']:,} parameters "
         f"({counts['total']:,} with embeddings, {counts['encoding']:,} of them the encoding's)\n"
         f"{data.describe()}\n"
-        f"training on {settings.training.tokens:,} tokens in {settings.steps} steps, context {settings.context}, on "
-        f"{device}; then scored at {', '.join(f'{m:g}x' for m in settings.eval.lengths)} the context",
+        f"training on {settings.training.tokens:,} tokens in {settings.steps} steps, context {settings.context}; then "
+        f"scored at {', '.join(f'{m:g}x' for m in settings.eval.lengths)} the context\n"
+        f"on {device}, in {precision.name} ({precision.reason})",
         flush=True,
     )
 

@@ -14,6 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from torch.distributed.tensor import DTensor
 
 from conf.schema import Settings
+from model.devices import BUSY, Load, available_cores, waits_asleep
+
+LONG = 5.0  # seconds between two points of the curve, from which on it is worth while to say what takes so long
 
 
 def forget_peak_memory() -> None:
@@ -50,12 +53,14 @@ class Meter(L.Callback):
         self.seconds = 0.0
         self._pending = 0.0, 0  # sum and number of the losses since the last point, as a checkpoint holds them
         self.bar = None
+        self._said = False
 
     def on_train_start(self, trainer, module):
         forget_peak_memory()
         self._reduce = trainer.strategy.reduce
         self._mark = time.perf_counter()
         self._marked_step = trainer.global_step
+        self._load = Load()
         loss_sum, self._losses = self._pending
         self._loss_sum = torch.tensor(loss_sum, device=module.device)
         if trainer.is_global_zero and sys.stdout.isatty():
@@ -99,7 +104,21 @@ class Meter(L.Callback):
             known = step < self.steps and step > self.every  # the first steps include what is done once: compilation
             spent = f"{self.seconds:.0f} s" + (f" of about {whole:.0f} s" if known else "")
             print(f"{self.prefix}step {step}/{self.steps}  loss {loss:.3f}  {rate}  {spent}", flush=True)
+        self._look_around(trainer, module, seconds)
         self._mark = time.perf_counter()
+
+    def _look_around(self, trainer, module, seconds: float) -> None:
+        """Says once where others have come to keep cores busy that this training's threads wait for, spinning."""
+        others = self._load.others()
+        spinning = module.device.type == "cpu" and torch.get_num_threads() > 1 and not waits_asleep()
+        if trainer.is_global_zero and spinning and others >= BUSY and seconds >= LONG and not self._said:
+            self._said = True
+            print(
+                f"{self.prefix}others keep {others:.1f} of {available_cores()} cores busy, and threads that wait for "
+                "one another lose much by it: stop (Ctrl-C) and give the same command again, which then goes on with "
+                "threads that wait asleep",
+                flush=True,
+            )
 
     def on_validation_end(self, trainer, module):
         """Validation's time is not training's."""

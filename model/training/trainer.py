@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
@@ -16,7 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from conf.schema import Settings, TrainerSettings
 from model.build import build_transformer
-from model.devices import rank, uses_gpu, within_memory
+from model.devices import available_cores, bf16_unit, rank, uses_gpu, within_memory
 from model.signals import deferred
 from model.training.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
 from model.training.meter import Meter
@@ -62,7 +63,7 @@ def build_trainer(settings: Settings, folder: Path, meter: Meter, run: str = "")
         devices=machine.devices,
         num_nodes=machine.num_nodes,
         strategy=strategy,
-        precision=choose_precision(machine),
+        precision=choose_precision(machine).name,
         max_steps=settings.steps,
         max_epochs=-1,
         accumulate_grad_batches=training.accumulate,
@@ -124,15 +125,19 @@ class RandomNumbers(L.Callback):
                 torch.cuda.manual_seed(drawn)
 
 
-def choose_precision(trainer: TrainerSettings) -> str:
-    """Lightning's full name of the precision; "auto" is bf16-mixed where the device computes so, else 32-true."""
+class Precision(NamedTuple):
+    """name: Lightning's full one. reason: why it was chosen."""
+
+    name: str
+    reason: str
+
+
+def choose_precision(trainer: TrainerSettings) -> Precision:
+    """The precision of a training; "auto" is bf16-mixed where the device has a unit for it, else 32-true."""
     if trainer.precision != "auto":
-        return SHORT.get(trainer.precision, trainer.precision)
-    if uses_gpu(trainer.accelerator):
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
+        return Precision(SHORT.get(trainer.precision, trainer.precision), "as set")
+    unit = bf16_unit(uses_gpu(trainer.accelerator))
+    return Precision("bf16-mixed", f"by {unit}") if unit else Precision("32-true", "nothing here computes in bf16")
 
 
 def prepare_process(threads: int | None) -> None:
@@ -145,8 +150,8 @@ def prepare_process(threads: int | None) -> None:
     if rank():
         silence = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
         sys.stdout = silence  # the first one speaks for all
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if threads is not None or torch.get_num_threads() > available_cores():
+        torch.set_num_threads(threads or available_cores())
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     for name in ("lightning.pytorch", "lightning.fabric"):

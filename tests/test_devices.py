@@ -1,0 +1,100 @@
+"""What is chosen for the machine that is there: the precision, the cores, how threads wait.
+
+python -m pytest tests/test_devices.py
+"""
+
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from eval.record.identity import settings_of
+from model import devices
+from model.training import meter
+from model.training.meter import Meter
+from model.training.trainer import choose_precision, prepare_process
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "chosen", "reason"),
+    [
+        (True, True, "bf16-mixed", "by AMX"),
+        (False, True, "bf16-mixed", "by AVX-512 BF16"),
+        (False, False, "32-true", "nothing here computes in bf16"),
+    ],
+)
+def test_bf16_is_chosen_where_the_processor_has_a_unit_for_it(monkeypatch, tmp_path, amx, avx512, chosen, reason):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512)
+    assert choose_precision(settings_of("trainer=cpu").trainer) == (chosen, reason)
+    assert choose_precision(settings_of("trainer=cpu", "trainer.precision=32").trainer) == ("32-true", "as set")
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 8)]
+)
+def test_cores_are_those_that_the_process_may_use(monkeypatch, tmp_path, quota, cores):
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(devices, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
+    assert devices.available_cores() == cores
+    monkeypatch.setattr(devices, "QUOTA", tmp_path / "none")
+    assert devices.available_cores() == 8
+
+
+def test_threads_are_no_more_than_the_cores(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr("model.training.trainer.available_cores", lambda: 2)
+    prepare_process(None)
+    prepare_process(5)  # as set
+    assert chosen == [2, 5]
+
+
+def test_a_busy_process_is_seen_and_ones_own_work_is_not():
+    load = devices.Load()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        time.sleep(0.5)
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:  # one's own
+            pass
+        others = load.others()
+        busy.kill()
+    assert 0.2 < others < len(os.sched_getaffinity(0)) + 0.2
+    assert load.others() >= 0
+
+
+@pytest.mark.parametrize(
+    ("others", "threads", "asleep"), [(0.1, None, False), (1.0, None, True), (1.0, 1, False), (3.0, 2, True)]
+)
+def test_threads_wait_asleep_where_cores_are_shared(monkeypatch, others, threads, asleep):
+    monkeypatch.setattr(devices.Load, "others", lambda self: others)
+    monkeypatch.setattr(devices, "available_cores", lambda: 4)
+    monkeypatch.setattr(devices, "LOOK", 0)
+    monkeypatch.delitem(sys.modules, "torch")
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    devices.wait_by_load(threads)
+    assert devices.waits_asleep() == asleep
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")  # a user's choice stays
+    devices.wait_by_load(threads)
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+
+
+def test_a_training_that_others_slow_down_says_so_once(monkeypatch, capsys):
+    trainer, module = SimpleNamespace(is_global_zero=True), SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(meter, "waits_asleep", lambda: False)
+    watching = Meter(settings_of())
+    watching._load = SimpleNamespace(others=lambda: 0.0)
+    watching._look_around(trainer, module, 60.0)
+    assert not capsys.readouterr().out
+    watching._load = SimpleNamespace(others=lambda: 1.2)
+    for seconds in (0.1, 60.0, 60.0):
+        watching._look_around(trainer, module, seconds)
+    assert capsys.readouterr().out.count("others keep 1.2 of") == 1
