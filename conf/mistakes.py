@@ -1,6 +1,7 @@
 """What Hydra and OmegaConf find wrong with a setting, as one sentence that names it and what was meant."""
 
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,19 +29,22 @@ def naming_settings(group: str = "") -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_sentence(error, group)) from None
     except ValueError as error:
-        if (override := _group_override(error)) is None:
+        if (sentence := _of_override(error)) is None:
             raise
-        name = override.key_or_group
-        value = override.input_line.partition("=")[2]
-        raise ValueError(f"{name}={value}: must be the name of a file of conf/{name}") from None
+        raise ValueError(sentence) from None
 
 
-def _group_override(error: ValueError) -> Override | None:
-    """What Hydra read as the choice of a group, where it is no word; its sentence doesn't say of which."""
-    if not str(error).startswith("Config group override must be"):
-        return None
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_locals["override"]
+def _of_override(error: ValueError) -> str | None:
+    """What is wrong with an argument that Hydra or Python refuses by a sentence that doesn't say which it was."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    match str(error), [each["override"] for each in frames if "override" in each]:
+        case sentence, [*_, Override() as override] if sentence.startswith("Config group override must be"):
+            name = override.key_or_group
+            value = override.input_line.partition("=")[2]
+            return f"{name}={value}: must be the name of a file of conf/{name}"
+        case sentence, [*_, str(override)] if sentence.startswith("Exceeds the limit"):
+            return f"{override.partition('=')[0]}: a number of more than {sys.get_int_max_str_digits()} digits"
+    return None
 
 
 def _sentence(error: Exception, group: str) -> str:

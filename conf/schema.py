@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from conf.signature import is_number
 from conf.typed import Checked, digest, split, typed
 
 CONF = Path(__file__).parent
@@ -118,7 +119,7 @@ class ProbeSettings(Checked):
     group = "eval.probe"
 
     def __post_init__(self):
-        self.check_each("longest", _is_number, "must be a number, or null")
+        self.check_each("longest", is_number, "must be a number, or null")
 
 
 @dataclass
@@ -148,7 +149,7 @@ class EvaluationSettings(Checked):
         self.check_among("precision", ("32", "bf16"))
         counts = "targets windows tokens stride batch_tokens"
         self.check_each(counts, lambda value: value >= 1, "must be at least 1")
-        self.check("lengths", all(map(_is_number, self.lengths)), "must be finite numbers, such as [1, 2.5]")
+        self.check("lengths", all(map(is_number, self.lengths)), "must be finite numbers, such as [1, 2.5]")
         self.check_among("protocols", modules("eval/measure/protocols"))
         self.check_among("probes", modules("eval/measure/probes"))
         self.check_among("controls", CONTROLS)
@@ -425,7 +426,3 @@ def groups(file: str) -> str:
     names = [name for entry in chosen for name in entry if not name.startswith("override ")]
     loader = GlobalHydra.instance().config_loader()
     return "".join(f"{name}: {', '.join(loader.get_group_options(name))}\n" for name in names)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -2,12 +2,13 @@
 (encodings, extensions, corpora, tasks, tokenizers)."""
 
 import inspect
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+MOST = sys.float_info.max
 LARGEST = 2**63  # beyond which PyTorch and NumPy take no whole number
 KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 KINDS |= {list: "a list", Sequence: "a list", Mapping: "a group of settings", dict: "a group of settings"}
@@ -25,14 +26,23 @@ def check_types(cls: type, settings: Mapping[str, Any], group: str) -> None:
 
 
 def whole(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, those by which cls annotates whole numbers as such: 1e3 is one."""
+    """The settings, those by which cls annotates whole numbers as such: 1e3 is one. A whole number that is too large to
+    be one of PyTorch's is a float where cls takes that."""
     hints = typing.get_type_hints(cls.__init__)
-    return {
-        key: int(value)
-        if type(value) is float and value.is_integer() and {*_kinds(hints.get(key, Any))} <= {int, type(None)}
-        else value
-        for key, value in settings.items()
-    }
+    return {key: _number(value, {*_kinds(hints.get(key, Any))}) for key, value in settings.items()}
+
+
+def _number(value: Any, kinds: set[Any]) -> Any:
+    if type(value) is float and value.is_integer() and kinds <= {int, type(None)}:
+        return int(value)
+    if type(value) is int and LARGEST <= abs(value) <= MOST and kinds <= {float, type(None)}:
+        return float(value)
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one that a finite float holds."""
+    return type(value) in (int, float) and -MOST <= value <= MOST
 
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
@@ -66,7 +76,7 @@ def _is(value: Any, kind: Any, within: Sequence[Any]) -> bool:
     if kind not in KINDS:
         return True
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return is_number(value)
     if kind in (Mapping, dict):
         return isinstance(value, Mapping) and all(_fits(each, within[1]) for each in value.values() if within)
     if kind in (list, Sequence):

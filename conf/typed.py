@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from omegaconf import BooleanNode, DictConfig, IntegerNode, OmegaConf, StringNode, ValidationError
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, ValidationError
 
 from conf.mistakes import naming_settings
-from conf.signature import check_types, check_value, whole
+from conf.signature import LARGEST, check_types, check_value, is_number, whole
 
 
 class Checked:
@@ -110,7 +110,16 @@ def plain(settings: Any) -> Any:
 
 
 def _whole(node: IntegerNode, value: Any, convert: Callable = IntegerNode._validate_and_convert_impl) -> int:
-    return convert(node, int(value) if type(value) is float and value.is_integer() else value)
+    value = convert(node, int(value) if type(value) is float and value.is_integer() else value)
+    if abs(value) >= 2 * LARGEST:
+        raise ValidationError("Value '$VALUE' of type '$VALUE_TYPE' could not be converted to Integer")
+    return value
+
+
+def _number(node: FloatNode, value: Any, convert: Callable = FloatNode._validate_and_convert_impl) -> float:
+    if type(value) is int and not is_number(value):
+        raise ValidationError("Value '$VALUE' of type '$VALUE_TYPE' could not be converted to Float")
+    return convert(node, value)
 
 
 def _flag(node: BooleanNode, value: Any, convert: Callable = BooleanNode._validate_and_convert_impl) -> bool:
@@ -126,5 +135,6 @@ def _word(node: StringNode, value: Any, convert: Callable = StringNode._validate
 
 
 IntegerNode._validate_and_convert_impl = _whole  # 1e6 is a whole number too, which OmegaConf would refuse
+FloatNode._validate_and_convert_impl = _number  # a whole number too large for it would end in an OverflowError
 BooleanNode._validate_and_convert_impl = _flag  # it would take any number but 0 for true
 StringNode._validate_and_convert_impl = _word  # it would make "True" of true, "1000.0" of 1e3

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SEPARATOR = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
-LARGEST = 1_000_000  # vocabulary of a BPE: room for so many is taken at once
+LARGEST = 1_000_000  # tokens of a vocabulary: BPE takes room for so many at once
 
 # What BPE never merges across: words, contractions, line feeds, punctuation, numbers, blanks; a space goes with what it
 # precedes. Every repetition is bounded, so one endless line or word costs time and memory in proportion to its length.

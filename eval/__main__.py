@@ -51,16 +51,19 @@ def score(cfg: DictConfig) -> None:
 
     from eval.compare.comparison import read_comparison
     from eval.compare.report import print_comparison, write_files
+    from eval.measure.extended import as_chosen
 
     elsewhere = {"cache_dir": asked.cache_dir, "num_workers": asked.num_workers}
     elsewhere = {key: value for key, value in elsewhere.items() if value is not None}
     if folders[0].path == path:
-        score_run(folders[0], evaluations[folders[0]], elsewhere)
+        with as_chosen(asked.extension):
+            score_run(folders[0], evaluations[folders[0]], elsewhere)
         return
     failed = [folder.name for folder in folders if folder not in evaluations]
     for folder, evaluation in evaluations.items():
         try:
-            score_run(folder, evaluation, elsewhere)
+            with as_chosen(asked.extension):
+                score_run(folder, evaluation, elsewhere)
         except MISTAKES as error:
             failed.append(folder.name)
             print(f"{folder.name}: {one_sentence(error)}", file=sys.stderr)

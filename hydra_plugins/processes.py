@@ -45,6 +45,7 @@ class Processes(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a process that has looked by CUDA can't be forked
         for name in JOBS_NEED:  # seconds, once and not in each job; nothing is computed, and no device touched
             importlib.import_module(name)
         waiting = deque(enumerate(job_overrides, initial_job_idx))

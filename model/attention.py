@@ -28,9 +28,9 @@ from model.encodings import PositionEncoding, ScoreMod
 from model.kernels import materialise
 
 EXECUTORS = ("dense", "blocked", "fused", "hankel", "folded", "flex")
-BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T); on GPUs 16 times
+BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T); on GPUs 4 times
 FLEX_WIDTH = 16  # FlexAttention's narrowest head
-FLEX_SCORES = 1 << 24  # more scores than these, and it is faster than scores written out
+FLEX_TRAINING, FLEX_SCORING = 1 << 24, 1 << 30  # more scores than these, and compiling it (seconds) is worth while
 FLEX_BLOCK = 128  # its blocks, rows and keys
 FLEX_LOOKUP = {
     "fwd_BLOCK_M": 64,
@@ -98,17 +98,17 @@ def record_executors() -> Iterator[set[str]]:
 def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0) -> str:
     """The executor for this encoding, device, dtype and length, by measurement (docs/speed.md)."""
     B, H, T, _ = q_BHTK.shape
-    small = _block_scores(q_BHTK) >= B * H * T * T
+    scores = B * H * T * T
+    small, training = _block_scores(q_BHTK) >= scores, torch.is_grad_enabled()
     if encoding.rescores or first:
         return "dense" if small else "blocked"
     if q_BHTK.is_cuda:
         if mod is None:
             return "fused"
         wide = min(q_BHTK.shape[-1], encoding.shape.head_dim) >= FLEX_WIDTH
-        if wide and B * H * T * T > FLEX_SCORES:
-            return "folded" if encoding.separable_bias and T <= FOLDED_LENGTH else "flex"
+        if wide and scores > (FLEX_TRAINING if training else FLEX_SCORING):
+            return "folded" if training and encoding.separable_bias and T <= FOLDED_LENGTH else "flex"
         return "dense" if small else "blocked"
-    training = torch.is_grad_enabled()
     if mod is None:  # the fused kernel's backward in bf16 is slow on CPU at short lengths
         return "dense" if training and q_BHTK.dtype == torch.bfloat16 and T <= 512 else "fused"
     if encoding.distance_bias and not training and T >= 256:
@@ -173,7 +173,7 @@ def _blocked(rows, v_BHTK: Tensor, first: int) -> Tensor:
 
 
 def _block_scores(x: Tensor) -> int:
-    return 16 * BLOCK_SCORES if x.is_cuda else BLOCK_SCORES
+    return 4 * BLOCK_SCORES if x.is_cuda else BLOCK_SCORES
 
 
 def _fused(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:

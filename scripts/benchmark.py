@@ -369,7 +369,9 @@ def executors(options) -> list[dict[str, Any]]:
     """Attention of one layer, forward and backward, by every executor that an encoding has, against none's."""
     settings = options.settings or ["bf16"]
     names = [name for name in options.encodings or ("alibi", "t5", "fire", "fox") if name != "none"]
-    ways = ("dense", "flex") if options.device.type == "cuda" else ("dense",)  # FlexAttention has no backward on CPU
+    ways = (
+        ("dense", "folded", "flex") if options.device.type == "cuda" else ("dense",)
+    )  # FlexAttention has no backward on CPU
     by_name = [[Entry(f"none, fused | {each}", "none", each, "fused") for each in settings]]
     for name in names:
         by_name.append([Entry(f"{name}, {way} | {each}", name, each, way) for each in settings for way in ways])

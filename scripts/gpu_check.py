@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,36 +59,46 @@ def steps(folder: Path, gpu: bool) -> list[Step]:
         return Step(name, seconds, ["env", "OMP_NUM_THREADS=1", *pytest])
 
     ways = "bf16,bf16 recorded,bf16 compiled,bf16 compiled recorded" if gpu else "bf16"
-    compiled = "bf16 compiled" if gpu else "bf16"
-    peers = "nanogpt;x-transformers rotary, sdpa;transformers llama"
+    compiled = ("--settings", "bf16 compiled" if gpu else "bf16")
+    peers = ("--peers", "nanogpt;x-transformers rotary, sdpa")
     return [
         train("default", 60, "trainer.compile=false"),
-        tests("laws", 95, "tests/test_cuda.py"),
-        benchmark("gpt2", 135, "peers", "gpt2", "--encodings", BIASED, "--settings", compiled, "--peers", peers),
-        benchmark("tiny", 75, "encodings", "tiny", "--batch", "8", "--encodings", BIASED, "--settings", ways),
-        train("compiled", 90, "trainer.compile=true", "seed=1"),
+        tests("laws", 130, "tests/test_cuda.py"),
+        benchmark("tiny", 110, "encodings", "tiny", "--batch", "8", "--encodings", "none,rope,t5", "--settings", ways),
+        benchmark("gpt2-flex", 150, "encodings", "gpt2", "--encodings", "none,t5,fire", *compiled),
         *(
             benchmark(f"long-{length}", 60, "evaluation", "tiny", "--length", str(length), "--encodings", BIASED)
             for length in ((65536, 262144) if gpu else (128, 256))
         ),
-        benchmark("attention", 120, "attention", "gpt2"),
+        benchmark("gpt2", 110, "peers", "gpt2", "--encodings", "none,rope,alibi,fox", *compiled, *peers),
+        train("compiled", 90, "trainer.compile=true", "seed=1"),
+        benchmark("attention", 120, "attention", "gpt2", *compiled),
     ]
 
 
 def carry_out(step: Step, folder: Path) -> dict[str, str | float]:
     """How a step ended: ok, failed, or ended at its limit, all of its processes with it."""
     begin = time.monotonic()
-    with open(folder / f"{step.name}.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(step.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            code = process.wait(step.seconds)
-            ended = "ok" if code == 0 else f"failed with exit code {code}"
-        except subprocess.TimeoutExpired:
-            ended = f"ended at its limit of {step.seconds} s"
-        finally:
-            with suppress(ProcessLookupError):  # all of its processes have ended
-                os.killpg(process.pid, signal.SIGKILL)
-    return {"step": step.name, "ended": ended, "seconds": round(time.monotonic() - begin, 1)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    process = subprocess.Popen(step.command, start_new_session=True, **streams)
+
+    def end() -> None:
+        with suppress(ProcessLookupError):  # all of its processes have ended
+            os.killpg(process.pid, signal.SIGKILL)
+
+    limit = threading.Timer(step.seconds, end)
+    limit.start()
+    with open(folder / f"{step.name}.log", "w", encoding="utf-8", buffering=1) as log:
+        for line in process.stdout:
+            log.write(f"{time.monotonic() - begin:6.1f} s  {line}")
+    code, over = process.wait(), limit.finished.is_set()
+    limit.cancel()
+    end()
+    seconds = round(time.monotonic() - begin, 1)
+    ended = (
+        "ok" if code == 0 else f"ended at its limit of {step.seconds} s" if over else f"failed with exit code {code}"
+    )
+    return {"step": step.name, "ended": ended, "seconds": seconds}
 
 
 def main(arguments: list[str]) -> int:

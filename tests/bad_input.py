@@ -20,7 +20,7 @@ from conf.schema import EvaluationSettings, ScoringSettings, Settings, options
 from conf.typed import composed_as, plain
 from data.module import data_module
 from eval.__main__ import as_given
-from eval.measure.extended import check_extensions, extension_configs
+from eval.measure.extended import as_chosen, check_extensions, extension_configs
 from eval.record.identity import register_names, settings_of
 from eval.record.jobs import check_devices, check_machine, check_place
 from model.build import build_transformer, check_model
@@ -30,7 +30,8 @@ from model.encodings import Shape, build_encoding
 WORDS = {"yes": True, "no": False, "on": True, "off": False, "y": True, "n": False, "true": True, "false": False}
 VALUES = [
     *("0", "1", "-1", "2", "7", "-0.0", "0.5", "1.5", "1e9", "1000000000", "1e400", "-1e400", "nan", "inf", "-inf"),
-    *("9223372036854775808", "007", "0x10", "1_000", "1e3", "null", "true", "false", "yes", "no", "on", "off"),
+    *("9223372036854775808", "9" * 400, "9" * 5000, "007", "0x10", "1_000", "1e3", "null"),
+    *("true", "false", "yes", "no", "on", "off"),
     *("''", "abc", "'two words'", "'3'", "größe", "'🦆'", "x" * 5000, "..", "/nowhere", "'a\\u0000b'", "'???'", "???"),
     *("[]", "[1]", "[abc]", "[null]", "[[1]]", "[true,-1]", "[nan]", "{}", "{a:1}", "{a:{b:[]}}"),
     *("${oc.env:NOPE}", "${nope}", "${seed}", "${seed", "'${oc.env:HOME}'"),
@@ -57,7 +58,8 @@ def compositions() -> dict[tuple[str, ...], str]:
             found["train", *SMALL, *NEEDED.get(choice, ()), choice] = group
     for name in options("extension"):
         found["eval", "run=there", f"extension={name}"] = "extension"
-        found["train", *SMALL, f"+eval.extension_settings.{name}={{}}"] = f"eval.extension_settings.{name}"
+        asked = (f"eval.extensions=[{name}]", f"+eval.extension_settings.{name}={{}}")
+        found["train", *SMALL, *asked] = f"eval.extension_settings.{name}"
     return found
 
 
@@ -101,7 +103,8 @@ def ask(base: tuple[str, ...], key: str, value: str) -> tuple[Any, Any]:
             (values["extension"],) = extensions
         elif key.startswith("eval"):
             values["eval"] = plain(evaluation) | {"lengths": asked.eval.lengths}  # which are added to the run's
-        check_extended(evaluation)
+        with as_chosen(asked.extension):
+            check_extended(evaluation)
     else:
         settings = composed_as(Settings, config)
         check_devices(settings, multirun=False)

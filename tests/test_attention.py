@@ -6,6 +6,7 @@ Every encoding of conf/encoding is held to the agreement of its executors in tes
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,12 +16,15 @@ from torch.utils._pytree import tree_leaves
 
 import model.attention
 from model.attention import EXECUTORS, attention, choose
-from model.encodings import PositionEncoding, Shape
+from model.catalogue import encoding_config
+from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.alibi import ALiBi
+from model.encodings.alibi_learned import LearnedALiBi
+from model.encodings.fox import FoX
 from model.encodings.none import NoPE
 from model.encodings.rope import RoPE
 from model.encodings.t5 import T5
-from tests.laws import Content, assert_same, attend
+from tests.laws import Content, assert_same, attend, perturb
 
 SHAPE = Shape(dim=24, num_heads=3, num_layers=1, context=32)
 
@@ -93,12 +97,43 @@ def test_the_last_rows_alone_are_those_of_the_whole(encoding, executor):
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_the_first_token_sees_itself_and_weights_sum_to_one(executor):
-    encoding = ALiBi(SHAPE) if executor == "hankel" else NoPE(SHAPE)
+    encoding = ALiBi(SHAPE) if executor in ("hankel", "folded") else NoPE(SHAPE)
     content = Content.random(SHAPE, 23)
     out = attend(encoding.double(), content, executor=executor)
     assert_same(out[:, :, 0], content.v[:, :, 0], "the first row")
     constant = attend(encoding, content.map(lambda t: torch.ones_like(t)), executor=executor)
     assert_same(constant, torch.ones_like(constant), "weights sum to one", 1e-6)
+
+
+@pytest.mark.parametrize("cls", [LearnedALiBi, FoX])
+def test_a_bias_that_is_folded_has_the_gradients_of_one_that_is_added(cls):
+    encoding, content = perturb(cls(SHAPE).double()), Content.random(SHAPE, 19)
+    content = content.map(lambda t: t.requires_grad_())
+    inputs = [content.q, content.k, content.v, *encoding.parameters()]
+    if cls is FoX:
+        inputs.append(content.x)  # its gates
+    found = [
+        torch.autograd.grad(attend(encoding, content, executor=executor).square().sum(), inputs)
+        for executor in ("folded", "dense")
+    ]
+    for folded, added in zip(*found, strict=True):
+        assert_same(folded, added, "folded and added", 1e-6)
+
+
+def choice(name: str, tokens: int, training: bool) -> str:
+    """The executor on a GPU for 16 texts of GPT-2's shape."""
+    encoding = build_encoding(encoding_config(name), Shape(dim=768, num_heads=12, num_layers=1, context=1024))
+    q = SimpleNamespace(shape=(16, 12, tokens, 64), is_cuda=True, dtype=torch.bfloat16)
+    with torch.set_grad_enabled(training):
+        return choose(encoding, None if name == "rope" else object(), q)
+
+
+def test_on_a_gpu_the_size_decides():
+    assert [choice("rope", tokens, True) for tokens in (128, 1024)] == ["fused", "fused"]
+    assert [choice("t5", tokens, True) for tokens in (128, 1024)] == ["dense", "flex"]
+    assert [choice("alibi", tokens, True) for tokens in (128, 1024, 65536)] == ["dense", "folded", "flex"]
+    assert [choice("t5", tokens, False) for tokens in (128, 1024, 8192)] == ["dense", "blocked", "flex"]
+    assert [choice("cope", tokens, True) for tokens in (128, 1024)] == ["dense", "blocked"]
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 300])

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from eval.measure.extended import check_extensions
+from eval.measure.extended import as_chosen, check_extensions, extension_configs
 from eval.record.identity import settings_of
 from eval.record.jobs import check_place
 from model.build import check_model
@@ -96,7 +96,15 @@ def test_settings_of_extensions_that_do_not_suit_the_model_are_refused_before_an
     asked = settings_of("eval.extensions=[rerope]", "+eval.extension_settings.rerope.window=32").eval
     with pytest.raises(ValueError, match=r"^eval\.extension_settings\.rerope\.window=32: must be below"):
         check_extensions(asked, encoding, 32)
+    with pytest.raises(ValueError, match=r"^extension\.window=32: must be below"), as_chosen({"name": "rerope"}):
+        check_extensions(asked, encoding, 32)
     check_extensions(settings_of("eval.extensions=[all]").eval, encoding, 32)
+
+
+def test_settings_of_an_extension_that_is_not_scored_are_refused_too():
+    asked = settings_of("+eval.extension_settings.yarn.tune=banana").eval
+    with pytest.raises(ValueError, match=r"^eval\.extension_settings\.yarn\.tune='banana': must be true or false"):
+        extension_configs(asked)
 
 
 @pytest.mark.slow

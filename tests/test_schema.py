@@ -95,6 +95,8 @@ REFUSED = [  # the command, and what its refusal says
         for key in ("tuning.lr", "training.betas", "logger.tags", "eval.protocols")
         for value in ("[[0.1],[0.2]]", "[{a:1},{b:2}]")
     ),
+    *((f"{key}={'9' * 5000}", f"{key}: a number of more than 4300 digits") for key in ("seed", "encoding", "sweep")),
+    *((f"{key}={'9' * 400}", f"{key}=9") for key in ("context", "training.lr", "eval.probe.longest")),
     (f"{FAIR} tuning.seed=abc", "tuning.seed=abc: must be a whole number"),
     (f"{FAIR} tuning.seed=1.5", "tuning.seed=1.5: must be a whole number"),
     (f"{FAIR} +tuning.rates=[1]", "tuning.rates: "),

@@ -89,6 +89,15 @@ def test_a_whole_number_may_be_written_as_a_float():
     assert whole(Sample, {"whole": 1.5, "perhaps": math.inf}) == {"whole": 1.5, "perhaps": math.inf}
 
 
+def test_a_whole_number_that_no_tensor_holds_is_a_float_where_a_class_takes_one():
+    given = {"number": 2**63, "whole": 2**63, "anything": 2**63}
+    taken = whole(Sample, given)
+    assert taken == given and [type(value) for value in taken.values()] == [float, int, int]
+    check_types(Sample, whole(Sample, {"number": 10**300}), "sample")
+    with pytest.raises(ValueError, match=r"^sample\.number=10*: must be a finite number$"):
+        check_types(Sample, whole(Sample, {"number": 10**400}), "sample")
+
+
 def test_parameters_are_the_arguments_that_a_class_takes():
     found = parameters(Sample)
     assert list(found) == [*WRONG, "anything", "of_its_own"]

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.corpus import build_corpus
 from data.module import build_data
 from data.sources import addition, associative_recall, copy, reverse
 from data.task import ANSWER, SEPARATOR, SYMBOLS
@@ -314,3 +315,12 @@ def test_every_task_is_learned_at_the_trained_lengths_with_what_experiment_tasks
     assert done.returncode == 0, done.stderr
     results = json.loads(next(tmp_path.glob("rope-s0-*/results.json")).read_text())
     assert results["tasks"][0]["exact_match"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("source", "key"), [("copy", "symbols"), ("associative_recall", "keys"), ("reverse", "symbols")]
+)
+@pytest.mark.parametrize("value", [1, 1_000_001, 10**9])
+def test_a_vocabulary_that_is_none_or_too_large_is_refused_by_its_setting(source, key, value):
+    with pytest.raises(ValueError, match=rf"^data\.{key}={value}"):
+        build_corpus(source, {key: value})

@@ -6,6 +6,7 @@ the distance may be any, so that a bias towards the near past hurts.
 
 import numpy as np
 
+from data.recipe import LARGEST
 from data.task import ANSWER, SEPARATOR, SYMBOLS, Task, draw, shuffled
 
 
@@ -16,8 +17,8 @@ class Source(Task):
     """
 
     def __init__(self, keys: int = 512, values: int = 16):
-        if min(keys, values) < 2:
-            raise ValueError(f"data.keys={keys}, data.values={values}: at least 2 each")
+        if not 2 <= min(keys, values) <= max(keys, values) <= LARGEST:
+            raise ValueError(f"data.keys={keys}, data.values={values}: at least 2 each, and {LARGEST:,} at most")
         self.keys, self.values = keys, values
         self.vocab_size = SYMBOLS + keys + values
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data.recipe import LARGEST
 from data.task import ANSWER, SEPARATOR, SYMBOLS, Task, after_answer, draw
 
 
@@ -9,8 +10,10 @@ class Source(Task):
     """`symbols`: how many different ones there are. An example of length n: 0 x1 .. xn 1 x1 .. xn 0."""
 
     def __init__(self, symbols: int = 64):
-        if symbols < 2:
-            raise ValueError(f"data.symbols={symbols}: at least 2, or there is nothing to tell apart")
+        if not 2 <= symbols <= LARGEST:
+            raise ValueError(
+                f"data.symbols={symbols}: 2 at least, or there is nothing to tell apart; {LARGEST:,} at most"
+            )
         self.vocab_size = SYMBOLS + symbols
 
     def tokens(self, bits: np.random.PCG64, length: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ def extension_configs(evaluation: EvaluationSettings) -> list[dict[str, Any]]:
     Raises ValueError for a setting in eval.extension_settings that its extension doesn't have, or can't take.
     """
     names = list(dict.fromkeys(evaluation.extensions))
+    names = extension_names() if "all" in names else names
     for name, changed in evaluation.extension_settings.items():
         known = sorted(extension_config(name).keys() - {"name", "_target_"})
         for key in changed.keys() - known:
@@ -31,13 +33,13 @@ def extension_configs(evaluation: EvaluationSettings) -> list[dict[str, Any]]:
                 f"eval.extension_settings.{name}.{key}={changed[key]}: no such setting of {name}; known are "
                 f"{', '.join(known) or 'none'}"
             )
-    configs = [
-        {**extension_config(name), **evaluation.extension_settings.get(name, {})}
-        for name in (extension_names() if "all" in names else names)
-    ]
-    for config in configs:
-        build_extension(config, _group(config["name"]))
-    return configs
+    configs = {
+        name: {**extension_config(name), **evaluation.extension_settings.get(name, {})}
+        for name in dict.fromkeys([*names, *evaluation.extension_settings])
+    }
+    for name, config in configs.items():
+        build_extension(config, _group(name))
+    return [configs[name] for name in names]
 
 
 def chosen_extension(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -68,6 +70,12 @@ def check_extensions(evaluation: EvaluationSettings, encoding: PositionEncoding,
             extension = build_extension(config)
             if extension.fits(encoding) is None and not extension.needs_tuning:
                 extension.apply(encoding, context, longest)
+
+
+def as_chosen(extension: Mapping[str, Any] | None) -> AbstractContextManager[None]:
+    """Around the work of a command with an extension that it chooses: names its settings in errors as the command does,
+    extension.KEY. None: it chooses none."""
+    return named("extension", _group(extension["name"])) if extension else nullcontext()
 
 
 def _group(name: str) -> str:

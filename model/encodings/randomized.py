@@ -8,6 +8,8 @@ from model.encodings.none import NoPE
 
 STRIDE = 0x9E3779B97F4A7C15  # odd, and far from a simple fraction of 2^64: neighbouring draws get unrelated seeds
 
+FURTHEST = 2**24  # so many positions are shuffled for each draw
+
 
 class Randomized(Wrapper):
     """Positions 0..T−1 replaced by T of 0..M−1, drawn without replacement and sorted, M = multiple · L.
@@ -32,8 +34,8 @@ class Randomized(Wrapper):
 
     def __init__(self, shape: Shape, inner: PositionEncoding, multiple: int = 16, at_test: str = "random"):
         super().__init__(shape, inner)
-        if multiple < 1:
-            raise ValueError(f"encoding.multiple={multiple}: must be at least 1 training context")
+        if not shape.context <= multiple * shape.context <= FURTHEST:
+            raise ValueError(f"encoding.multiple={multiple}: must be at least 1, and reach {FURTHEST:,} tokens at most")
         if at_test not in ("random", "even"):
             raise ValueError(f"encoding.at_test={at_test!r}: must be random or even")
         self.max_length = multiple * shape.context

@@ -23,7 +23,9 @@ class RoPEMultiscale(RoPE):
     def __init__(self, shape: Shape, lowest_base: float = 100.0, highest_base: float = 1e6):
         super().__init__(shape, check_base(lowest_base, "lowest_base"))
         if not highest_base >= lowest_base:
-            raise ValueError(f"encoding.highest_base={highest_base}: must be at least lowest_base={lowest_base}")
+            raise ValueError(
+                f"encoding.highest_base={highest_base}: must be at least encoding.lowest_base={lowest_base}"
+            )
         H = shape.num_heads
         exponents = [h / (H - 1) for h in range(H)] if H > 1 else [0.5]
         self.bases = [lowest_base * (highest_base / lowest_base) ** e for e in exponents]

@@ -61,6 +61,8 @@ class Window(Extension):
         return None
 
     def extend(self, encoding, train_length, eval_length):
+        if self.sinks >= train_length:
+            raise ValueError(f"extension.sinks={self.sinks}: must be below the training length {train_length}")
         near = train_length - self.sinks if self.window is None else self.window
         if not 1 <= near <= train_length - self.sinks:
             raise ValueError(
