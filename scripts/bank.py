@@ -134,7 +134,7 @@ def _sweeps(missing: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
 def gather(bank: Path, folder: Path, replacing: bool) -> int:
     from filelock import FileLock
 
-    from eval.compare.bank import add, entry_of, open_bank
+    from eval.compare.bank import KNOWN, add, entry_of, open_bank
     from eval.compare.bank_file import write_bank
     from eval.record.folder import RunFolder
 
@@ -144,7 +144,7 @@ def gather(bank: Path, folder: Path, replacing: bool) -> int:
         raise ValueError(f"{folder} holds no run: give the folder of a run or of a sweep")
     bank.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{bank}.lock"):
-        contents, refused, changed = open_bank(bank), 0, 0
+        contents, refused, changed, known = open_bank(bank), 0, 0, 0
         for run in runs:
             try:
                 contents, word = add(contents, *entry_of(run), replacing)
@@ -152,11 +152,13 @@ def gather(bank: Path, folder: Path, replacing: bool) -> int:
                 refused += 1
                 print(f"{run.name}: refused: {' '.join(str(error).split())}", file=sys.stderr)
                 continue
-            changed += "there already" not in word
-            print(f"{run.name}: {word}")
+            changed += not word.startswith(KNOWN)
+            known += word == KNOWN
+            if word != KNOWN:
+                print(f"{run.name}: {word}")
         if changed:
             write_bank(bank, contents)
-    print(f"{bank}: {len(contents.entries)} runs")
+    print(f"{bank}: {len(contents.entries)} runs{f'; {known} were there already' * (known > 0)}")
     return SWEEP_FAILED if refused else 0
 
 

@@ -43,6 +43,7 @@ SCORED_MORE = (
     "eval.batch_tokens",
 )  # what leaves the other rows as they are
 FREE = (*NOT_IDENTITY, "encoding", "seed", *MACHINE, *SCORED_MORE)
+KNOWN = "there already"
 KEPT = ("schema", "run_id", "encoding", "seed", "context", "identity", "config_hash", "corpus", "corpus_hash")
 KEPT += ("tokenizer_hash", "weights_hash", "commit", "machine", "versions", "parameters", "training", "evaluation")
 
@@ -168,7 +169,7 @@ def _windows(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def add(contents: Contents, entry: Entry, floors: Contents, replacing: bool = False) -> tuple[Contents, str]:
     """The bank with one more run, and what became of it: "added", "renewed" (in the place of one that was stale),
-    "extended" (by rows of the same weights), "there already", or why the one that is there is kept.
+    "extended" (by rows of the same weights), KNOWN, or KNOWN and why the one that is there is kept.
 
     replacing: whether it takes the place of one that was made elsewhere.
     Raises ValueError where it was trained or scored on other text.
@@ -181,12 +182,12 @@ def add(contents: Contents, entry: Entry, floors: Contents, replacing: bool = Fa
         return replace(known, entries=[*others, entry]), "renewed" if here else "added"
     if here.results.get("weights_hash") == entry.results.get("weights_hash"):
         merged = _merged(here, entry)
-        word = "extended" if len(merged.results["rows"]) > len(here.results["rows"]) else "there already"
+        word = "extended" if len(merged.results["rows"]) > len(here.results["rows"]) else KNOWN
         return replace(known, entries=[*others, merged]), word
     if replacing:
         return replace(known, entries=[*others, entry]), "replaced"
     made = f"made on {made_on(here.results)}; this one on {made_on(entry.results)}"
-    return contents, f"there already, {made}: kept; replace=true takes this one instead"
+    return contents, f"{KNOWN}, {made}: kept; replace=true takes this one instead"
 
 
 def _check_same_text(contents: Contents, entry: Entry) -> None:
