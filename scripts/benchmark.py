@@ -1,5 +1,6 @@
 """Training and evaluation speed, side by side with what a user would pick instead.
 
+    python -m scripts.benchmark quick                         a minute: what to choose on this machine
     python -m scripts.benchmark peers --shape tiny            this project and the peers, each at every setting
     python -m scripts.benchmark encodings --shape tiny        every encoding against `none`
     python -m scripts.benchmark attention --shape tiny        attention alone, by every executor
@@ -30,10 +31,12 @@ from rich.table import Table
 from torch import nn
 
 from eval.record.files import write_table
+from eval.record.identity import settings_of
 from eval.record.provenance import machine
 from eval.record.terminal import console
 from model.attention import attention
 from model.catalogue import encoding_config, encoding_names
+from model.devices import available_cores
 from model.encodings import Shape, build_encoding
 from model.kernels import compile_training, cross_entropy
 from model.training.graphs import Recorded
@@ -69,7 +72,9 @@ SETTINGS = {
     "bf16 compiled recorded": Setting(torch.bfloat16, compiled=True, recorded=True),
 }
 ON_CPU = ("fp32", "bf16", "fp32 compiled", "bf16 compiled")
+QUICK = {"cpu": ("fp32", "bf16", "bf16 compiled"), "cuda": ("bf16", "bf16 recorded", "bf16 compiled recorded")}
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 operations a second, by the makers' data sheets
+DEFAULT = settings_of().training  # the default job
 STARTING = 6  # processes that compile and take their first steps at once
 SEPARATORS = {"line": (3,), "sentence": (4,)}
 
@@ -393,6 +398,44 @@ def _apart(by_name: list[list[Entry]], options) -> list[dict[str, Any]]:
     return rows
 
 
+def quick(options) -> list[dict[str, Any]]:
+    """RoPE at the tiny shape and the default job's batch: each setting, and a thread for a job; and what follows."""
+    settings = options.settings or QUICK[options.device.type]
+    options.encodings, options.batch = ["rope"], options.batch or DEFAULT.batch_size
+    options.rounds, options.seconds = min(options.rounds, 3), min(options.seconds, 1.0)
+    sizes = _sizes(options)
+    names = {each: f"{each}, {options.threads or available_cores()} threads" for each in settings}
+    teams = [([Entry(name, "rope", each) for each, name in names.items()], True)]
+    processes = start(teams, sizes, options)
+    alone = argparse.Namespace(**{**vars(options), "threads": 1})
+    processes += start([([Entry(f"{each}, 1 thread", "rope", each) for each in settings[:2]], True)], sizes, alone)
+    rows = contest(processes, [names[settings[0]]], sizes, options)
+    for process in processes:
+        process.close()
+    for row in rows:
+        row["seconds_of_the_default_job"] = round(DEFAULT.tokens / row["tokens_per_second"], 1)
+    return rows
+
+
+def advice(rows: list[dict[str, Any]]) -> str:
+    """What the rows of `quick` say, a line each: precision, compilation, jobs side by side."""
+    speed = {row["contestant"]: row["tokens_per_second"] for row in rows}
+    lone = [name for name in speed if name.endswith(" 1 thread")]
+    compiled = [name for name in speed if "compiled" in name and name not in lone]
+    best = max(speed.keys() - {*lone, *compiled}, key=speed.get)
+    said = [f"fastest without compiling: {best}, {speed[best]:,} tokens/s"]
+    if compiled:
+        gain = max(map(speed.get, compiled)) / speed[best]
+        said.append(f"compiled: {gain:.2f} times that, for 10 to 60 s at the start (trainer.compile=true)")
+    if lone:
+        jobs, share = available_cores(), max(map(speed.get, lone)) / speed[best]
+        said.append(
+            f"a job with one thread: {share:.2f} times that, so that {jobs} jobs side by side come to {jobs * share:.2f} "
+            f"times (hydra/launcher=processes hydra.launcher.n_jobs={jobs} trainer.threads=1)"
+        )
+    return "\n".join(said)
+
+
 def evaluation(options) -> list[dict[str, Any]]:
     """Seconds and peak memory of one forward pass over a long window, last 64 tokens to the head, float32 and bf16."""
     sizes, rows = _sizes(options), []
@@ -423,7 +466,6 @@ def loop(options) -> list[dict[str, Any]]:
     import lightning as L
     from torch.utils.data import DataLoader
 
-    from eval.record.identity import settings_of
     from model.training.language_model import LanguageModel
     from model.training.meter import Meter
 
@@ -473,7 +515,14 @@ def show(rows: list[dict[str, Any]]) -> None:
     console().print(table)
 
 
-COMMANDS = {"peers": peers, "encodings": encodings, "attention": executors, "evaluation": evaluation, "loop": loop}
+COMMANDS = {
+    "quick": quick,
+    "peers": peers,
+    "encodings": encodings,
+    "attention": executors,
+    "evaluation": evaluation,
+    "loop": loop,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -496,6 +545,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare_process(options.threads)
     rows = COMMANDS[options.what](options)
     show(rows)
+    if options.what == "quick":
+        print(advice(rows))
     if options.csv:
         about = machine(torch.device(options.device)) | {
             "torch": torch.__version__,

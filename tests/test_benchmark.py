@@ -60,6 +60,24 @@ def test_attention_alone_is_timed_by_every_executor(tmp_path, monkeypatch):
     assert names == ["none, fused", "alibi, dense"]
 
 
+def test_quick_says_what_to_choose(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "available_cores", lambda: 2)
+    quick = rows(tmp_path, monkeypatch, "quick", "--settings", "fp32,bf16", "--rounds", "1", "--threads", "2")
+    names = ["fp32, 2 threads", "bf16, 2 threads", "fp32, 1 thread", "bf16, 1 thread"]
+    assert [row["contestant"] for row in quick] == names
+    for row in quick:  # of the default job's 1.5 million tokens
+        assert float(row["seconds_of_the_default_job"]) == pytest.approx(1.5e6 / int(row["tokens_per_second"]), abs=0.1)
+    assert "fastest without compiling: " in capsys.readouterr().out
+
+
+def test_advice_follows_from_the_rows():
+    speeds = {"fp32, 4 threads": 100, "bf16, 4 threads": 200, "bf16 compiled, 4 threads": 260, "bf16, 1 thread": 80}
+    said = benchmark.advice([{"contestant": name, "tokens_per_second": speed} for name, speed in speeds.items()])
+    first, second, third = said.splitlines()
+    assert first == "fastest without compiling: bf16, 4 threads, 200 tokens/s"
+    assert second.startswith("compiled: 1.30 times that") and third.startswith("a job with one thread: 0.40 times that")
+
+
 def test_operations_of_a_step_are_those_of_palm():
     gpt2 = benchmark.SHAPES["gpt2"]  # 85 million weights that multiply in the blocks, 38.6 million in the head
     assert benchmark.operations(gpt2) == 6 * (12 * 12 * 768**2 + 50304 * 768) + 12 * 12 * 768 * 1024
