@@ -430,8 +430,8 @@ def advice(rows: list[dict[str, Any]]) -> str:
     if lone:
         jobs, share = available_cores(), max(map(speed.get, lone)) / speed[best]
         said.append(
-            f"a job with one thread: {share:.2f} times that, so that {jobs} jobs side by side come to {jobs * share:.2f} "
-            f"times (hydra/launcher=processes hydra.launcher.n_jobs={jobs} trainer.threads=1)"
+            f"a job with one thread: {share:.2f} times that, so that {jobs} jobs side by side come to "
+            f"{jobs * share:.2f} times (hydra/launcher=processes hydra.launcher.n_jobs={jobs} trainer.threads=1)"
         )
     return "\n".join(said)
 
