@@ -108,6 +108,7 @@ def test_settings_of_an_extension_that_is_not_scored_are_refused_too():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("base", "group"), COMPOSITIONS, ids=lambda part: part if isinstance(part, str) else part[-1])
 def test_every_value_of_every_setting_is_held_as_typed_or_refused_by_its_name(base, group):
     assert faults((base, key, value) for key in settings(base, group) for value in VALUES) == []
