@@ -47,8 +47,8 @@ class XPos(RoPE):
         scale_base = shape.context / 2 if scale_base is None else scale_base
         if scale_base <= 0:
             raise ValueError(f"encoding.scale_base={scale_base}: must be positive, in tokens")
-        if not 0 < gamma <= 1000:
-            raise ValueError(f"encoding.gamma={gamma}: must lie in (0, 1000]; at 0 the fastest pair vanishes at once")
+        if not 0 < gamma <= 1e15:
+            raise ValueError(f"encoding.gamma={gamma}: must lie in (0, 1e15]; at 0 the fastest pair vanishes at once")
         self.scale_base, self.gamma = scale_base, gamma
         self.constant("zeta", xpos_bases(shape.head_dim, gamma))
         self.max_length = int(LARGEST_EXPONENT * scale_base / math.log((1 + gamma) / gamma))
