@@ -469,7 +469,7 @@ def loop(options) -> list[dict[str, Any]]:
     from model.training.language_model import LanguageModel
     from model.training.meter import Meter
 
-    sizes = SHAPES[options.shape]
+    sizes = _sizes(options)
     batch = torch.randint(sizes.vocab_size, (sizes.batch, sizes.context + 1))
     plain = Contestant(ours("rope", sizes), sizes, SETTINGS["bf16"], options.device)
     steps = 30
