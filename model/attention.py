@@ -8,7 +8,7 @@ One `score_mod` serves every executor:
   view as the whole T × T mask, without its memory. For forward passes.
 - `folded`: the fused kernel with a bias u(i) − u(j) in columns of q and k: no tensor of T × T, any kernel's speed.
 - `flex`: FlexAttention, compiled, on CUDA.
-`choose` picks by what the encoding needs, the device, the dtype and the length, from measurements.
+`choose` picks by what the encoding needs, the device, the dtype and the length.
 """
 
 from __future__ import annotations
@@ -30,13 +30,11 @@ from model.kernels import materialise
 EXECUTORS = ("dense", "blocked", "fused", "hankel", "folded", "flex")
 BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T); on GPUs 4 times
 FLEX_WIDTH = 16  # FlexAttention's narrowest head
-FLEX_TRAINING, FLEX_SCORING = 1 << 24, 1 << 30  # more scores than these, and compiling it (seconds) is worth while
+# More scores than these, and compiling FlexAttention (seconds) is worth while: estimates, no measurement.
+FLEX_TRAINING, FLEX_SCORING = 1 << 24, 1 << 30
 FLEX_BLOCK = 128  # its blocks, rows and keys
-FLEX_LOOKUP = {
-    "fwd_BLOCK_M": 64,
-    "fwd_BLOCK_N": 64,
-    "fwd_num_stages": 2,
-}  # what is looked up lies in shared memory, too
+# Its forward pass where a table is looked up, a block of which lies in shared memory, too.
+FLEX_LOOKUP = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64, "fwd_num_stages": 2}
 HANKEL_ROWS = 1024  # queries a block of `hankel`
 FOLDED_LENGTH = 8192  # tokens up to which a bias beside q·k leaves the scores exact to about 1e-3
 ALIGNED = 8  # fused kernels want widths that are multiples of it
@@ -96,7 +94,7 @@ def record_executors() -> Iterator[set[str]]:
 
 
 def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0) -> str:
-    """The executor for this encoding, device, dtype and length, by measurement (docs/speed.md)."""
+    """The executor for this encoding, device, dtype and length: on the CPU by measurement (docs/speed.md)."""
     B, H, T, _ = q_BHTK.shape
     scores = B * H * T * T
     small, training = _block_scores(q_BHTK) >= scores, torch.is_grad_enabled()
