@@ -88,11 +88,11 @@ def _readable(folder: RunFolder, path: Path) -> Settings | None:
 
 def runs_of(path: Path) -> list[RunFolder]:
     """The run of a folder, or the finished ones of a sweep's. Raises ValueError where it is neither."""
-    if RunFolder(path).exists:
-        return [RunFolder(path)]
-    inside = [run for child in sorted(path.glob("*/")) if (run := RunFolder(child)).exists]
-    if not (finished := [folder for folder in inside if folder.finished]):
-        found = "a sweep of which no run is finished" if inside else "not the folder of a run or a sweep"
+    runs = RunFolder.all_in(path)
+    if runs and runs[0].path == path:
+        return runs[:1]
+    if not (finished := [run for run in runs if run.finished]):
+        found = "a sweep of which no run is finished" if runs else "not the folder of a run or a sweep"
         raise ValueError(f"{path} is {found}")
     return finished
 

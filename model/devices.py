@@ -83,11 +83,11 @@ class Load:
     @staticmethod
     def _now() -> tuple[float, float, float]:
         """The time, the seconds that these cores have worked, and those that they have worked for this process."""
-        busy = 0
+        busy, own = 0, _own_cores()
         with suppress(OSError):
             for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines():
                 name, *ticks = line.split()
-                if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in _own_cores():
+                if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in own:
                     user, _nice, system, _, _, interrupts, soft, *_ = map(int, ticks)
                     busy += user + system + interrupts + soft
         return time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), time.process_time()
@@ -112,6 +112,7 @@ def wait_asleep() -> None:
 
 
 def waits_asleep() -> bool:
+    """Whether threads that wait for one another do so asleep, as the environment says."""
     return os.environ.get("GOMP_SPINCOUNT") == "0" or os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
 
 

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conf.mistakes import one_sentence
 from eval.record.jobs import SWEEP_FAILED
 from scripts.command import end_with, number
 
@@ -138,9 +139,7 @@ def gather(bank: Path, folder: Path, replacing: bool) -> int:
     from eval.compare.bank_file import write_bank
     from eval.record.folder import RunFolder
 
-    runs = [RunFolder(folder)] if RunFolder(folder).exists else []
-    runs += [run for child in sorted(folder.glob("*/")) if (run := RunFolder(child)).exists]
-    if not runs:
+    if not (runs := RunFolder.all_in(folder)):
         raise ValueError(f"{folder} holds no run: give the folder of a run or of a sweep")
     bank.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{bank}.lock"):
@@ -150,7 +149,7 @@ def gather(bank: Path, folder: Path, replacing: bool) -> int:
                 contents, word = add(contents, *entry_of(run), replacing)
             except ValueError as error:
                 refused += 1
-                print(f"{run.name}: refused: {' '.join(str(error).split())}", file=sys.stderr)
+                print(f"{run.name}: refused: {one_sentence(error)}", file=sys.stderr)
                 continue
             changed += not word.startswith(KNOWN)
             known += word == KNOWN

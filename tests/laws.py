@@ -265,20 +265,25 @@ def _weights(encoding: PositionEncoding, content: Content, layer: int) -> Tensor
     return encoding.weigh(scores, visible, rows, layer)
 
 
+def _added_bias(mod, length: int, seen: Callable[[Tensor], Tensor] = lambda scores: scores) -> Tensor:
+    """What a score_mod adds to scores (B, H, T, T), the same to any; seen: those entries that count."""
+    indices, shape = index_tensors(BATCH, SHAPE.num_heads, length), (BATCH, SHAPE.num_heads, length, length)
+    bias = mod(torch.zeros(shape, dtype=torch.float64), *indices)
+    scores = torch.randn(shape, dtype=torch.float64)
+    assert_same(seen(mod(scores, *indices)), seen(scores + bias), "the bias depends on the score")
+    return bias
+
+
 def check_separable_bias(build: Build) -> None:
     """Where `separable_bias`: score_mod adds u(i) − u(j), whatever the score."""
     encoding = rig(build)
     if not encoding.separable_bias:
         return
     T = length_for(encoding)
-    indices = index_tensors(BATCH, SHAPE.num_heads, T)
-    zeros = torch.zeros(BATCH, SHAPE.num_heads, T, T, dtype=torch.float64)
     for layer in range(SHAPE.num_layers):
         _, _, mod, _ = hooks(encoding, Content.random(SHAPE, T), layer)
-        bias = mod(zeros, *indices)
+        bias = _added_bias(mod, T)
         assert_same(bias, bias[..., :1] + bias[..., :1, :], "the bias is not one of u(i) − u(j)", tolerance=1e-7)
-        scores = torch.randn(zeros.shape, dtype=torch.float64)
-        assert_same(mod(scores, *indices), scores + bias, "the bias depends on the score")
 
 
 def check_distance_bias(build: Build) -> None:
@@ -287,20 +292,16 @@ def check_distance_bias(build: Build) -> None:
     if not encoding.distance_bias:
         return
     T = length_for(encoding)
-    indices = index_tensors(BATCH, SHAPE.num_heads, T)
-    distances = (indices[2] - indices[3]).clamp_min(0)
-    zeros = torch.zeros(BATCH, SHAPE.num_heads, T, T, dtype=torch.float64)
+    distances = (torch.arange(T)[:, None] - torch.arange(T)).clamp_min(0)
     for layer in range(SHAPE.num_layers):
         _, _, mod, positions = hooks(encoding, content := Content.random(SHAPE, T), layer)
         assert torch.equal(positions, torch.arange(T)), "distance_bias is for the default positions, 0..T−1"
-        bias = mod(zeros, *indices)
+        bias = _added_bias(mod, T, torch.tril)
         first_column = bias[:1, :, :, :1].expand_as(bias)
         table = first_column.gather(2, distances.expand_as(bias))
         assert_same(bias.tril(), table.tril(), "the bias is not one of (h, i − j)", tolerance=1e-7)
-        scores = torch.randn(zeros.shape, dtype=torch.float64)
-        assert_same(mod(scores, *indices).tril(), (scores + bias).tril(), "the bias depends on the score")
         _, _, again, _ = hooks(encoding, Content.random(SHAPE, T, seed=5), layer)
-        assert_same(again(zeros, *indices).tril(), bias.tril(), "the bias depends on the content")
+        assert_same(_added_bias(again, T, torch.tril).tril(), bias.tril(), "the bias depends on the content")
         assert_same(
             attend(encoding, content, layer, "hankel"), attend(encoding, content, layer), "hankel and dense", 1e-6
         )

@@ -68,8 +68,7 @@ def read_runs(path: Path, jobs: Collection[str] = (), evaluation: str | None = N
 
     evaluation: the key of the one whose rows are shown, where a run has it; None: of that which most of them have.
     """
-    folders = [path] if RunFolder(path).exists else []
-    folders += sorted(child for child in path.glob("*/") if RunFolder(child).exists)
+    folders = [run.path for run in RunFolder.all_in(path)]
     folders += [path / job for job in sorted(jobs) if path / job not in folders]
     if not folders:
         raise ValueError(f"{path} holds no run: give the folder of a run or of a sweep")

@@ -92,6 +92,11 @@ class RunFolder:
         except ValueError as error:
             raise DamagedError(path, f"can't be read: {one_sentence(error)}") from None
 
+    @classmethod
+    def all_in(cls, path: Path) -> list[RunFolder]:
+        """The runs that a folder holds: itself, where it is one, and those in it, by name."""
+        return [run for each in (path, *sorted(path.glob("*/"))) if (run := cls(each)).exists]
+
     @property
     def exists(self) -> bool:
         """Whether this is the folder of a run, whatever of it is missing."""
