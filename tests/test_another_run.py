@@ -97,10 +97,14 @@ def test_more_lengths_and_protocols_are_scored_and_not_trained(run):
     assert trained_at(folder) == first and known == rows
 
 
-def test_a_model_that_was_trained_in_bfloat16_is_scored_as_its_rows_say(run):
+def test_a_model_that_was_trained_in_bfloat16_is_scored_as_its_rows_say(run, capsys):
     settings = run("trainer.precision=bf16-true")
     train(settings)
+    assert "in bf16-true (as set)" in capsys.readouterr().out
     folder = RunFolder.of(settings)
+    assert folder.results["training"]["precision_reason"] == "as set"
+    machine = folder.results["machine"]
+    assert machine["waiting"] in ("asleep", "spinning") and machine["float32_products"] == "highest"
     rows, losses = folder.results["rows"], folder.losses
     assert {row["precision"] for row in rows} == {"32"} and folder.results["training"]["precision"] == "bf16-true"
     (folder.path / "losses.npz").unlink()

@@ -14,9 +14,13 @@ import torch
 
 from eval.record.identity import settings_of
 from model import devices
+from model.catalogue import encoding_config
+from model.encodings import Shape, build_encoding
+from model.encodings.logn import LogN
 from model.training import meter
 from model.training.meter import Meter
 from model.training.trainer import choose_precision, prepare_process
+from model.transformer import Transformer
 
 
 @pytest.mark.parametrize(
@@ -44,6 +48,13 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch, tmp_path, quota, 
     assert devices.available_cores() == cores
     monkeypatch.setattr(devices, "QUOTA", tmp_path / "none")
     assert devices.available_cores() == 8
+
+
+@pytest.mark.parametrize(("name", "capturable"), [("rope", True), ("t5", True), ("randomized", False)])
+def test_a_model_is_recorded_only_where_all_of_its_encoding_can_be(name, capturable):
+    shape = Shape(dim=16, num_heads=2, num_layers=1, context=16)
+    encoding = build_encoding(encoding_config(name), shape)
+    assert Transformer(29, encoding).capturable == Transformer(29, LogN(shape, encoding)).capturable == capturable
 
 
 def test_threads_are_no_more_than_the_cores(monkeypatch):
