@@ -206,6 +206,19 @@ def test_rows_that_were_scored_later_are_added_to_their_run(small, tmp_path):
     assert set(summary.query("extension == 'pi'")["gain_verdict"].dropna())
 
 
+def test_rows_that_were_scored_again_take_the_place_of_the_old(small, tmp_path):
+    old, new = (
+        make(tmp_path / name, "rope", extensions={"pi": gain}, results={"weights_hash": "one"})
+        for name, gain in (("old", -0.2), ("new", -0.3))
+    )
+    (kept,) = gathered(old, new)[0].entries
+    (wanted,) = gathered(new)[0].entries
+    by_place = ["protocol", "extension", "context_length"]
+    for figures in (lambda each: pd.DataFrame(each.results["rows"]), lambda each: each.windows):
+        sums = [figures(each).groupby(by_place)["nats"].sum() for each in (kept, wanted)]
+        pd.testing.assert_series_equal(*sums)
+
+
 def test_a_changed_encoding_is_stale_said_to_be_and_renewed(full, tmp_path, capsys, monkeypatch):
     changed = {**ENCODINGS, "alibi": {**ENCODINGS["alibi"], "base": 7.0}}
     monkeypatch.setattr(banks, "catalogue", lambda: changed)

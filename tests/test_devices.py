@@ -80,6 +80,13 @@ def test_a_busy_process_is_seen_and_ones_own_work_is_not():
     assert load.others() >= 0
 
 
+def test_what_others_keep_busy_is_all_that_is_busy_less_ones_own_work(monkeypatch):
+    moments = iter([(10.0, 100.0, 30.0), (14.0, 107.0, 33.0), (16.0, 108.0, 34.0)])  # time, busy, own
+    monkeypatch.setattr(devices.Load, "_now", staticmethod(lambda: next(moments)))
+    load = devices.Load()
+    assert (load.others(), load.others()) == (1.0, 0.0)  # (7 - 3) / 4, then (1 - 1) / 2
+
+
 @pytest.mark.parametrize(
     ("others", "threads", "asleep"), [(0.1, None, False), (1.0, None, True), (1.0, 1, False), (3.0, 2, True)]
 )
