@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +101,12 @@ def settings_of(*overrides: str) -> schema.Settings:
 
 def register_names() -> None:
     """Makes the schema and `${run_id:}` known to Hydra, once a process; and what the files of conf/arm ask for:
-    `${parent:KEY}`, a setting of the parent or its folder, `run`, and `${times:A,B}`."""
+    `${parent:KEY}`, a setting of the parent, or its folder, `run`; and `${plus:A,B}`, `${times:A,B}`, `${over:A,B}`."""
     schema.register()
     OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)
     OmegaConf.register_new_resolver("parent", _resolve_parent, replace=True)
-    OmegaConf.register_new_resolver("times", _times, replace=True)
+    for name, of_two in {"plus": operator.add, "times": operator.mul, "over": operator.truediv}.items():
+        OmegaConf.register_new_resolver(name, functools.partial(_reckoned, of_two), replace=True)
 
 
 def parent_of(init: str, overrides: Sequence[str]) -> Parent:
@@ -121,7 +124,7 @@ def parent_of(init: str, overrides: Sequence[str]) -> Parent:
         raise ValueError(f"init={init}: there is no run in such a folder; give that of a finished one")
     config = read_json(path / "config.json")
     results = read_json(path / "results.json") if (path / "results.json").exists() else {}
-    if "training" not in results:
+    if not results.get("training"):
         raise ValueError(f"init={init}: has not been trained to its end: give the run's own command again first")
     if results.get("identity", {}).get("settings") != settings_hash(config):
         raise ValueError(f"init={init}: its config.json is another run's than its results.json")
@@ -145,9 +148,9 @@ def _resolve_parent(key: str, *, _root_: DictConfig) -> Any:
     return OmegaConf.select(OmegaConf.create(plain(parent)), key)
 
 
-def _times(value: Any, factor: float) -> Any:
-    """A number, or each of a list, times a factor; whole where it comes to that."""
+def _reckoned(of_two: Callable[[float, float], float], value: Any, other: float) -> Any:
+    """What comes of a number, or of each of a list, with another; whole where it is."""
     if not is_number(value):
-        return [_times(each, factor) for each in value]
-    product = value * factor
-    return int(product) if float(product).is_integer() else product
+        return [_reckoned(of_two, each, other) for each in value]
+    found = round(of_two(value, other), 9)
+    return int(found) if float(found).is_integer() else found

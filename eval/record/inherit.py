@@ -67,18 +67,21 @@ def given_keys(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         name, _, value = override.lstrip("+~").partition("=")
         group, _, package = name.partition("@")
-        path = CONF / group / f"{value}.yaml"
-        if group in ("experiment", ARM) and path.exists():
-            keys += _keys_of(OmegaConf.load(path))
+        if group in ("experiment", ARM) and (CONF / group / f"{value}.yaml").exists():
+            keys += _keys_of(group, value)
         elif not group.startswith("hydra") and group not in ("experiment", ARM):
             keys.append(package or group)
     return keys
 
 
-def _keys_of(file: DictConfig) -> Iterator[str]:
-    """What a file of a command's own settings sets: the groups that it chooses, and its values."""
+def _keys_of(group: str, option: str) -> Iterator[str]:
+    """What a file of a command's own settings sets: the groups that it chooses, its values, and those of the files
+    beside it that it builds on."""
+    file = OmegaConf.load(CONF / group / f"{option}.yaml")
     for entry in file.get("defaults", []):
-        if isinstance(entry, DictConfig):
+        if isinstance(entry, str):
+            yield from _keys_of(group, entry)
+        else:
             yield from (str(key).removeprefix("override ").lstrip("/") for key in entry if "hydra" not in str(key))
     for key, value in OmegaConf.to_container(file, resolve=False).items():
         if key in ("defaults", "hydra"):
@@ -115,7 +118,7 @@ def completed(
     training, old = found["training"], parent.config["training"]
     if "training.batch_size" not in keys:
         training["batch_size"] = _windows(old["batch_size"], before, context, values["init"])
-    if "training.tokens" not in keys and training["schedule_from"]:
+    if "training.tokens" not in keys and training["schedule_from"] == PARENT:
         left = stage["schedule_steps"] - stage["schedule_step"]
         if left < 1:
             raise ValueError(
