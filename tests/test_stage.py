@@ -3,7 +3,6 @@
 python -m pytest tests/test_stage.py
 """
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -108,7 +107,7 @@ def test_without_a_step_it_is_the_parent_under_its_extension_at_test_time(name):
 
 def test_weights_of_another_model_are_refused():
     _, second = first_and_second("rope", LONGER)
-    for other in ("model.dim=32", "encoding=t5"):
+    for other in ("model.num_layers=1", "encoding=t5"):
         weights = build_transformer(settings_of(other, "model=nano"), VOCABULARY, SEPARATORS).state_dict()
         with pytest.raises(ValueError, match="its weights don't fit this model"):
             build_transformer(second, VOCABULARY, SEPARATORS, weights)
@@ -120,7 +119,7 @@ def test_weights_of_another_model_are_refused():
 def test_the_rest_of_a_run_as_a_stage_ends_as_the_run_does_bit_for_bit(composed, runs, parent):
     """Schedule and optimizer taken over, from the middle: the same windows, random numbers, rates and averages."""
     follow = ["training.schedule_from=parent", "training.optimizer_from=parent"]
-    settings = composed(*SMALL[:1], f"init={parent.path}", "init_at=0.5", *follow, f"runs={runs}")
+    settings = composed(f"init={parent.path}", "init_at=0.5", *follow, f"runs={runs}")
     assert (settings.steps, settings.training.tokens) == (10, 10240)
     train(settings)
     stage = RunFolder.of(settings)
@@ -222,15 +221,16 @@ REFUSED = [
     ("training.schedule_from=mine", "training.schedule_from=mine: must be parent, or null"),
     ("tokenizer.vocab_size=400", "was trained on other data than this tokenizer"),
     ("data.max_tokens=30000", "was trained on other data than data=shakespeare"),
-    ("model.dim=32", "its weights don't fit this model"),
-    ("stage.tokens=3", "stage.tokens: is found, not set"),
+    ("model.num_layers=1", "its weights don't fit this model"),
+    ("stage={tokens:3}", "stage: is found, not set"),
 ]
 
 
 @pytest.mark.parametrize("given, problem", REFUSED)
 def test_what_can_not_follow_is_refused_before_training(composed, runs, parent, given, problem):
+    tokens = [] if "schedule_from" in given else ["training.tokens=2048"]  # which goes on as the parent's would have
     with pytest.raises(ValueError, match=problem):
-        train(composed(f"init={parent.path}", "training.tokens=2048", *given.split(), f"runs={runs}"))
+        train(composed(f"init={parent.path}", *tokens, *given.split(), f"runs={runs}"))
 
 
 @pytest.mark.parametrize(
@@ -254,12 +254,6 @@ def test_a_parent_that_is_not_finished_or_another_by_now_is_refused(composed, ru
     newest.write_bytes(newest.read_bytes()[:-1])
     with pytest.raises(ValueError, match="has no checkpoint after step 20"):
         train(composed(f"init={copied.path}", "training.tokens=1024", f"runs={runs}"))
-    results = json.loads((copied.path / "results.json").read_text())
     copied.update(training=None)
-    with pytest.raises(ValueError, match=r"results\.json"):
-        composed(f"init={copied.path}", f"runs={runs}")
-    del results["training"], results["sha256"]
-    (copied.path / "results.json").unlink()
-    copied.update(**results)
     with pytest.raises(ValueError, match="has not been trained to its end"):
         composed(f"init={copied.path}", f"runs={runs}")
