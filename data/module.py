@@ -30,18 +30,21 @@ class WindowDataModule(L.LightningDataModule):
     - `seed`: of the training windows, which depend on nothing else.
     - `start_sample`: how many training windows have been read before; null takes it from the trainer's global step
       (times its ranks and accumulation), so that a resumed run goes on with the next window.
+    - `first`: the window that training begins with: so many are left to the runs that this one goes on from.
 
     The training loader never ends: bound it by the trainer's `max_steps`, with `use_distributed_sampler=False`.
     """
 
     task: Task | None = None
 
-    def __init__(self, context: int, batch_size: int, seed: int, num_workers: int, start_sample: int | None):
+    def __init__(
+        self, context: int, batch_size: int, seed: int, num_workers: int, start_sample: int | None, first: int
+    ):
         super().__init__()
         if context < 1 or batch_size < 1:
             raise ValueError(f"context={context} and batch_size={batch_size} must be at least 1")
         self.context, self.batch_size, self.seed = context, batch_size, seed
-        self.num_workers, self.start_sample = num_workers, start_sample
+        self.num_workers, self.start_sample, self.first = num_workers, start_sample, first
 
     def prepare(self) -> "WindowDataModule":
         """Reads what there is to read; returns itself."""
@@ -52,14 +55,14 @@ class WindowDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def train_dataloader(self) -> DataLoader:
-        """Endless batches, (batch_size, context + 1), from `start_sample` on."""
+        """Endless batches, (batch_size, context + 1), from `first` + `start_sample` on."""
         rank, world, start = 0, 1, self.start_sample
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
             if start is None:
                 steps = self.trainer.global_step * self.trainer.accumulate_grad_batches
                 start = steps * self.batch_size * world
-        return self._loader(self.train_windows(), EndlessSampler(start or 0, rank, world))
+        return self._loader(self.train_windows(), EndlessSampler(self.first + (start or 0), rank, world))
 
     def _loader(self, dataset: Dataset, sampler: EndlessSampler | None = None) -> DataLoader:
         return DataLoader(
@@ -93,8 +96,9 @@ class TextDataModule(WindowDataModule):
         num_workers: int = 0,
         cache_dir: str | Path = ".cache",
         start_sample: int | None = None,
+        first: int = 0,
     ):
-        super().__init__(context, batch_size, seed, num_workers, start_sample)
+        super().__init__(context, batch_size, seed, num_workers, start_sample, first)
         self.settings, of_source = split(CorpusSettings, data, "data")
         self.name = self.settings.name or self.settings.source
         self._corpus, self._recipe = build_corpus(self.settings.source, of_source), build_recipe(tokenizer)
@@ -156,16 +160,21 @@ class TextDataModule(WindowDataModule):
         )
         windows = self.train_windows()
         read = f"{100 * windows.readable:.3g} % of the training text can be read at a context of {self.context} tokens"
+        if self.settings.min_tokens is not None:
+            read += f", in documents of more than data.min_tokens={self.settings.min_tokens}"
         if windows.readable < 0.5:
+            lower = (self.settings.min_tokens or 0) > self.context
+            remedy = "lower data.min_tokens" if lower else "shorten the context, or set data.cross_documents=true"
             read = (
                 f"warning: only {read} ({windows.num_documents:,} of {self.streams['train'].num_documents:,} documents "
-                "are longer): shorten the context, or set data.cross_documents=true"
+                f"are longer): {remedy}"
             )
         return f"{held}\n{read}"
 
     def train_windows(self) -> TrainingWindows:
         """The endless sequence of training windows."""
-        return TrainingWindows(self.streams["train"], self.context, self.seed, self.settings.cross_documents)
+        chosen = self.settings.cross_documents, self.settings.min_tokens
+        return TrainingWindows(self.streams["train"], self.context, self.seed, *chosen)
 
     def val_dataloader(self) -> DataLoader:
         """At most `validation_windows` windows side by side, evenly spread over the validation split.
@@ -173,7 +182,7 @@ class TextDataModule(WindowDataModule):
         Raises ValueError if no validation document is longer than `context`.
         """
         stream = self.streams["validation"]
-        windows = non_overlapping_windows(stream, self.context, self.settings.cross_documents)
+        windows = non_overlapping_windows(stream, self.context, self.settings.cross_documents, self.settings.min_tokens)
         starts = windows.starts[windows.scored == self.context]
         if len(starts) == 0:
             raise ValueError(
@@ -219,8 +228,9 @@ class TaskDataModule(WindowDataModule):
         seed: int = 0,
         num_workers: int = 0,
         start_sample: int | None = None,
+        first: int = 0,
     ):
-        super().__init__(context, batch_size, seed, num_workers, start_sample)
+        super().__init__(context, batch_size, seed, num_workers, start_sample, first)
         self.settings, of_source = split(TaskSettings, data, "data")
         self.name = self.settings.name
         self.task = build_corpus(self.settings.source, of_source)

@@ -17,6 +17,8 @@ from data.inputs import input_hash
 NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
 NOT_IDENTITY += ("force",)
 NOT_TRAINING = (*NOT_IDENTITY, "eval")  # how a model is scored is no part of how it was trained
+# Settings that came later, by group: where one is not set, all is as it was before there was such a setting.
+LATER = {"training": ("context_schedule",), "data": ("min_tokens",)}
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, str]:
@@ -33,10 +35,24 @@ def identity(config: Mapping[str, Any]) -> dict[str, str]:
 
 def settings_hash(config: Mapping[str, Any]) -> str:
     """Of the plain settings that a training depends on, as SHA-256, hexadecimal."""
-    settings = {key: value for key, value in config.items() if key not in NOT_TRAINING}
+    settings = as_before({key: value for key, value in config.items() if key not in NOT_TRAINING})
     if settings.get("tuning"):  # chooses the learning rate
         settings["training"] = {key: value for key, value in settings["training"].items() if key != "lr"}
     return digest(settings)
+
+
+def as_before(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain settings without those LATER ones that are not set: they have the hash that they had before."""
+    settings = dict(config)
+    for group, later in LATER.items():
+        if isinstance(own := settings.get(group), Mapping):
+            settings[group] = {key: value for key, value in own.items() if key not in later or _is_set(value)}
+    return settings
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a setting says anything: null and an empty list don't, nor does a group in which nothing does."""
+    return any(map(_is_set, value.values())) if isinstance(value, Mapping) else value is not None and value != []
 
 
 def run_id(config: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ def announce(settings: Settings, data, module, folder) -> None:
 
     counts = module.transformer.count_parameters()
     precision, threads = choose_precision(settings.trainer), torch.get_num_threads()
+    context = f"{settings.context}{_growth(settings)}"
     device = f"CPU, {threads} thread{'s' * (threads > 1)}"
     if threads > 1 and waits_asleep():
         device += " that wait asleep, since others keep cores busy"
@@ -30,11 +31,21 @@ def announce(settings: Settings, data, module, folder) -> None:
         f"{folder.name}: {settings.encoding['name']}, {counts['total'] - counts['embedding']:,} parameters "
         f"({counts['total']:,} with embeddings, {counts['encoding']:,} of them the encoding's)\n"
         f"{data.describe()}\n"
-        f"training on {settings.training.tokens:,} tokens in {settings.steps} steps, context {settings.context}; then "
+        f"training on {settings.training.tokens:,} tokens in {settings.steps} steps, context {context}; then "
         f"scored at {', '.join(f'{m:g}x' for m in settings.eval.lengths)} the context\n"
         f"on {device}, in {precision.name} ({precision.reason})",
         flush=True,
     )
+
+
+def _growth(settings: Settings) -> str:
+    """How the context grows while the run trains; nothing where it doesn't."""
+    schedule = settings.training.context_schedule
+    if schedule.kind is None:
+        return ""
+    how = {"skyladder": "attention within blocks", "warmup": "windows cut into pieces"}[schedule.kind]
+    first = schedule.width(0, settings.steps, settings.context)
+    return f" ({schedule.kind}: {how} of {first} tokens, which grow to it in {100 * schedule.growing:g} % of the steps)"
 
 
 def print_results(results: Mapping[str, Any], context: int) -> None:

@@ -6,6 +6,7 @@ import math
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -27,6 +28,17 @@ def learning_rate(training: TrainingSettings, step: int, steps: int) -> float:
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
     decayed = (1 + math.cos(math.pi * done)) / 2 if training.schedule == "cosine" else 1 - done
     return training.min_lr + (1 - training.min_lr) * decayed
+
+
+def pieces(batch_BT: Tensor, width: int) -> Tensor:
+    """Windows (B, T + 1) cut into pieces of `width` tokens of context, (B · N, width + 1), every target in one of them;
+    the last of a window is filled up with tokens that are read and not predicted.
+
+    >>> pieces(torch.tensor([[10, 11, 12, 13, 14, 15]]), 2).tolist()
+    [[10, 11, 12], [12, 13, 14], [14, 15, -1]]
+    """
+    spare = -(batch_BT.shape[1] - 1) % width
+    return F.pad(batch_BT, (0, spare), value=~0).unfold(1, width + 1, width).flatten(0, 1)
 
 
 class DivergedError(ValueError):
@@ -60,7 +72,12 @@ class LanguageModel(L.LightningModule):
         return self.transformer(tokens_BT)
 
     def training_step(self, batch_BT: Tensor, batch_index: int) -> Tensor:
-        loss = (self.recorded or self.mean_loss)(batch_BT)
+        schedule, context = self.settings.context_schedule, batch_BT.shape[1] - 1
+        width = schedule.width(self.global_step, self.steps, context)
+        if width < context:
+            loss = self.growing_loss(batch_BT, width)
+        else:
+            loss = (self.recorded or self.mean_loss)(batch_BT)
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, self.global_step, self.first_bad_step)
         return loss
@@ -76,16 +93,27 @@ class LanguageModel(L.LightningModule):
         losses, predicted = self.token_losses(batch_BT)
         return losses.sum() / predicted.sum()
 
+    def growing_loss(self, batch_BT: Tensor, width: int) -> Tensor:
+        """`mean_loss` at a context of so many tokens, as the schedule has it. Never compiled or recorded: each width
+        would be so anew."""
+        if self.settings.context_schedule.kind == "warmup":
+            losses, predicted = LanguageModel.token_losses(self, pieces(batch_BT, width))
+        else:
+            losses, predicted = LanguageModel.token_losses(self, batch_BT, width)
+        return losses.sum() / predicted.sum()
+
     def validation_step(self, batch_BT: Tensor, batch_index: int) -> None:
         losses, predicted = self.token_losses(batch_BT)
         self.validation_sum += losses.double().sum()
         self.validation_tokens += predicted.sum()
 
-    def token_losses(self, batch_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each target, nats, (B · T,), float32 (zero where not predicted), and which are predicted."""
+    def token_losses(self, batch_BT: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each target, nats, (B · T,), float32 (zero where not predicted), and which are predicted.
+
+        width: attention stays within blocks of so many tokens."""
         tokens_BT = torch.where(batch_BT < 0, ~batch_BT, batch_BT)
         predicted = batch_BT[:, 1:].flatten() >= 0
-        logits = self.transformer(tokens_BT[:, :-1])
+        logits = self.transformer(tokens_BT[:, :-1], width=width)
         with torch.autocast(logits.device.type, enabled=False):
             losses = cross_entropy(logits.flatten(0, 1), tokens_BT[:, 1:].flatten())
         return losses * predicted, predicted
