@@ -25,8 +25,8 @@ NOT_IDENTITY += ("force", "init", "init_at", "extend", "arm")
 NOT_TRAINING = (*NOT_IDENTITY, "eval")  # how a model is scored is no part of how it was trained
 OF_STAGE = ("parent", "step")  # of `stage`, what all the rest of it follows from
 # Settings that came later, by group: where one is not set, all is as it was before there was such a setting.
-LATER = {"training": ("context_schedule", "schedule_from", "optimizer_from"), "data": ("min_tokens",)}
-LATER_GROUPS = ("extension", "stage")
+LATER = {"training": ("context_schedule", "keep", "schedule_from", "optimizer_from"), "data": ("min_tokens",)}
+LATER_GROUPS = ("init", "extension", "extend", "stage")
 KEPT = ("keep",)  # of `training`: what is kept, and not what is computed
 
 

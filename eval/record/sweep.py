@@ -96,7 +96,7 @@ def _name(config) -> None:
 def sweep_name(config) -> str:
     """A hash of what the runs of a multirun have in common, and of what else is swept over: with another encoding or
     seed, or scored otherwise, it goes on in its folder."""
-    left_out = {*NOT_IDENTITY, "encoding", "seed", "eval"} - {"experiment"}
+    left_out = {*NOT_IDENTITY, "encoding", "seed", "eval"} - {"experiment", "init", "extend"}
     common = as_before({key: value for key, value in OmegaConf.to_container(config).items() if key not in left_out})
     last = {override.get_key_element().lstrip("+"): override for override in _overrides(config)}
     swept = {

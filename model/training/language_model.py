@@ -50,8 +50,9 @@ class LanguageModel(L.LightningModule):
     """Trains on windows (B, T + 1) of token ids: each token is predicted from those before it. One that stands there
     as its complement ~id, and so below zero, is read and not predicted.
 
-    steps: optimizer steps of the whole run. schedule: where the learning rate's schedule begins, and the steps that it
-    spans; None: with the run, and all of it. averages: of the gradients, as AdamW keeps them in its state by the number of a parameter; None starts them anew.
+    steps: optimizer steps of the whole run. schedule: where in the learning rate's schedule it begins, and the steps
+    that this spans; None: at its start, and the run's. averages: of the gradients, as AdamW keeps them in its state by
+    the number of a parameter; None starts them anew.
     """
 
     averages: Mapping[int, Mapping[str, Tensor]] | None = None
