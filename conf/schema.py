@@ -311,6 +311,23 @@ class TuningSettings(Checked):
 
 
 @dataclass
+class StageSettings(Checked):
+    """What a second stage goes on from, in config.json. parent: its config_hash; run: its folder's name; step: of the
+    parent's optimizer steps, after which; tokens: trained on before; context: of the first run of the chain, which its
+    encoding keeps; contexts: of the stages before, the oldest first; extension: that it trains with, as it is set."""
+
+    parent: str
+    run: str
+    step: int
+    tokens: int
+    context: int
+    contexts: list[int]
+    extension: Any = None
+
+    group = "stage"
+
+
+@dataclass
 class Settings(Checked):
     """conf/train.yaml: the whole of a run. encoding, data and tokenizer have settings of their own, which the classes
     that they name hold against their signatures."""
@@ -333,8 +350,14 @@ class Settings(Checked):
     cache_dir: str
     num_workers: int
     force: bool
+    init: str | None = None
+    init_at: float = 1.0
+    extension: Any = None  # a group, or None
+    stage: Any = None  # StageSettings or None: OmegaConf can't assign to a group that is null
 
     def __post_init__(self):
+        if self.stage is not None and not isinstance(self.stage, StageSettings):
+            self.stage = typed(StageSettings, self.stage, "stage")
         self.check_each("seed num_workers", lambda value: value >= 0, "must not be negative")
         self.check("seed", self.seed < SEEDS, "must be below 2**63")
         self.check("context", self.context >= 2, "must be at least 2 tokens")
