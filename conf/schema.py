@@ -312,16 +312,27 @@ class TuningSettings(Checked):
 
 @dataclass
 class StageSettings(Checked):
-    """What a second stage goes on from, in config.json. parent: its config_hash; run: its folder's name; step: of the
-    parent's optimizer steps, after which; tokens: trained on before; context: of the first run of the chain, which its
-    encoding keeps; contexts: of the stages before, the oldest first; extension: that it trains with, as it is set."""
+    """`stage`: what a second stage starts from, as eval/record/inherit.py finds it; nothing in it is set by hand.
+
+    parent: the hash of the run whose weights it starts from; run: the name of that run's folder. step: the optimizer
+    steps after which it takes them; tokens: those trained on until then, by all runs before. schedule_step of
+    schedule_steps: where the parent's schedule is then. context: L, that of the first run, in tokens, from which an
+    encoding derives what depends on a context; contexts: those of all runs before, the oldest first; trained_length: that
+    which the parent was trained for. extended: the extensions that runs before were trained with, each with the lengths
+    from which to which it stretched, [{"extension": {...}, "lengths": [128, 512]}]. extension: the own one with what it
+    has chosen for itself by `tune`; None where it chooses nothing.
+    """
 
     parent: str
     run: str
     step: int
     tokens: int
+    schedule_step: int
+    schedule_steps: int
     context: int
     contexts: list[int]
+    trained_length: int
+    extended: list[Any] = field(default_factory=list)
     extension: Any = None
 
     group = "stage"
@@ -352,8 +363,8 @@ class Settings(Checked):
     force: bool
     init: str | None = None
     init_at: float = 1.0
-    extension: Any = None  # a group, or None
-    stage: Any = None  # StageSettings or None: OmegaConf can't assign to a group that is null
+    extension: Any = None  # a group or None
+    stage: Any = None  # StageSettings or None
 
     def __post_init__(self):
         if self.stage is not None and not isinstance(self.stage, StageSettings):
@@ -373,9 +384,15 @@ class Settings(Checked):
         self.training.check("batch_size", self.training.batch_size % self.shares == 0, problem)
         alone = self.trainer.devices * self.trainer.num_nodes == 1  # others might begin with what the first throws away
         self.check("force", alone or not self.force, "a run on several devices can't; remove its folder instead")
-        self.eval.context_lengths(self.context)
+        self.eval.context_lengths(self.first_context)
         if self.eval.probes:
-            self.eval.span(self.context)
+            self.eval.span(self.first_context)
+
+    @property
+    def first_context(self) -> int:
+        """L: the context that the encoding derives its settings from and context lengths are multiples of, tokens: that
+        of the first run, where this is a second stage."""
+        return self.stage.context if self.stage else self.context
 
     @property
     def steps(self) -> int:
