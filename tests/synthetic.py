@@ -191,7 +191,8 @@ def _curve(final: float, seed: int) -> list[dict[str, float]]:
 def _noise(spec: Spec) -> np.ndarray:
     """(W,): what windows do to all encodings alike, what a seed does, and what is left."""
     shared = np.random.default_rng(1).normal(size=spec.windows) * 5 * spec.noise
-    stage = f"{spec.config['extension']} {spec.config['training']['tokens']}" if spec.config["stage"] else ""
+    own = (spec.config["extension"], spec.config["context"], spec.config["training"]["tokens"])
+    stage = str(own) if spec.config["stage"] else ""
     own = np.random.default_rng([spec.seed, *f"{spec.encoding}{stage}".encode()])
     return shared + own.normal() * spec.noise + own.normal(size=spec.windows) * spec.noise
 

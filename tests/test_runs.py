@@ -144,7 +144,7 @@ def test_a_run_that_failed_by_its_settings_says_by_what_it_failed(tmp_path):
     assert (left_out.state, left_out.problem) == ("failed", "training.tokens=0: must be at least 1")
 
 
-# --------------------------------------------------------------------------------------------------------- second stages
+# ------------------------------------------------------------------------------------------------------ second stages
 
 
 def steady(loss):

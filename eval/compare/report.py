@@ -18,6 +18,7 @@ from eval.compare.literature import check
 from eval.compare.page import page
 from eval.compare.probe_figures import probe_tables
 from eval.compare.show import Table
+from eval.compare.stage_report import stage_tables
 from eval.record.command import CONTROL
 from eval.record.files import write_atomic
 from eval.record.sweep import last_started
@@ -90,6 +91,7 @@ def markdown(comparison: Comparison, statements: pd.DataFrame) -> str:
 
 def _markdown_tables(comparison: Comparison, statements: pd.DataFrame) -> Iterator[Table]:
     summary = comparison.summary
+    yield from stage_tables(comparison)
     for protocol, extension in tables.places(summary):
         if extension == "none":
             yield tables.perplexity_table(comparison, protocol)
