@@ -29,8 +29,8 @@ ONE_SEED = "With one seed, intervals and verdicts cover the held-out windows onl
 
 
 def conclude(comparison: Comparison) -> list[str]:
-    """Sentences; the first is the verdict, or says why there is none, unless the comparison has remarks of its own. Of a
-    sweep with second stages theirs come first."""
+    """Sentences; the first is the verdict, or says why there is none, unless the comparison has remarks of its own.
+    Those of second stages come first."""
     if comparison.objection:
         return [*comparison.remarks, "No comparison is made.", comparison.objection]
     rows = last_place(comparison.summary)

@@ -25,9 +25,10 @@ from eval.compare.show import (
     show_perplexity,
     show_sure,
 )
-from eval.compare.stages import QUESTIONS, Group, Stages, of, stages_of
+from eval.compare.stages import QUESTIONS, SCRATCH, Group, Stages, of, stages_of
 
 SECONDS = "{:,.1f}".format
+TITLES = {"same": "more tokens", "longer": "longer windows", "test": "test time", "ceiling": "the ceiling"}
 SAID = {"better": "better than", "worse": "worse than", "not separable": "not to be told from"}
 
 
@@ -65,37 +66,41 @@ def _verdict(comparison: Comparison, stages: Stages, group: Group, length: int) 
     rows = rows[rows["label"].isin(arms) & (rows["extension"] == "none")]
     if rows.empty:
         return "no arm has a figure."
-    lowest, *others = rows.itertuples()
+    lowest, *others = rows.assign(name=rows["label"].map(group.names)).itertuples()
     figure = f"a perplexity of {show_perplexity(lowest.perplexity)} ({show_sure(lowest, comparison.level)})"
     if not others:
-        return f"{lowest.label} has {figure}."
-    best = rows["label"][rows["best"]].tolist()
-    if best == [lowest.label]:
-        other, said = others[0], f"{lowest.label} is the best of {len(rows)} arms: it has {figure}; the next"
+        return f"{lowest.name} has {figure}."
+    best = [row.name for row in (lowest, *others) if row.best]
+    if best == [lowest.name]:
+        other, said = others[0], f"{lowest.name} is the best of {len(rows)} arms: it has {figure}; the next"
     else:
-        other = next((row for row in reversed(others) if row.label in best), others[0])
+        other = next((row for row in reversed(others) if row.best), others[0])
         among = "apart" if len(best) == len(rows) else f"from the best of {len(rows)} arms"
-        said = f"{listed(best)} can't be told {among}: the lowest, {lowest.label}, has {figure}; the highest of them"
+        said = f"{listed(best)} can't be told {among}: the lowest, {lowest.name}, has {figure}; the highest of them"
     pairs = of(stages.pairs, group, length)
     (change,) = pairs[(pairs["label"] == other.label) & (pairs["against"] == lowest.label)].itertuples()
-    return f"{said}, {other.label}, has {show_perplexity(other.perplexity)}, {show_change(change, comparison.level)}."
+    return f"{said}, {other.name}, has {show_perplexity(other.perplexity)}, {show_change(change, comparison.level)}."
 
 
 def _against(comparison: Comparison, stages: Stages, group: Group) -> Iterator[str]:
     """How many arms beat what they are held against, at N, and how near the ceiling is."""
     rows = of(stages.answers, group, group.places[0]).dropna(subset="verdict")
+    lowest = of(stages.figures, group, group.places[0])["label"]
+    lowest = lowest[lowest.isin([arm.label for arm in group.arms])].iloc[0]
     beaten = []
     for question, own in rows.groupby("question", sort=False):
         if question != "ceiling":
-            won = int((own["verdict"] == "better").sum())
-            beaten.append(f"{won} of {len(own)} better than {_asked(question, own, comparison)}")
+            won = f"{(own['verdict'] == 'better').sum()} of {len(own)}{' arms are better' * (not beaten)} than "
+            change = own["difference_percent"][own["label"] == lowest].map(show_percent)
+            beaten.append(won + _asked(question, own, group, comparison) + "".join(f" ({each})" for each in change))
     if beaten:
-        yield f"There, {'; '.join(beaten)}."
+        yield f"There, {'; '.join(beaten)}; in brackets {group.names[lowest]}'s change."
     near = rows[rows["question"] == "ceiling"].sort_values("difference_nats")
     if len(near):
         found = next(near.itertuples())
         what = f"the ceiling {found.against}, trained there from scratch on as many tokens in all"
-        yield f"The nearest to {what}, {found.label}, is {SAID[found.verdict]} it: {show_change(found, comparison.level)}."
+        change = show_change(found, comparison.level)
+        yield f"The nearest to {what}, {group.names[found.label]}, is {SAID[found.verdict]} it: {change}."
 
 
 def _inside(comparison: Comparison, stages: Stages, group: Group) -> Iterator[str]:
@@ -106,17 +111,13 @@ def _inside(comparison: Comparison, stages: Stages, group: Group) -> Iterator[st
     if rows.empty or first == group.places[0]:
         return
     worse = rows[rows["verdict"] == "worse"].sort_values("difference_nats")
-    at, against = show_length(first, comparison.context), rows["against"].iloc[0]
+    at, against = show_length(first, comparison.context), group.names.get(rows["against"].iloc[0])
     if worse.empty:
         yield f"At {at}, no arm is found to be worse than {against}."
     else:
-        most = [*worse.itertuples()][-1]
-        change = show_percent(most.difference_percent)
-        yield f"At {at}, {listed(worse['label'])} {_are(worse)} worse than {against}, {most.label} by {change}."
-
-
-def _are(rows: pd.DataFrame) -> str:
-    return "is" if len(rows) == 1 else "are"
+        names, change = worse["label"].map(group.names).tolist(), show_percent(worse["difference_percent"].iloc[-1])
+        are = "is" if len(names) == 1 else "are"
+        yield f"At {at}, {listed(names)} {are} worse than {against}, {names[-1]} by {change}."
 
 
 def _growing(stages: Stages, group: Group) -> Iterator[str]:
@@ -154,16 +155,15 @@ def _when(stages: Stages, group: Group, **more: str) -> dict[str, str]:
     return {"second stage": title} | more
 
 
-def _asked(question: str, rows: pd.DataFrame, comparison: Comparison) -> str:
+def _asked(question: str, rows: pd.DataFrame, group: Group, comparison: Comparison) -> str:
     """What a question holds arms against: by its label where that is the same for all."""
-    if question == "test":
-        return "the same at test time"
     names = rows["against"].unique()
-    name = names[0] if len(names) == 1 else "that"
+    name = group.names.get(names[0], names[0]) if len(names) == 1 else "that"
     told = {
         "same": f"{name}, which went on at {comparison.context:,}",
         "longer": f"{name}, which had the longer windows alone",
-        "ceiling": f"the ceiling {name}",
+        "test": f"{name} under the same extension at test time",
+        "ceiling": f"{name}, from scratch on as many tokens in all",
     }
     return told[question]
 
@@ -175,19 +175,22 @@ def overview_table(comparison: Comparison, stages: Stages, group: Group) -> Tabl
     best = here[here["context_length"] == group.places[0]].set_index(["label", "extension"])["best"]
     among = [bool(best.get(side, False)) for side in zip(rows["label"], rows["extension"], strict=True)]
     tokens = rows["label"].map(stages.costs.set_index("label")["stage_tokens"]).where(rows["extension"] == "none", 0)
+    tokens = tokens.astype("Int64").mask(rows["what"] == SCRATCH)
     here = here.assign(at=here["context_length"], detail=intervals(here, "perplexity", show_perplexity))
     keys = pd.MultiIndex.from_frame(rows[["label", "extension"]])
     titles = {length: show_length(length, comparison.context) for length in sorted(group.places)}
     shown = columns_by_length(here, keys, "perplexity", show_perplexity, titles)
     covers = " or ".join(sorted(here["interval_covers"].unique()))
     first = show_length(group.places[0], comparison.context)
-    names = rows["label"] + rows["extension"].map(lambda name: "" if name == "none" else f", {name} at test time")
+    names = rows["label"].map(group.names) + rows["extension"].map(
+        lambda name: "" if name == "none" else f", {name} at test time"
+    )
     return Table(
         f"Second stage of {_length_of(group)}",
         [
             column("run", names),
             column("what it is", rows["what"], details=["among the best arms" if each else "" for each in among]),
-            column("tokens of the stage", tokens.astype(int), show_count),
+            column("tokens of the stage", tokens, show_count),
             *shown,
         ],
         f"perplexity, {stages.protocol}; {show_level(comparison.level)} intervals over {covers}; best first at {first}; "
@@ -202,18 +205,19 @@ def against_table(comparison: Comparison, stages: Stages, group: Group, length: 
     here = of(stages.answers, group, length)
     rows = of(stages.figures, group, length)
     rows = rows[rows["label"].isin([arm.label for arm in group.arms]) & (rows["extension"] == "none")]
-    shown = []
+    shown, told = [], []
     for question in QUESTIONS:
         asked = here[here["question"] == question]
         if len(asked):
+            told.append(f"{TITLES[question]}: {_asked(question, asked, group, comparison)}")
             found = asked.set_index("label").reindex(rows["label"])
-            shown.append(_difference_column(f"against {_asked(question, asked, comparison)}", found))
+            shown.append(_difference_column(f"against {TITLES[question]}", found))
     at = show_length(length, comparison.context)
     return Table(
         f"Against what an arm must beat, at {at}",
-        [*columns(rows, "label", "seeds", "perplexity", label="arm"), *shown],
+        [column("arm", rows["label"].map(group.names)), *columns(rows, "seeds", "perplexity"), *shown],
         f"change of perplexity, {stages.protocol}, paired over seeds and windows; verdicts after Holm's correction for "
-        "all arms of a column; at test time: the parent under the arm's own extension",
+        f"all arms of a column; {'; '.join(told)}",
         _when(stages, group, **{"context length": at}),
         rows["label"],
     )
@@ -225,14 +229,16 @@ def pairs_table(comparison: Comparison, stages: Stages, group: Group, length: in
     rows = of(stages.figures, group, length)
     rows = rows[rows["label"].isin([arm.label for arm in group.arms]) & (rows["extension"] == "none")]
     shown = [
-        _difference_column(f"against {other}", here[here["against"] == other].set_index("label").reindex(rows["label"]))
+        column(f"against {group.names[other]}", changes["difference_percent"].astype(float), show_percent, verdicts)
         for other in rows["label"]
         if len(rows) > 1
+        for changes in [here[here["against"] == other].set_index("label").reindex(rows["label"])]
+        for verdicts in [changes["verdict"].astype(object).where(changes["verdict"].notna(), "").tolist()]
     ]
     at = show_length(length, comparison.context)
     return Table(
         f"Arm against arm, at {at}",
-        [column("arm", rows["label"]), *shown] if shown else [],
+        [column("arm", rows["label"].map(group.names)), *shown] if shown else [],
         f"change of perplexity of the row against the column, {stages.protocol}, paired over seeds and windows; "
         "verdicts after Holm's correction for all arms of a column",
         _when(stages, group, **{"context length": at}),
@@ -355,12 +361,28 @@ def growth_figure(comparison: Comparison, stages: Stages, style: Mapping[str, St
         ]
     )
     ticks = rows.drop_duplicates("stage_tokens").sort_values("stage_tokens")
+    edges = ("perplexity_low", "perplexity_high")
+    data = curves(rows, style, "stage_tokens", "perplexity", edges)
+    data += curves(
+        _ceilings(stages, root, length, ticks["stage_tokens"]), style, "stage_tokens", "perplexity", markers=False
+    )
     texts = [f"{row.stage_tokens:,}<br>{row.share:.3g} %" for row in ticks.itertuples()]
     x = axis("tokens of the second stage, and their share of those before")
     x |= {"tickvals": ticks["stage_tokens"].tolist(), "ticktext": texts}
     return Figure(
         f"Perplexity at {at} by tokens of the stage: {root}",
-        curves(rows, style, "stage_tokens", "perplexity", ("perplexity_low", "perplexity_high")),
+        data,
         layout(x, axis(f"perplexity at {at} (log)", log=True)),
         {"context length": at, "root": root},
     )
+
+
+def _ceilings(stages: Stages, root: str, length: int, tokens: pd.Series) -> pd.DataFrame:
+    """Those of the longest stages, at the first and the last of these tokens, for a line across."""
+    rows = pd.concat([of(stages.figures, group, length) for group in stages.longest if group.root == root])
+    rows = rows[rows["what"] == SCRATCH].drop_duplicates("label")
+    hover = [
+        f"<b>{escape(row.label)}</b>, from scratch<br>perplexity {row.perplexity:.6g}" for row in rows.itertuples()
+    ]
+    rows = rows.assign(hover=hover)
+    return pd.concat([rows.assign(stage_tokens=end) for end in (tokens.min(), tokens.max())])

@@ -29,8 +29,10 @@ from eval.compare.runs import Run, as_many, differing
 from eval.measure.statistics import difference, judged, shared_seeds
 
 QUESTIONS = ("same", "longer", "test", "ceiling")
+SCRATCH = "from scratch at N"
 GROUP = ["root", "before", "tokens"]  # of a group's rows in every frame here
 COMPARED = [*GROUP, "context_length", "label", "against", "against_extension", "seeds", *DIFFERENCE]
+FIRST = [*GROUP, "context_length", "label", "question"]
 Side = tuple[str, str]  # a label, and the extension at test time
 
 
@@ -93,7 +95,12 @@ class Group:
         tests = {asked["test"] for asked in self.against.values() if "test" in asked}
         found |= {side: f"{side[1]} at test time" for side in sorted(tests) if side not in found}
         found |= {(arm.label, "none"): arm.trained for arm in self.arms}
-        return found | {(label, "none"): "from scratch" for label in self.ceilings}
+        return found | {(label, "none"): SCRATCH for label in self.ceilings}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What its labels are called where only it is meant: arms without the length of their stage."""
+        return {label: label for label, _ in self.sides} | {arm.label: arm.kind for arm in self.arms}
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +144,12 @@ def of(frame: pd.DataFrame, group: Group, length: int | None = None) -> pd.DataF
     """The rows of a group, at one length where it is given."""
     rows = frame[(frame[GROUP] == pd.Series(dict(zip(GROUP, group.key, strict=True)))).all(axis="columns")]
     return rows if length is None else rows[rows["context_length"] == length]
+
+
+def stage_rows(stages: Stages) -> pd.DataFrame:
+    """What stages.csv holds: `answers`, and `pairs` under the question "arm"."""
+    table = pd.concat([stages.answers, stages.pairs.assign(question="arm")], ignore_index=True)
+    return table[[*FIRST, *(name for name in table if name not in FIRST)]].drop(columns="smallest_detectable")
 
 
 @functools.lru_cache(maxsize=1)  # the terminal, report.md and the page ask for the same
