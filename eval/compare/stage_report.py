@@ -193,8 +193,8 @@ def overview_table(comparison: Comparison, stages: Stages, group: Group) -> Tabl
             column("tokens of the stage", tokens, show_count),
             *shown,
         ],
-        f"perplexity, {stages.protocol}; {show_level(comparison.level)} intervals over {covers}; best first at {first}; "
-        "among the best: no other arm is better there",
+        f"perplexity, {stages.protocol}; {show_level(comparison.level)} intervals over {covers}; best first at {first}"
+        ", where no other arm is better than one among the best",
         _when(stages, group),
         rows["label"],
     )
