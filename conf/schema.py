@@ -84,6 +84,9 @@ class TrainingSettings(Checked):
     log_every: int
     validate_every: float
     checkpoint_every: float
+    keep: list[float] = field(default_factory=list)
+    schedule_from: str | None = None
+    optimizer_from: str | None = None
 
     group = "training"
 
@@ -99,6 +102,8 @@ class TrainingSettings(Checked):
         two = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         self.check("betas", two, "must be two numbers in [0, 1)")
         self.check_among("schedule", SCHEDULES)
+        self.check("keep", all(0 < share <= 1 for share in self.keep), "must be shares of the run, in (0, 1]")
+        self.check_each("schedule_from optimizer_from", lambda source: source == "parent", "must be parent, or null")
         divides = self.batch_size % self.accumulate == 0
         problem = f"is not divisible by training.accumulate={self.accumulate}: choose a multiple of it"
         self.check("batch_size", divides, problem)
@@ -317,10 +322,10 @@ class StageSettings(Checked):
     parent: the hash of the run whose weights it starts from; run: the name of that run's folder. step: the optimizer
     steps after which it takes them; tokens: those trained on until then, by all runs before. schedule_step of
     schedule_steps: where the parent's schedule is then. context: L, that of the first run, in tokens, from which an
-    encoding derives what depends on a context; contexts: those of all runs before, the oldest first; trained_length: that
-    which the parent was trained for. extended: the extensions that runs before were trained with, each with the lengths
-    from which to which it stretched, [{"extension": {...}, "lengths": [128, 512]}]. extension: the own one with what it
-    has chosen for itself by `tune`; None where it chooses nothing.
+    encoding derives what depends on a context; contexts: those of all runs before, the oldest first; trained_length:
+    that which the parent was trained for. extended: the extensions that runs before were trained with, each with the
+    lengths from which to which it stretched, [{"extension": {...}, "lengths": [128, 512]}]. extension: the own one with
+    what it has chosen for itself by `tune`; None where it chooses nothing.
     """
 
     parent: str
@@ -336,6 +341,21 @@ class StageSettings(Checked):
     extension: Any = None
 
     group = "stage"
+
+
+@dataclass
+class ExtendSettings(Checked):
+    """`extend` in conf/experiment/extend.yaml: a stage's context, as a multiple of its parent's, and its tokens, as a
+    share of its parent's."""
+
+    stretch: float
+    share: float
+
+    group = "extend"
+
+    def __post_init__(self):
+        self.check("stretch", 1 <= self.stretch < math.inf, "must be at least 1")
+        self.check("share", 0 < self.share < math.inf, "must be positive")
 
 
 @dataclass
@@ -364,16 +384,20 @@ class Settings(Checked):
     init: str | None = None
     init_at: float = 1.0
     extension: Any = None  # a group or None
+    extend: Any = None  # ExtendSettings or None
     stage: Any = None  # StageSettings or None
 
     def __post_init__(self):
-        if self.stage is not None and not isinstance(self.stage, StageSettings):
-            self.stage = typed(StageSettings, self.stage, "stage")
         self.check_each("seed num_workers", lambda value: value >= 0, "must not be negative")
         self.check("seed", self.seed < SEEDS, "must be below 2**63")
         self.check("context", self.context >= 2, "must be at least 2 tokens")
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
+        if self.extend is not None and not isinstance(self.extend, ExtendSettings):
+            self.extend = typed(ExtendSettings, self.extend, "extend")
+        if self.stage is not None and not isinstance(self.stage, StageSettings):
+            self.stage = typed(StageSettings, self.stage, "stage")
+        self._check_stage()
         split(TaskSettings if "examples" in self.data else CorpusSettings, self.data, "data")
         for group in ("encoding", "data", "tokenizer"):
             check_label(group, getattr(self, group).get("name"))
@@ -388,11 +412,39 @@ class Settings(Checked):
         if self.eval.probes:
             self.eval.span(self.first_context)
 
+    def _check_stage(self) -> None:
+        self.check("init_at", 0 < self.init_at <= 1, "a share of the parent's steps, must lie in (0, 1]")
+        if self.stage is not None:
+            return
+        alone = "is for a second stage: give the run that it starts from too, init=RUN"
+        if self.extension is not None:
+            name = self.extension.get("name") if isinstance(self.extension, dict) else self.extension
+            self.check("extension", False, f"{alone}; at test time, eval.extensions=[{name}]", name)
+        self.check("init_at", self.init_at == 1, alone)
+        for name in ("schedule_from", "optimizer_from"):
+            self.training.check(name, getattr(self.training, name) is None, alone)
+
     @property
     def first_context(self) -> int:
         """L: the context that the encoding derives its settings from and context lengths are multiples of, tokens: that
         of the first run, where this is a second stage."""
         return self.stage.context if self.stage else self.context
+
+    @property
+    def trained_length(self) -> int:
+        """The length that it is trained for, tokens: the context, or what its extension reaches from there (PoSE)."""
+        return (self.extension or {}).get("length") or self.context
+
+    @property
+    def extensions(self) -> list[tuple[dict[str, Any], int, int]]:
+        """The extensions that it is trained with, the own one last, each with the lengths from which to which it
+        stretches the encoding, tokens."""
+        if self.stage is None:
+            return []
+        found = [(each["extension"], *each["lengths"]) for each in self.stage.extended]
+        if self.extension:
+            found.append((self.stage.extension or self.extension, self.stage.trained_length, self.trained_length))
+        return found
 
     @property
     def steps(self) -> int:

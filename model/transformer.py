@@ -97,6 +97,8 @@ class Past:
 class Transformer(nn.Module):
     """tokens (B, T) to logits (B, T, V).
 
+    trained_length: the length it is trained for, tokens; the encoding's context, or more after a second stage.
+
     For one seed the backbone's initial weights are the same under every encoding: the encoding is built with a
     generator of its own (`build_encoding`) and draws nothing here.
     """
@@ -120,7 +122,7 @@ class Transformer(nn.Module):
         hidden = int(mlp_ratio * shape.dim)
         if hidden < 1:
             raise ValueError(f"model.mlp_ratio={mlp_ratio}: leaves the MLP no width at dim={shape.dim}")
-        self.shape = shape
+        self.shape, self.trained_length = shape, shape.context
         self.dropout = dropout
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 2)  # even; encodings draw from odd seeds

@@ -92,7 +92,7 @@ class Tracker:
         settings, results = folder.settings, folder.results
         rows = [*results["rows"], *results.get("tasks", [])]
         self.log_rows(rows)
-        self.log_figures(rows, settings.context)
+        self.log_figures(rows, settings.first_context)
         facts = {name: value for name, value in results["training"].items() if name not in LOSSES}
         self.summarise({**facts, **{f"parameters/{part}": count for part, count in results["parameters"].items()}})
         if data.task is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import lightning as L
 import torch
@@ -37,12 +38,15 @@ class LanguageModel(L.LightningModule):
     """Trains on windows (B, T + 1) of token ids: each token is predicted from those before it. One that stands there
     as its complement ~id, and so below zero, is read and not predicted.
 
-    steps: optimizer steps of the whole run, which the schedule spans.
+    steps: optimizer steps of the whole run, which the schedule spans. first_step: that with which the schedule begins.
+    averages: of the gradients, as AdamW keeps them in its state by the number of a parameter; None starts them anew.
     """
 
-    def __init__(self, transformer: Transformer, training: TrainingSettings, steps: int):
+    averages: Mapping[int, Mapping[str, Tensor]] | None = None
+
+    def __init__(self, transformer: Transformer, training: TrainingSettings, steps: int, first_step: int = 0):
         super().__init__()
-        self.transformer, self.settings, self.steps = transformer, training, steps
+        self.transformer, self.settings, self.steps, self.first_step = transformer, training, steps, first_step
         self.first_bad_step = torch.tensor(-1)  # of this device; no buffer, or DDP would send the first device's to all
         self.grad_norm = torch.tensor(math.nan)  # at the last step, before it was clipped
         self.recorded: Recorded | None = None  # mean_loss, on one GPU
@@ -147,14 +151,22 @@ class LanguageModel(L.LightningModule):
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=settings.lr, betas=tuple(settings.betas), fused=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(settings, step, self.steps))
+        if self.averages is not None:
+            own = optimizer.state_dict()
+            optimizer.load_state_dict({**own, "state": self.averages})
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(settings, self.first_step + step, self.steps)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def build_language_model(settings: Settings, vocab_size: int, separators: Separators) -> LanguageModel:
     """The transformer of a run with its loss, optimizer and schedule, compiled where the settings say so."""
     transformer = build_transformer(settings, vocab_size, separators)
-    module = LanguageModel(transformer, settings.training, settings.steps)
+    first, steps = 0, settings.steps
+    if settings.training.schedule_from:
+        first, steps = settings.stage.schedule_step, settings.stage.schedule_steps
+    module = LanguageModel(transformer, settings.training, steps, first)
     if settings.trainer.compile:
         # The model and its loss in one graph; scoring, which calls the transformer, stays eager: it runs at any length.
         module.token_losses = compile_training(module.token_losses, uses_gpu(settings.trainer.accelerator))

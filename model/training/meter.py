@@ -40,13 +40,14 @@ def peak_memory() -> int:
 class Meter(L.Callback):
     """Measures a training run, shows its progress, and reports points of its curve.
 
-    report: called with each point, a dict of step, tokens, seconds, loss, lr, grad_norm (before clipping),
-    tokens_per_second or val_loss; those of a checkpoint are reported again.
+    report: called with each point, a dict of step, tokens (with those before a second stage), seconds, loss, lr,
+    grad_norm (before clipping), tokens_per_second or val_loss; those of a checkpoint are reported again.
     A terminal gets a progress bar, anything else a line now and then. The curve is part of the checkpoint.
     """
 
     def __init__(self, settings: Settings, report=lambda point: None):
         self.tokens_a_step = settings.training.batch_size * settings.context
+        self.tokens_before = settings.stage.tokens if settings.stage else 0
         self.steps, self.every, self.report = settings.steps, settings.training.log_every, report
         self.prefix = f"{settings.run_id}: " if settings.sweep else ""  # a sweep's jobs may run side by side
         self.curve: list[dict[str, float]] = []
@@ -85,7 +86,7 @@ class Meter(L.Callback):
         self.seconds += seconds
         point = {
             "step": step,
-            "tokens": step * self.tokens_a_step,
+            "tokens": self.tokens_before + step * self.tokens_a_step,
             "seconds": self.seconds,
             "loss": loss,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
@@ -124,7 +125,7 @@ class Meter(L.Callback):
         """Validation's time is not training's."""
         step = trainer.global_step
         loss = float(trainer.callback_metrics["val/loss"])
-        self._add(trainer, {"step": step, "tokens": step * self.tokens_a_step, "val_loss": loss})
+        self._add(trainer, {"step": step, "tokens": self.tokens_before + step * self.tokens_a_step, "val_loss": loss})
         self._mark += time.perf_counter() - self._validation_start
 
     def on_validation_start(self, trainer, module):
