@@ -20,11 +20,14 @@ from conf.typed import Checked, digest, split, typed
 CONF = Path(__file__).parent
 ROOT = CONF.parent
 
+GROWING = 0.6  # share of the steps in which a context grows, where it does (SkyLadder's)
+GROWTH = 8  # tokens by which a context grows at once: few widths, multiples of what kernels like
 LONGEST_NAME, LONGEST_PATH = 255, 3000  # bytes; Linux takes 255 and 4095
 SEEDS = 2**63  # so many there are: torch takes 64 bits with a sign
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("validation", "test")  # held out
 CONTROLS = ("unigram", "bigram")  # n-grams of order 1, 2
+CONTEXT_SCHEDULES = ("skyladder", "warmup")
 STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "64", "64-true")
 
@@ -67,6 +70,49 @@ class ModelSettings(Checked):
 
 
 @dataclass
+class ContextSchedule(Checked):
+    """`training.context_schedule`: a context that grows while a run trains, on full windows and so as many tokens a
+    step; kind is None where it doesn't.
+
+    skyladder: attention stays within blocks of so many tokens, at the positions of the whole window (Zhu et al. 2025,
+    "SkyLadder", https://arxiv.org/abs/2503.15450). warmup: windows are cut into pieces of so many tokens, whose
+    positions start anew (Li et al. 2022, "The Stability-Efficiency Dilemma", https://arxiv.org/abs/2108.06084).
+    """
+
+    kind: str | None = None
+    start: int | None = None
+    share: float | None = None
+
+    group = "training.context_schedule"
+
+    def __post_init__(self):
+        if self.kind is not None:
+            self.check_among("kind", CONTEXT_SCHEDULES)
+        self.check_each("start", lambda start: start >= 2, "must be at least 2 tokens, or null")
+        self.check_each("share", lambda share: 0 < share <= 1, "a share of the run, must lie in (0, 1], or null")
+        problem = f"says nothing without a kind: set {self.group}.kind={' or '.join(CONTEXT_SCHEDULES)}"
+        self.check_each("start share", lambda value: self.kind is not None, problem)
+
+    @property
+    def growing(self) -> float:
+        """The share of the steps in which the context grows."""
+        return GROWING if self.share is None else self.share
+
+    def first(self, context: int) -> int:
+        """Tokens at the first step, for a training context of so many."""
+        return max(2, context // 4) if self.start is None else self.start
+
+    def width(self, step: int, steps: int, context: int) -> int:
+        """Tokens of context at a step (0, 1, ...) of so many: from `first` on linearly, by whole GROWTH, and all of the
+        context once the share of the steps is over. A function of these alone, so that a run that goes on meets what
+        one that was never stopped does."""
+        until, first = self.growing * steps, self.first(context)
+        if self.kind is None or step >= until:
+            return context
+        return first + int((context - first) * step / until) // GROWTH * GROWTH
+
+
+@dataclass
 class TrainingSettings(Checked):
     """`training` in conf/train.yaml: what a model is trained on, and how."""
 
@@ -87,6 +133,7 @@ class TrainingSettings(Checked):
     keep: list[float] = field(default_factory=list)
     schedule_from: str | None = None
     optimizer_from: str | None = None
+    context_schedule: ContextSchedule = field(default_factory=ContextSchedule)
 
     group = "training"
 
@@ -213,6 +260,7 @@ class CorpusSettings(Checked):
     validation_windows: int | None = 64
     max_documents: int | None = None
     max_tokens: int | None = None
+    min_tokens: int | None = None
 
     group = "data"
 
@@ -220,6 +268,9 @@ class CorpusSettings(Checked):
         self.check_each("validation_windows", lambda value: value >= 1, "must be at least 1, or null")
         problem = "leaves nothing to learn from: give 2 or more, or null for no cap"
         self.check_each("max_documents max_tokens", lambda cap: cap >= 2, problem)
+        self.check_each("min_tokens", lambda least: least >= 1, "must be at least 1, or null")
+        problem = "chooses documents, and data.cross_documents=true reads across them: leave one out"
+        self.check("min_tokens", self.min_tokens is None or not self.cross_documents, problem)
 
 
 @dataclass
@@ -391,6 +442,11 @@ class Settings(Checked):
         self.check_each("seed num_workers", lambda value: value >= 0, "must not be negative")
         self.check("seed", self.seed < SEEDS, "must be below 2**63")
         self.check("context", self.context >= 2, "must be at least 2 tokens")
+        schedule, name = self.training.context_schedule, self.data.get("name")
+        too_long = (schedule.start or 0) > self.context
+        schedule.check("start", not too_long, f"must be at most the context, {self.context} tokens")
+        apart = schedule.kind is not None and "examples" in self.data
+        schedule.check("kind", not apart, f"would take the examples of data={name} apart: leave it out")
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
         if self.extend is not None and not isinstance(self.extend, ExtendSettings):

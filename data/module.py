@@ -157,16 +157,21 @@ class TextDataModule(WindowDataModule):
         )
         windows = self.train_windows()
         read = f"{100 * windows.readable:.3g} % of the training text can be read at a context of {self.context} tokens"
+        if self.settings.min_tokens is not None:
+            read += f", in documents of more than data.min_tokens={self.settings.min_tokens}"
         if windows.readable < 0.5:
+            lower = (self.settings.min_tokens or 0) > self.context
+            remedy = "lower data.min_tokens" if lower else "shorten the context, or set data.cross_documents=true"
             read = (
                 f"warning: only {read} ({windows.num_documents:,} of {self.streams['train'].num_documents:,} documents "
-                "are longer): shorten the context, or set data.cross_documents=true"
+                f"are longer): {remedy}"
             )
         return f"{held}\n{read}"
 
     def train_windows(self) -> TrainingWindows:
         """The endless sequence of training windows."""
-        return TrainingWindows(self.streams["train"], self.context, self.seed, self.settings.cross_documents)
+        chosen = self.settings.cross_documents, self.settings.min_tokens
+        return TrainingWindows(self.streams["train"], self.context, self.seed, *chosen)
 
     def val_dataloader(self) -> DataLoader:
         """At most `validation_windows` windows side by side, evenly spread over the validation split.
@@ -174,7 +179,7 @@ class TextDataModule(WindowDataModule):
         Raises ValueError if no validation document is longer than `context`.
         """
         stream = self.streams["validation"]
-        windows = non_overlapping_windows(stream, self.context, self.settings.cross_documents)
+        windows = non_overlapping_windows(stream, self.context, self.settings.cross_documents, self.settings.min_tokens)
         starts = windows.starts[windows.scored == self.context]
         if len(starts) == 0:
             raise ValueError(

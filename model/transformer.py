@@ -58,7 +58,13 @@ class Block(nn.Module):
         self.mlp = MLP(shape.dim, hidden, mlp)
 
     def forward(
-        self, x_BTD: Tensor, encoding: PositionEncoding, positions: Tensor, layer: int, past: Past | None = None
+        self,
+        x_BTD: Tensor,
+        encoding: PositionEncoding,
+        positions: Tensor,
+        layer: int,
+        past: Past | None = None,
+        width: int | None = None,
     ) -> Tensor:
         h_BTD = self.attention_norm(x_BTD)
         q, k, v = self.qkv(h_BTD).chunk(3, dim=-1)
@@ -67,7 +73,7 @@ class Block(nn.Module):
         if past is not None:
             queries = h_BTD.shape[1]
             q, k, v, h_BTD = past.append(layer, q, k, v, h_BTD)
-        a_BHTK = attention(q, k, v, encoding, positions, h_BTD, layer, queries=queries)
+        a_BHTK = attention(q, k, v, encoding, positions, h_BTD, layer, queries=queries, width=width)
         x_BTD = x_BTD + self._drop(self.out(a_BHTK.transpose(1, 2).flatten(-2)))
         return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)))
 
@@ -144,11 +150,17 @@ class Transformer(nn.Module):
                 std = RESIDUAL_STD / (2 * self.shape.num_layers) ** 0.5 if small else weight.shape[1] ** -0.5
                 nn.init.normal_(weight, std=std)
 
-    def hidden(self, tokens_BT: Tensor, past: Past | None = None, encoding: PositionEncoding | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        past: Past | None = None,
+        encoding: PositionEncoding | None = None,
+        width: int | None = None,
+    ) -> Tensor:
         """The last norm's output (B, T, D); with `past`, of the new tokens alone.
 
         encoding: takes the place of the model's own for this call (a length extension). Raises ValueError past its
-        max_length.
+        max_length. width: attention stays within blocks of so many tokens (see `attention`).
         """
         encoding = encoding or self.encoding
         new = tokens_BT.shape[1]
@@ -165,12 +177,18 @@ class Transformer(nn.Module):
         if self.dropout:
             x_BTD = F.dropout(x_BTD, self.dropout, self.training)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, encoding, positions, layer, past)
+            x_BTD = block(x_BTD, encoding, positions, layer, past, width)
         return self.norm(x_BTD)
 
-    def forward(self, tokens_BT: Tensor, past: Past | None = None, encoding: PositionEncoding | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        past: Past | None = None,
+        encoding: PositionEncoding | None = None,
+        width: int | None = None,
+    ) -> Tensor:
         """Logits of the next token at every position: (B, T, V); see `hidden`."""
-        return F.linear(self.hidden(tokens_BT, past, encoding), self.embedding.weight)
+        return F.linear(self.hidden(tokens_BT, past, encoding, width), self.embedding.weight)
 
     @property
     def capturable(self) -> bool:

@@ -24,8 +24,9 @@ NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", 
 NOT_IDENTITY += ("force", "init", "init_at", "extend", "arm")
 NOT_TRAINING = (*NOT_IDENTITY, "eval")  # how a model is scored is no part of how it was trained
 OF_STAGE = ("parent", "step")  # of `stage`, what all the rest of it follows from
-ABSENT = ("extension", "stage")  # groups that are no part of a run's name where they are null
-ABSENT_TRAINING = ("schedule_from", "optimizer_from")
+# Settings that came later, by group: where one is not set, all is as it was before there was such a setting.
+LATER = {"training": ("context_schedule", "keep", "schedule_from", "optimizer_from"), "data": ("min_tokens",)}
+LATER_GROUPS = ("init", "extension", "extend", "stage")
 KEPT = ("keep",)  # of `training`: what is kept, and not what is computed
 
 
@@ -44,19 +45,26 @@ def identity(config: Mapping[str, Any]) -> dict[str, str]:
 
 def settings_hash(config: Mapping[str, Any]) -> str:
     """Of the plain settings that a training depends on, as SHA-256, hexadecimal."""
-    settings = {key: value for key, value in config.items() if key not in NOT_TRAINING}
-    settings = _without_null(settings, ABSENT)
-    training = _without_null(settings["training"], ABSENT_TRAINING)
+    settings = as_before({key: value for key, value in config.items() if key not in NOT_TRAINING})
     left_out = (*KEPT, "lr") if settings.get("tuning") else KEPT  # which chooses the learning rate
-    settings["training"] = {key: value for key, value in training.items() if key not in left_out}
+    settings["training"] = {key: value for key, value in settings["training"].items() if key not in left_out}
     if "stage" in settings:
         settings["stage"] = {key: settings["stage"][key] for key in OF_STAGE}
     return digest(settings)
 
 
-def _without_null(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Settings without those of these names that are null: they came later, and name what was there before alike."""
-    return {key: value for key, value in values.items() if key not in names or value is not None}
+def as_before(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain settings without those LATER ones that are not set: they have the hash that they had before."""
+    settings = {key: value for key, value in config.items() if key not in LATER_GROUPS or _is_set(value)}
+    for group, later in LATER.items():
+        if isinstance(own := settings.get(group), Mapping):
+            settings[group] = {key: value for key, value in own.items() if key not in later or _is_set(value)}
+    return settings
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a setting says anything: null and an empty list don't, nor does a group in which nothing does."""
+    return any(map(_is_set, value.values())) if isinstance(value, Mapping) else value is not None and value != []
 
 
 def run_hash(config: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ ARM, PARENT = "arm", "parent"  # the group of a sweep's arms, and the arm that t
 # What a stage has of its own: where and how it is carried out, and what makes it a stage.
 OWN = ("run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "force", "tuning")
 OWN += ("init", "init_at", "extension", "extend")
-OWN_TRAINING = ("keep", "schedule_from", "optimizer_from")
+OWN_TRAINING = ("keep", "schedule_from", "optimizer_from", "context_schedule")
 NOT_SET = ("stage",)  # found, never given
 
 _commands: ContextVar[tuple[str, ...] | None] = ContextVar("commands", default=None)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from conf.schema import Settings
 from data.module import WindowDataModule, build_data
+from data.windows import difference_of, read_at
 from eval.measure.extended import tuned_extension
 from eval.measure.scoring import Scorer
 from eval.measure.streams import CALIBRATION
@@ -57,11 +58,21 @@ def start(settings: Settings, module: LanguageModel, data: WindowDataModule) -> 
     for name, what in {"corpus_hash": f"data={data.name}", "tokenizer_hash": "this tokenizer"}.items():
         if parent.get(name) != getattr(data, name):
             raise ValueError(f"init={settings.init}: was trained on other data than {what} ({name}): leave it out")
+    if changed := _changed_text(settings, data):
+        print(f"warning: {changed}", flush=True)
     weights = parent_weights(settings)
     begun = build_transformer(settings, data.vocab_size, data.separators, weights)
     module.transformer.load_state_dict(begun.state_dict())
     if settings.training.optimizer_from:
         module.averages = _averages(settings, module)
+
+
+def _changed_text(settings: Settings, data: WindowDataModule) -> str | None:
+    """How the documents that the stage reads differ from those of the runs before; None where they don't."""
+    if data.task is not None:
+        return None
+    contexts, corpus = [*settings.stage.contexts, settings.context], data.settings
+    return difference_of(read_at(data.streams["train"], contexts, corpus.cross_documents, corpus.min_tokens))
 
 
 def parent_weights(settings: Settings) -> dict[str, Tensor]:

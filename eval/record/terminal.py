@@ -31,8 +31,8 @@ def announce(settings: Settings, data, module, folder) -> None:
         f"({counts['total']:,} with embeddings, {counts['encoding']:,} of them the encoding's)\n"
         f"{data.describe()}\n"
         f"{_before(settings)}training on {settings.training.tokens:,} tokens in {settings.steps} steps, context "
-        f"{trained_on(settings)}; then scored at {', '.join(f'{m:g}x' for m in settings.eval.lengths)} the "
-        f"{'first ' if settings.stage else ''}context\n"
+        f"{trained_on(settings)}{_growth(settings)}; then scored at "
+        f"{', '.join(f'{m:g}x' for m in settings.eval.lengths)} the {'first ' if settings.stage else ''}context\n"
         f"on {device}, in {precision.name} ({precision.reason})",
         flush=True,
     )
@@ -49,6 +49,16 @@ def trained_on(settings: Settings) -> str:
     contexts = [f"{context}" for context in (*(settings.stage.contexts if settings.stage else ()), settings.context)]
     under = f" under {settings.extension['name']}" if settings.extension else ""
     return ", then ".join(contexts) + under
+
+
+def _growth(settings: Settings) -> str:
+    """How the context grows while the run trains; nothing where it doesn't."""
+    schedule = settings.training.context_schedule
+    if schedule.kind is None:
+        return ""
+    how = {"skyladder": "attention within blocks", "warmup": "windows cut into pieces"}[schedule.kind]
+    first = schedule.width(0, settings.steps, settings.context)
+    return f" ({schedule.kind}: {how} of {first} tokens, which grow to it in {100 * schedule.growing:g} % of the steps)"
 
 
 def print_results(results: Mapping[str, Any], settings: Settings) -> None:

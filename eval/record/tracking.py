@@ -49,6 +49,7 @@ CURVE = {
     "lr": "train/lr",
     "grad_norm": "train/grad_norm",
     "tokens_per_second": "train/tokens_per_second",
+    "context": "train/context",
 }
 STEP, TOKENS, CONTEXT_LENGTH, POSITION = "step", "tokens", "context_length", "position"
 LOSSES = ("loss", "val_loss")  # the last of which the summary has as the curve's

@@ -63,10 +63,6 @@ class Extension:
     needs_tuning: bool = False
     at_any_length: bool = False
     note: str = ""
-    at_any_length: bool = False
-
-    def trains(self) -> str | None:
-        return None
 
     def apply(self, encoding: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
         """The encoding for text of eval_length tokens, where it was trained on train_length: a view, or the encoding

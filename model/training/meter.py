@@ -41,11 +41,13 @@ class Meter(L.Callback):
     """Measures a training run, shows its progress, and reports points of its curve.
 
     report: called with each point, a dict of step, tokens (with those before a second stage), seconds, loss, lr,
-    grad_norm (before clipping), tokens_per_second or val_loss; those of a checkpoint are reported again.
+    grad_norm (before clipping), tokens_per_second, of a context that grows also context (the last step's, in tokens),
+    or val_loss; those of a checkpoint are reported again.
     A terminal gets a progress bar, anything else a line now and then. The curve is part of the checkpoint.
     """
 
     def __init__(self, settings: Settings, report=lambda point: None):
+        self.context, self.schedule = settings.context, settings.training.context_schedule
         self.tokens_a_step = settings.training.batch_size * settings.context
         self.tokens_before = settings.stage.tokens if settings.stage else 0
         self.steps, self.every, self.report = settings.steps, settings.training.log_every, report
@@ -93,6 +95,8 @@ class Meter(L.Callback):
             "grad_norm": float(norm.full_tensor() if isinstance(norm, DTensor) else norm),  # FSDP's is in parts
             "tokens_per_second": (step - self._marked_step) * self.tokens_a_step / seconds,
         }
+        if self.schedule.kind is not None:
+            point["context"] = self.schedule.width(step - 1, self.steps, self.context)
         self._add(trainer, point)
         self._loss_sum.zero_()
         self._losses, self._marked_step = 0, step
