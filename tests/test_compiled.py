@@ -123,7 +123,8 @@ def test_compiled_training_is_eager_training(name):
     ("name", "extension", "settings"),
     [("rope", "yarn", {}), ("rope", "longrope", {"factors": [1.0 + k for k in range(8)]}), ("rope", "pose", {}),
      ("alibi", "random_positions", {}), ("none", "logit_scale", {"a": 0.4}), ("rope", "logn", {}),
-     ("rope", "rerope", {}), ("alibi", "window", {}), ("learned", "table_interpolation", {}), ("alibi", "alibi_interpolation", {})],
+     ("rope", "rerope", {}), ("alibi", "window", {}), ("learned", "table_interpolation", {}),
+     ("alibi", "alibi_interpolation", {})],
 )  # fmt: skip
 def test_compiled_training_with_an_extension_is_eager_training(name, extension, settings):
     compiled_and_eager(name, extension, **settings)
