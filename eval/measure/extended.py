@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -134,15 +133,3 @@ def tuned_extension(
 def needs_tuning(config: Mapping[str, Any]) -> bool:
     """Whether an extension of this config has something to choose for itself."""
     return build_extension(config).needs_tuning
-
-
-def chosen_config(extension: Extension, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of an extension of this config once it has chosen: it has nothing left to choose."""
-    names = inspect.signature(type(extension)).parameters
-    found = {**config, **({"tune": False} if "tune" in names else {})}
-    for name in names:
-        value = vars(extension).get(name, found.get(name))
-        if isinstance(value, Extension):
-            value = chosen_config(value, config[name])
-        found[name] = list(value) if isinstance(value, tuple) else value
-    return found

@@ -12,7 +12,7 @@ from torch import Tensor
 from conf.schema import Settings
 from data.module import WindowDataModule, build_data
 from data.windows import difference_of, read_at
-from eval.measure.extended import chosen_config, needs_tuning, tuned_extension
+from eval.measure.extended import needs_tuning, tuned_extension
 from eval.measure.scoring import Scorer
 from eval.measure.streams import CALIBRATION
 from eval.record.folder import RunFolder
@@ -113,4 +113,4 @@ def _chosen(settings: Settings, weights: dict[str, Tensor]) -> dict[str, Any]:
     scorer = Scorer(model.eval(), stream, settings.eval.batch_tokens, settings.eval.precision)
     extension = tuned_extension(scorer, stream, settings.extension, settings.trained_length, settings.eval)
     print(f"{settings.run_id}: extension={settings.extension['name']} with {extension.describe()}", flush=True)
-    return chosen_config(extension, settings.extension)
+    return {**settings.extension, **extension.settings()}
