@@ -50,7 +50,7 @@ def parent(composed, runs) -> RunFolder:
 
 def stage_of(context: int, extension: str | None = None, **changed) -> StageSettings:
     """What stands in config.json for a stage on a run of so much context."""
-    return replace(StageSettings("0" * 64, "parent", 1, 100, 1, 1, context, [context], context), **changed)
+    return replace(StageSettings("0" * 64, "parent", 1, 100, 3e-4, 1, 1, context, [context], context), **changed)
 
 
 def first_and_second(encoding: str, context: int, extension: str | None = None):
@@ -148,6 +148,7 @@ def test_a_stage_at_a_longer_context_under_an_extension(composed, runs, parent):
     assert settings.training.batch_size * settings.context == old.training.batch_size * old.context
     for group in ("data", "tokenizer", "model", "encoding", "seed", "eval"):
         assert getattr(settings, group) == getattr(old, group)
+    assert settings.training.lr == settings.stage.rate == pytest.approx(old.training.lr * old.training.min_lr)
     assert settings.stage.parent == parent.results["config_hash"] and settings.stage.tokens == 20480
     assert settings.run_id.startswith("rope-yarn-s0-")
     train(settings)
