@@ -382,9 +382,9 @@ class StageSettings(Checked):
     """`stage`: what a second stage starts from, as eval/record/inherit.py finds it; nothing in it is set by hand.
 
     parent: the hash of the run whose weights it starts from; run: the name of that run's folder. step: the optimizer
-    steps after which it takes them; tokens: those trained on until then, by all runs before. rate: the parent's learning
-    rate there; schedule_step of schedule_steps: where its schedule is then. context: L, that of the first run, in
-    tokens, from which an encoding derives what depends on a context; contexts: those of all runs before, the oldest
+    steps after which it takes them; tokens: those trained on until then, by all runs before. rate: the parent's
+    learning rate there; schedule_step of schedule_steps: where its schedule is then. context: L, that of the first run,
+    in tokens, from which an encoding derives what depends on a context; contexts: those of all runs before, the oldest
     first; trained_length: that which the parent was trained for. extended: the extensions that runs before were trained
     with, each with the lengths from which to which it stretched, [{"extension": {...}, "lengths": [128, 512]}].
     extension: the own one with what it has chosen for itself by `tune`; None where it chooses nothing.
