@@ -35,13 +35,13 @@ def extension_of(name: str, **settings):
     return build_extension({**extension_config(name), **settings})
 
 
-def hidden(name: str, extension, length: int) -> torch.Tensor:
-    """The transformer's output on `length` tokens with its encoding extended to them."""
+def hidden(name: str, extension, length: int, last: int | None = None) -> torch.Tensor:
+    """The transformer's output on `length` tokens with its encoding extended to them, or its last rows alone."""
     owner = model_of(name)
     if extension.needs_tuning:
         extension = extension.tune(lambda encoding: 0.0, owner.encoding, L, length)
     with torch.no_grad():
-        return owner.hidden(random_tokens(BATCH, length), encoding=extension.apply(owner.encoding, L, length))
+        return owner.hidden(random_tokens(BATCH, length), encoding=extension.apply(owner.encoding, L, length), last=last)
 
 
 def check_reference(name, extension=None, train_length=40, eval_length=90):
