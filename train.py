@@ -30,11 +30,13 @@ def train(settings: Settings) -> None:
     from eval.measure.measurement import Measurement, fingerprint
     from eval.record.folder import RunFolder
     from eval.record.provenance import describe_run
+    from eval.record.stage import settled, start
     from eval.record.terminal import announce, print_results
     from eval.record.tracking import track_run
     from eval.record.trained import is_trained
     from eval.record.tuning import tuned
     from model.build import check_model
+    from model.training.checkpoint import newest
     from model.training.language_model import build_language_model
     from model.training.meter import Meter
     from model.training.trainer import fit, prepare_process, restore
@@ -48,13 +50,13 @@ def train(settings: Settings) -> None:
             if not settings.sweep:
                 write_files(read_comparison(folder.path))
         else:
-            settings = tuned(settings, train)
+            settings = tuned(settled(settings, train), train)
             with track_run(settings) as tracker:
                 with folder.recording(settings, asked):
                     check_model(settings)
                     data = build_data(settings)
                     folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
-                    measurement = Measurement(settings.eval, data, settings.context)
+                    measurement = Measurement(settings.eval, data, settings.first_context)
                     model = build_language_model(settings, data.vocab_size, data.separators)
                     measurement.check(model.transformer)
                     if is_trained(folder, settings):
@@ -62,6 +64,8 @@ def train(settings: Settings) -> None:
                         restore(settings, model, data, folder.path)
                         tracker.log_curve(folder.curve)
                     else:
+                        if settings.stage and newest(folder.checkpoints) is None:
+                            start(settings, model, data)
                         announce(settings, data, model, folder)
                         meter = Meter(settings, report=tracker.log_point)
                         fit(settings, model, data, folder.path, meter, run)
@@ -69,11 +73,11 @@ def train(settings: Settings) -> None:
                     folder.turn_to(measurement.key)
                     for found in measurement.of(model.transformer, folder.results, folder.losses.keys()):
                         folder.add(found)
-                        tracker.log_figures([*found.rows, *found.tasks], settings.context)
+                        tracker.log_figures([*found.rows, *found.tasks], settings.first_context)
                 if not settings.sweep:
                     write_files(read_comparison(folder.path))
                 tracker.log_run(folder, model.transformer, data)
-    print_results(folder.results, settings.context)
+    print_results(folder.results, settings)
     print(folder.path)
 
 

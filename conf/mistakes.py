@@ -81,7 +81,9 @@ def _of_key(error: OmegaConfBaseException, key: str) -> str:
         case InterpolationResolutionError() if type(reason := _first(error)) is ValueError:  # of a resolver of ours
             return str(reason)
         case ValidationError() if problem.startswith("Invalid type assigned"):
-            return f"{key}: must be a group of settings"
+            return f"{key}: must be a group of settings; give them one by one, as {key}.NAME=VALUE"
+        case ValidationError() if problem.endswith("is not Optional"):
+            return f"{key}=null: needs a value"
     return f"{key}: {problem}"
 
 

@@ -20,11 +20,14 @@ from conf.typed import Checked, digest, split, typed
 CONF = Path(__file__).parent
 ROOT = CONF.parent
 
+GROWING = 0.6  # share of the steps in which a context grows, where it does (SkyLadder's)
+GROWTH = 8  # tokens by which a context grows at once: few widths, multiples of what kernels like
 LONGEST_NAME, LONGEST_PATH = 255, 3000  # bytes; Linux takes 255 and 4095
 SEEDS = 2**63  # so many there are: torch takes 64 bits with a sign
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("validation", "test")  # held out
 CONTROLS = ("unigram", "bigram")  # n-grams of order 1, 2
+CONTEXT_SCHEDULES = ("skyladder", "warmup")
 STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "64", "64-true")
 
@@ -67,6 +70,49 @@ class ModelSettings(Checked):
 
 
 @dataclass
+class ContextSchedule(Checked):
+    """`training.context_schedule`: a context that grows while a run trains, on full windows and so as many tokens a
+    step; kind is None where it doesn't.
+
+    skyladder: attention stays within blocks of so many tokens, at the positions of the whole window (Zhu et al. 2025,
+    "SkyLadder", https://arxiv.org/abs/2503.15450). warmup: windows are cut into pieces of so many tokens, whose
+    positions start anew (Li et al. 2022, "The Stability-Efficiency Dilemma", https://arxiv.org/abs/2108.06084).
+    """
+
+    kind: str | None = None
+    start: int | None = None
+    share: float | None = None
+
+    group = "training.context_schedule"
+
+    def __post_init__(self):
+        if self.kind is not None:
+            self.check_among("kind", CONTEXT_SCHEDULES)
+        self.check_each("start", lambda start: start >= 2, "must be at least 2 tokens, or null")
+        self.check_each("share", lambda share: 0 < share <= 1, "a share of the run, must lie in (0, 1], or null")
+        problem = f"says nothing without a kind: set {self.group}.kind={' or '.join(CONTEXT_SCHEDULES)}"
+        self.check_each("start share", lambda value: self.kind is not None, problem)
+
+    @property
+    def growing(self) -> float:
+        """The share of the steps in which the context grows."""
+        return GROWING if self.share is None else self.share
+
+    def first(self, context: int) -> int:
+        """Tokens at the first step, for a training context of so many."""
+        return max(2, context // 4) if self.start is None else self.start
+
+    def width(self, step: int, steps: int, context: int) -> int:
+        """Tokens of context at a step (0, 1, ...) of so many: from `first` on linearly, by whole GROWTH, and all of the
+        context once the share of the steps is over. A function of these alone, so that a run that goes on meets what
+        one that was never stopped does."""
+        until, first = self.growing * steps, self.first(context)
+        if self.kind is None or step >= until:
+            return context
+        return first + int((context - first) * step / until) // GROWTH * GROWTH
+
+
+@dataclass
 class TrainingSettings(Checked):
     """`training` in conf/train.yaml: what a model is trained on, and how."""
 
@@ -84,6 +130,10 @@ class TrainingSettings(Checked):
     log_every: int
     validate_every: float
     checkpoint_every: float
+    keep: list[float] = field(default_factory=list)
+    schedule_from: str | None = None
+    optimizer_from: str | None = None
+    context_schedule: ContextSchedule = field(default_factory=ContextSchedule)
 
     group = "training"
 
@@ -99,6 +149,8 @@ class TrainingSettings(Checked):
         two = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         self.check("betas", two, "must be two numbers in [0, 1)")
         self.check_among("schedule", SCHEDULES)
+        self.check("keep", all(0 < share <= 1 for share in self.keep), "must be shares of the run, in (0, 1]")
+        self.check_each("schedule_from optimizer_from", lambda source: source == "parent", "must be parent, or null")
         divides = self.batch_size % self.accumulate == 0
         problem = f"is not divisible by training.accumulate={self.accumulate}: choose a multiple of it"
         self.check("batch_size", divides, problem)
@@ -208,6 +260,7 @@ class CorpusSettings(Checked):
     validation_windows: int | None = 64
     max_documents: int | None = None
     max_tokens: int | None = None
+    min_tokens: int | None = None
 
     group = "data"
 
@@ -215,6 +268,9 @@ class CorpusSettings(Checked):
         self.check_each("validation_windows", lambda value: value >= 1, "must be at least 1, or null")
         problem = "leaves nothing to learn from: give 2 or more, or null for no cap"
         self.check_each("max_documents max_tokens", lambda cap: cap >= 2, problem)
+        self.check_each("min_tokens", lambda least: least >= 1, "must be at least 1, or null")
+        problem = "chooses documents, and data.cross_documents=true reads across them: leave one out"
+        self.check("min_tokens", self.min_tokens is None or not self.cross_documents, problem)
 
 
 @dataclass
@@ -311,6 +367,49 @@ class TuningSettings(Checked):
 
 
 @dataclass
+class StageSettings(Checked):
+    """`stage`: what a second stage starts from, as eval/record/inherit.py finds it; nothing in it is set by hand.
+
+    parent: the hash of the run whose weights it starts from; run: the name of that run's folder. step: the optimizer
+    steps after which it takes them; tokens: those trained on until then, by all runs before. schedule_step of
+    schedule_steps: where the parent's schedule is then. context: L, that of the first run, in tokens, from which an
+    encoding derives what depends on a context; contexts: those of all runs before, the oldest first; trained_length:
+    that which the parent was trained for. extended: the extensions that runs before were trained with, each with the
+    lengths from which to which it stretched, [{"extension": {...}, "lengths": [128, 512]}]. extension: the own one with
+    what it has chosen for itself by `tune`; None where it chooses nothing.
+    """
+
+    parent: str
+    run: str
+    step: int
+    tokens: int
+    schedule_step: int
+    schedule_steps: int
+    context: int
+    contexts: list[int]
+    trained_length: int
+    extended: list[Any] = field(default_factory=list)
+    extension: Any = None
+
+    group = "stage"
+
+
+@dataclass
+class ExtendSettings(Checked):
+    """`extend` in conf/experiment/extend.yaml: a stage's context, as a multiple of its parent's, and its tokens, as a
+    share of its parent's."""
+
+    stretch: float
+    share: float
+
+    group = "extend"
+
+    def __post_init__(self):
+        self.check("stretch", 1 <= self.stretch < math.inf, "must be at least 1")
+        self.check("share", 0 < self.share < math.inf, "must be positive")
+
+
+@dataclass
 class Settings(Checked):
     """conf/train.yaml: the whole of a run. encoding, data and tokenizer have settings of their own, which the classes
     that they name hold against their signatures."""
@@ -333,13 +432,28 @@ class Settings(Checked):
     cache_dir: str
     num_workers: int
     force: bool
+    init: str | None = None
+    init_at: float = 1.0
+    extension: Any = None  # a group or None
+    extend: Any = None  # ExtendSettings or None
+    stage: Any = None  # StageSettings or None
 
     def __post_init__(self):
         self.check_each("seed num_workers", lambda value: value >= 0, "must not be negative")
         self.check("seed", self.seed < SEEDS, "must be below 2**63")
         self.check("context", self.context >= 2, "must be at least 2 tokens")
+        schedule, name = self.training.context_schedule, self.data.get("name")
+        too_long = (schedule.start or 0) > self.context
+        schedule.check("start", not too_long, f"must be at most the context, {self.context} tokens")
+        apart = schedule.kind is not None and "examples" in self.data
+        schedule.check("kind", not apart, f"would take the examples of data={name} apart: leave it out")
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
+        if self.extend is not None and not isinstance(self.extend, ExtendSettings):
+            self.extend = typed(ExtendSettings, self.extend, "extend")
+        if self.stage is not None and not isinstance(self.stage, StageSettings):
+            self.stage = typed(StageSettings, self.stage, "stage")
+        self._check_stage()
         split(TaskSettings if "examples" in self.data else CorpusSettings, self.data, "data")
         for group in ("encoding", "data", "tokenizer"):
             check_label(group, getattr(self, group).get("name"))
@@ -350,9 +464,43 @@ class Settings(Checked):
         self.training.check("batch_size", self.training.batch_size % self.shares == 0, problem)
         alone = self.trainer.devices * self.trainer.num_nodes == 1  # others might begin with what the first throws away
         self.check("force", alone or not self.force, "a run on several devices can't; remove its folder instead")
-        self.eval.context_lengths(self.context)
+        self.eval.context_lengths(self.first_context)
         if self.eval.probes:
-            self.eval.span(self.context)
+            self.eval.span(self.first_context)
+
+    def _check_stage(self) -> None:
+        self.check("init_at", 0 < self.init_at <= 1, "a share of the parent's steps, must lie in (0, 1]")
+        if self.stage is not None:
+            return
+        alone = "is for a second stage: give the run that it starts from too, init=RUN"
+        if self.extension is not None:
+            name = self.extension.get("name") if isinstance(self.extension, dict) else self.extension
+            self.check("extension", False, f"{alone}; at test time, eval.extensions=[{name}]", name)
+        self.check("init_at", self.init_at == 1, alone)
+        for name in ("schedule_from", "optimizer_from"):
+            self.training.check(name, getattr(self.training, name) is None, alone)
+
+    @property
+    def first_context(self) -> int:
+        """L: the context that the encoding derives its settings from and context lengths are multiples of, tokens: that
+        of the first run, where this is a second stage."""
+        return self.stage.context if self.stage else self.context
+
+    @property
+    def trained_length(self) -> int:
+        """The length that it is trained for, tokens: the context, or what its extension reaches from there (PoSE)."""
+        return (self.extension or {}).get("length") or self.context
+
+    @property
+    def extensions(self) -> list[tuple[dict[str, Any], int, int]]:
+        """The extensions that it is trained with, the own one last, each with the lengths from which to which it
+        stretches the encoding, tokens."""
+        if self.stage is None:
+            return []
+        found = [(each["extension"], *each["lengths"]) for each in self.stage.extended]
+        if self.extension:
+            found.append((self.stage.extension or self.extension, self.stage.trained_length, self.trained_length))
+        return found
 
     @property
     def steps(self) -> int:

@@ -3,6 +3,7 @@
 `TextDataModule` reads windows of a corpus, `TaskDataModule` generates a task's examples; `build_data` chooses.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,15 +29,16 @@ class WindowDataModule(L.LightningDataModule):
 
     - `context`: tokens of context in training; `batch_size`: windows a batch and rank.
     - `seed`: of the training windows, which depend on nothing else.
-    - `start_sample`: how many training windows have been read before; null takes it from the trainer's global step
-      (times its ranks and accumulation), so that a resumed run goes on with the next window.
+    - `start_sample`: how many training windows were read before the trainer's first step, by the runs that a second
+      stage starts from. Those of its steps so far (times its ranks and accumulation) come on top, so that a resumed run
+      goes on with the next window.
 
     The training loader never ends: bound it by the trainer's `max_steps`, with `use_distributed_sampler=False`.
     """
 
     task: Task | None = None
 
-    def __init__(self, context: int, batch_size: int, seed: int, num_workers: int, start_sample: int | None):
+    def __init__(self, context: int, batch_size: int, seed: int, num_workers: int, start_sample: int):
         super().__init__()
         if context < 1 or batch_size < 1:
             raise ValueError(f"context={context} and batch_size={batch_size} must be at least 1")
@@ -56,10 +58,9 @@ class WindowDataModule(L.LightningDataModule):
         rank, world, start = 0, 1, self.start_sample
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
-            if start is None:
-                steps = self.trainer.global_step * self.trainer.accumulate_grad_batches
-                start = steps * self.batch_size * world
-        return self._loader(self.train_windows(), EndlessSampler(start or 0, rank, world))
+            steps = self.trainer.global_step * self.trainer.accumulate_grad_batches
+            start += steps * self.batch_size * world
+        return self._loader(self.train_windows(), EndlessSampler(start, rank, world))
 
     def _loader(self, dataset: Dataset, sampler: EndlessSampler | None = None) -> DataLoader:
         return DataLoader(
@@ -92,7 +93,7 @@ class TextDataModule(WindowDataModule):
         seed: int = 0,
         num_workers: int = 0,
         cache_dir: str | Path = ".cache",
-        start_sample: int | None = None,
+        start_sample: int = 0,
     ):
         super().__init__(context, batch_size, seed, num_workers, start_sample)
         self.settings, of_source = split(CorpusSettings, data, "data")
@@ -156,16 +157,21 @@ class TextDataModule(WindowDataModule):
         )
         windows = self.train_windows()
         read = f"{100 * windows.readable:.3g} % of the training text can be read at a context of {self.context} tokens"
+        if self.settings.min_tokens is not None:
+            read += f", in documents of more than data.min_tokens={self.settings.min_tokens}"
         if windows.readable < 0.5:
+            lower = (self.settings.min_tokens or 0) > self.context
+            remedy = "lower data.min_tokens" if lower else "shorten the context, or set data.cross_documents=true"
             read = (
                 f"warning: only {read} ({windows.num_documents:,} of {self.streams['train'].num_documents:,} documents "
-                "are longer): shorten the context, or set data.cross_documents=true"
+                f"are longer): {remedy}"
             )
         return f"{held}\n{read}"
 
     def train_windows(self) -> TrainingWindows:
         """The endless sequence of training windows."""
-        return TrainingWindows(self.streams["train"], self.context, self.seed, self.settings.cross_documents)
+        chosen = self.settings.cross_documents, self.settings.min_tokens
+        return TrainingWindows(self.streams["train"], self.context, self.seed, *chosen)
 
     def val_dataloader(self) -> DataLoader:
         """At most `validation_windows` windows side by side, evenly spread over the validation split.
@@ -173,7 +179,7 @@ class TextDataModule(WindowDataModule):
         Raises ValueError if no validation document is longer than `context`.
         """
         stream = self.streams["validation"]
-        windows = non_overlapping_windows(stream, self.context, self.settings.cross_documents)
+        windows = non_overlapping_windows(stream, self.context, self.settings.cross_documents, self.settings.min_tokens)
         starts = windows.starts[windows.scored == self.context]
         if len(starts) == 0:
             raise ValueError(
@@ -218,7 +224,7 @@ class TaskDataModule(WindowDataModule):
         batch_size: int,
         seed: int = 0,
         num_workers: int = 0,
-        start_sample: int | None = None,
+        start_sample: int = 0,
     ):
         super().__init__(context, batch_size, seed, num_workers, start_sample)
         self.settings, of_source = split(TaskSettings, data, "data")
@@ -306,6 +312,7 @@ def data_module(settings: Settings) -> TextDataModule | TaskDataModule:
         "batch_size": settings.training.batch_size // settings.shares,
         "seed": settings.seed,
         "num_workers": settings.num_workers,
+        "start_sample": math.ceil(settings.stage.tokens / settings.context) if settings.stage else 0,
     }
     data, tokenizer = settings.data, settings.tokenizer
     if not issubclass(source_class(data["source"]), Task):

@@ -25,12 +25,22 @@ class Windows(NamedTuple):
     scored: np.ndarray  # how many of the window's last targets count
 
 
-def document_bounds(stream: TokenStream, cross_documents: bool = False) -> np.ndarray:
-    """First and one-past-last position of every stretch that a window must stay within, int64 (D, 2)."""
+def document_bounds(stream: TokenStream, cross_documents: bool = False, min_tokens: int | None = None) -> np.ndarray:
+    """First and one-past-last position of every stretch that a window must stay within, int64 (D, 2).
+
+    min_tokens: those that aren't longer are left out. Raises ValueError where that leaves none.
+    """
     offsets = np.asarray(stream.offsets, dtype=np.int64)
-    if cross_documents:
-        return np.array([[offsets[0], offsets[-1]]])
-    return np.stack([offsets[:-1], offsets[1:]], axis=1)
+    bounds = np.array([[offsets[0], offsets[-1]]]) if cross_documents else np.stack([offsets[:-1], offsets[1:]], axis=1)
+    if min_tokens is None:
+        return bounds
+    lengths = bounds[:, 1] - bounds[:, 0]
+    if lengths.max() <= min_tokens:
+        raise ValueError(
+            f"data.min_tokens={min_tokens}: no document is longer (the longest of a split has {lengths.max()} tokens); "
+            "lower it"
+        )
+    return bounds[lengths > min_tokens]
 
 
 # ------------------------------------------------------------------------------------------------ evaluation
@@ -71,15 +81,17 @@ def fixed_target_windows(
     return ends
 
 
-def non_overlapping_windows(stream: TokenStream, length: int, cross_documents: bool = False) -> Windows:
+def non_overlapping_windows(
+    stream: TokenStream, length: int, cross_documents: bool = False, min_tokens: int | None = None
+) -> Windows:
     """Windows of `length` tokens side by side; the last of a document is shorter, so that nothing is dropped.
 
-    Every token but the separator that opens a document (or the stream) is a target of exactly one window.
-    Raises ValueError if `length` < 1.
+    Every token but the separator that opens a document (or the stream) is a target of exactly one window; documents of
+    no more than min_tokens are left out. Raises ValueError if `length` < 1, or no document is left.
     """
     if length < 1:
         raise ValueError(f"length={length}: a window needs at least one token of context")
-    bounds = document_bounds(stream, cross_documents)
+    bounds = document_bounds(stream, cross_documents, min_tokens)
     starts = np.concatenate([np.arange(first, last - 1, length, dtype=np.int64) for first, last in bounds])
     lasts = bounds[np.searchsorted(bounds[:, 1], starts, side="right"), 1]
     stops = np.minimum(starts + length, lasts - 1)
@@ -122,15 +134,22 @@ class TrainingWindows(Dataset):
     the raw output of PCG64, which numpy keeps stable across versions.
 
     `dataset[n]` is int64 (context + 1,): inputs `[:-1]`, targets `[1:]`. `num_documents` are longer than `context`
-    and read; `readable` is their share of the text, in tokens.
-    Raises ValueError if no document is longer than `context`.
+    (and than `min_tokens`) and read; `readable` is their share of the text, in tokens.
+    Raises ValueError if no document is longer than `context`, or `min_tokens`.
     """
 
-    def __init__(self, stream: TokenStream, context: int, seed: int, cross_documents: bool = False):
+    def __init__(
+        self,
+        stream: TokenStream,
+        context: int,
+        seed: int,
+        cross_documents: bool = False,
+        min_tokens: int | None = None,
+    ):
         if context < 1:
             raise ValueError(f"context={context}: a window needs at least one token of context")
         self.stream, self.context, self.seed = stream, context, seed
-        bounds = document_bounds(stream, cross_documents)
+        bounds = document_bounds(stream, cross_documents, min_tokens)
         lengths = bounds[:, 1] - bounds[:, 0]
         long_enough = lengths > context
         if not long_enough.any():
@@ -143,7 +162,7 @@ class TrainingWindows(Dataset):
         self._slack = lengths[long_enough] - 1 - self._counts * context
         self.windows_per_epoch = int(self._counts.sum())
         self.num_documents = len(self._firsts)
-        self.readable = float((lengths - 1)[long_enough].sum() / (lengths - 1).sum())
+        self.readable = float((lengths - 1)[long_enough].sum() / num_targets(stream, cross_documents))
         self._cached_epochs: dict[int, np.ndarray] = {}
 
     def __getitem__(self, n: int) -> torch.Tensor:
@@ -166,6 +185,50 @@ class TrainingWindows(Dataset):
             self._cached_epochs = {e: s for e, s in self._cached_epochs.items() if e == epoch - 1}
             self._cached_epochs[epoch] = starts[order]
         return self._cached_epochs[epoch]
+
+
+class Read(NamedTuple):
+    """What training at a context reads of a stream: so many documents; their tokens, and the share of all text that
+    those are; the tokens of an epoch's windows, which leave out a part of each document (see `TrainingWindows`)."""
+
+    context: int
+    documents: int
+    tokens: int
+    share: float
+    an_epoch: int
+
+
+def read_at(
+    stream: TokenStream, contexts: Sequence[int], cross_documents: bool = False, min_tokens: int | None = None
+) -> list[Read]:
+    """What training at each of these contexts reads: of a stream's documents a longer one reads some of those that a
+    shorter one does, so that two read the same ones where they read as many.
+
+    Raises ValueError, as TrainingWindows does, where one reads nothing.
+    """
+    found = []
+    for context in contexts:
+        windows = TrainingWindows(stream, context, 0, cross_documents, min_tokens)
+        tokens = round(windows.readable * num_targets(stream, cross_documents))
+        epoch = windows.windows_per_epoch * context
+        found.append(Read(context, windows.num_documents, tokens, windows.readable, epoch))
+    return found
+
+
+def difference_of(found: Sequence[Read]) -> str | None:
+    """A sentence on how what is read changes with the context, with the remedy; None where it is the same documents."""
+    if len({each.documents for each in found}) < 2:
+        return None
+    shown = (f"{each.documents:,} documents ({100 * each.share:.3g} %) at {each.context}" for each in found)
+    return (
+        f"of the training text a longer context reads less: {', '.join(shown)} tokens; with data.min_tokens="
+        f"{max(each.context for each in found)} all read the same documents, with data.cross_documents=true all text"
+    )
+
+
+def num_targets(stream: TokenStream, cross_documents: bool = False) -> int:
+    """The tokens of a stream that can be predicted: all but the first of each stretch."""
+    return len(stream) - (1 if cross_documents else stream.num_documents)
 
 
 class EndlessSampler(Sampler[int]):

@@ -109,12 +109,12 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
     from eval.record.trained import load
     from model.training.trainer import prepare_process
 
-    context = folder.settings.context
-    prepare_process(folder.settings.trainer.threads)
+    settings = folder.settings
+    prepare_process(settings.trainer.threads)
     with folder.hold():
         folder.check()
         trained = load(folder.path, **elsewhere)
-        measurement = Measurement(evaluation, trained.data, context)
+        measurement = Measurement(evaluation, trained.data, settings.first_context)
         measurement.check(trained.model)
         folder.turn_to(measurement.key)
         for found in measurement.of(trained.model, folder.results, folder.losses.keys()):
@@ -123,7 +123,7 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
     write_files(read_comparison(folder.path))
     track_scored(folder, trained.model, trained.data)
     results = folder.results
-    print_results({**results, "rows": measurement.asked(results["rows"])}, context)
+    print_results({**results, "rows": measurement.asked(results["rows"])}, settings)
 
 
 def as_given(asked: ScoringSettings, configured: EvaluationSettings, given: Iterable[str]) -> EvaluationSettings:

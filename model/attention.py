@@ -51,12 +51,27 @@ def attention(
     *,
     queries: int | None = None,
     executor: str | None = None,
+    width: int | None = None,
 ) -> Tensor:
     """Causal attention with position encoding: (B, H, T, K), before the output projection.
 
     queries: only the last so many rows are wanted (decoding); (B, H, queries, K) comes back.
     executor: one of EXECUTORS, or None to choose. Raises ValueError for one that can't run this encoding.
+    width: rows see keys of their own block of so many tokens alone, at the positions that those have in the whole. A
+    block is attended by itself: what an encoding sums over the text, or counts, it sums and counts over the block.
     """
+    T = q_BHTK.shape[2]
+    if width is not None and width < T:
+        if queries is not None:
+            raise ValueError(f"queries={queries}: decoding sees all that lies before; leave width={width} out")
+        axis, content = min(positions.ndim - 1, 1), (q_BHTK, k_BHTK, v_BHTK)
+        blocks = []
+        for first in range(0, T, width):
+            last = min(first + width, T)
+            own = [t[:, :, first:last] for t in content]
+            placed = positions.narrow(axis, first, last - first)
+            blocks.append(attention(*own, encoding, placed, x_BTD[:, first:last], layer, executor=executor))
+        return torch.cat(blocks, dim=2)
     scale = q_BHTK.shape[-1] ** -0.5
     q_BHTK, k_BHTK, v_BHTK = encoding.rotate(q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer)
     mod = encoding.score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer)

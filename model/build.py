@@ -7,23 +7,60 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from conf.schema import Settings
 from model.devices import uses_gpu, within_memory
-from model.encodings import PositionEncoding, Shape, build_encoding
+from model.encodings import PositionEncoding, Shape, build_encoding, evaluated
+from model.extensions import build_extension, extension_config
 from model.transformer import Transformer
 
 Separators = Mapping[str, tuple[int, ...]]
+Weights = Mapping[str, Tensor]
 
 
-def build_transformer(settings: Settings, vocab_size: int, separators: Separators) -> Transformer:
-    """The untrained transformer of a run. Raises ValueError for what can't be built."""
+def build_transformer(
+    settings: Settings, vocab_size: int, separators: Separators, parent: Weights | None = None
+) -> Transformer:
+    """The untrained transformer of a run; of a second stage with the weights of its parent, where they are given. It
+    has the encoding that the run is trained with, which may be one under an extension.
+
+    Raises ValueError for what can't be built, or can't take the parent's weights.
+    """
     sizes = settings.model
     shown = f"model.dim={sizes.dim}, model.num_layers={sizes.num_layers}, context={settings.context}"
     with within_memory(f"with {shown} and a vocabulary of {vocab_size:,} tokens: choose a smaller model"):
-        return _around(_encoding(settings, separators), settings, vocab_size)
+        model = _around(_encoding(settings, separators), settings, vocab_size)
+        *before, own = [*settings.extensions] if settings.extension else [*settings.extensions, None]
+        for each in before:
+            model.encoding = _extended(model.encoding, *each)
+        if parent is not None:
+            _load(model, parent, settings)
+        if own:
+            model.encoding = _extended(model.encoding, *own)
+        model.trained_length = settings.trained_length
+        return model
+
+
+def _extended(encoding: PositionEncoding, extension: Mapping[str, Any], before: int, after: int) -> PositionEncoding:
+    """An encoding under an extension, as it is trained with."""
+    return build_extension(extension).apply(encoding, before, after)
+
+
+def _load(model: Transformer, weights: Weights, settings: Settings) -> None:
+    """Raises ValueError where they are of another model."""
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in weights.items()}
+    differing = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+    if differing:
+        raise ValueError(
+            f"init={settings.init}: its weights don't fit this model ({', '.join(differing[:3])}"
+            f"{' and others' * (len(differing) > 3)}): leave out what changes their shape (model, encoding)"
+        )
+    model.load_state_dict(weights)
 
 
 def check_model(settings: Settings) -> None:
@@ -35,8 +72,34 @@ def check_model(settings: Settings) -> None:
     remedy = f"with context={settings.context}, {given}: lower what sets its size"
     with _no_more_than(most), within_memory(remedy):
         encoding = _encoding(settings, separators={"line": (0,), "sentence": (1,)})
+        _check_stage(encoding, settings)
     with torch.device("meta"):  # one block is as all are
         _around(PositionEncoding(replace(encoding.shape, num_layers=1)), settings, vocab_size=2)
+
+
+def _check_stage(encoding: PositionEncoding, settings: Settings) -> None:
+    """Raises ValueError where a stage can't be trained under its extension, or the encoding is not defined so far."""
+    for extension, before, after in settings.extensions:
+        built = build_extension(extension)
+        with evaluated(encoding):
+            reason = built.fits(encoding) or built.trains()
+        if reason:
+            raise ValueError(f"extension={extension['name']} can't be trained with here: {reason}")
+        if after <= before and not built.at_any_length:
+            raise ValueError(
+                f"extension={extension['name']}: there is nothing to extend at context={after}, since the parent was "
+                f"trained for {before} tokens: give a longer context"
+            )
+        if not built.needs_tuning:  # what it then chooses changes no shape
+            encoding = built.apply(encoding, before, after)
+    if settings.stage:
+        try:
+            encoding.check_length(settings.context)
+        except ValueError as error:
+            table = extension_config("table_interpolation")
+            with evaluated(encoding):
+                remedy = "" if build_extension(table).fits(encoding) else "; extension=table_interpolation stretches it"
+            raise ValueError(f"context={settings.context}: {error}{remedy}") from None
 
 
 def free_memory() -> int:
@@ -78,7 +141,7 @@ def _no_more_than(more: int) -> Iterator[None]:
 
 def _encoding(settings: Settings, separators: Separators) -> PositionEncoding:
     sizes = settings.model
-    shape = Shape(sizes.dim, sizes.num_heads, sizes.num_layers, settings.context, separators)
+    shape = Shape(sizes.dim, sizes.num_heads, sizes.num_layers, settings.first_context, separators)
     return build_encoding(settings.encoding, shape, settings.seed)
 
 

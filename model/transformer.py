@@ -64,6 +64,7 @@ class Block(nn.Module):
         positions: Tensor,
         layer: int,
         past: Past | None = None,
+        width: int | None = None,
         last: int | None = None,
     ) -> Tensor:
         """(B, T, D) to as much, or to the last so many rows alone."""
@@ -74,7 +75,7 @@ class Block(nn.Module):
         if past is not None:
             queries = h_BTD.shape[1]
             q, k, v, h_BTD = past.append(layer, q, k, v, h_BTD)
-        a_BHTK = attention(q, k, v, encoding, positions, h_BTD, layer, queries=queries)
+        a_BHTK = attention(q, k, v, encoding, positions, h_BTD, layer, queries=queries, width=width)
         x_BTD = x_BTD[:, -(last or 0) :] + self._drop(self.out(a_BHTK.transpose(1, 2).flatten(-2)))
         return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)))
 
@@ -104,6 +105,8 @@ class Past:
 class Transformer(nn.Module):
     """tokens (B, T) to logits (B, T, V).
 
+    trained_length: the length it is trained for, tokens; the encoding's context, or more after a second stage.
+
     For one seed the backbone's initial weights are the same under every encoding: the encoding is built with a
     generator of its own (`build_encoding`) and draws nothing here.
     """
@@ -127,7 +130,7 @@ class Transformer(nn.Module):
         hidden = int(mlp_ratio * shape.dim)
         if hidden < 1:
             raise ValueError(f"model.mlp_ratio={mlp_ratio}: leaves the MLP no width at dim={shape.dim}")
-        self.shape = shape
+        self.shape, self.trained_length = shape, shape.context
         self.dropout = dropout
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 2)  # even; encodings draw from odd seeds
@@ -154,13 +157,14 @@ class Transformer(nn.Module):
         tokens_BT: Tensor,
         past: Past | None = None,
         encoding: PositionEncoding | None = None,
+        width: int | None = None,
         last: int | None = None,
     ) -> Tensor:
         """The last norm's output (B, T, D); with `past`, of the new tokens alone.
 
         encoding: takes the place of the model's own for this call (a length extension). Raises ValueError past its
-        max_length.
-        last: only the last so many rows are wanted, without `past`: the last block computes no others.
+        max_length. width: attention stays within blocks of so many tokens (see `attention`).
+        last: only the last so many rows are wanted, without `past` and `width`: the last block computes no others.
         """
         encoding = encoding or self.encoding
         new = tokens_BT.shape[1]
@@ -178,12 +182,18 @@ class Transformer(nn.Module):
             x_BTD = F.dropout(x_BTD, self.dropout, self.training)
         for layer, block in enumerate(self.blocks):
             wanted = last if layer == len(self.blocks) - 1 else None
-            x_BTD = block(x_BTD, encoding, positions, layer, past, wanted)
+            x_BTD = block(x_BTD, encoding, positions, layer, past, width, wanted)
         return self.norm(x_BTD)
 
-    def forward(self, tokens_BT: Tensor, past: Past | None = None, encoding: PositionEncoding | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        past: Past | None = None,
+        encoding: PositionEncoding | None = None,
+        width: int | None = None,
+    ) -> Tensor:
         """Logits of the next token at every position: (B, T, V); see `hidden`."""
-        return F.linear(self.hidden(tokens_BT, past, encoding), self.embedding.weight)
+        return F.linear(self.hidden(tokens_BT, past, encoding, width), self.embedding.weight)
 
     @property
     def capturable(self) -> bool:

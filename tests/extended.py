@@ -1,6 +1,7 @@
 """Encodings and models with a length extension on them, and an extension held against its reference."""
 
 import functools
+import itertools
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from tests.references.extensions import EXTENSION_REFERENCES
 
 L = 16  # training context of the models here, tokens
 BATCH, HEADS = 5, 4
-FREQUENCY_METHODS = {"pi", "ntk", "dynamic_ntk", "ntk_mixed", "yarn", "yarn_paper", "llama3", "longrope"}
+FREQUENCY_METHODS = {"pi", "ntk", "dynamic_ntk", "ntk_mixed", "yarn", "yarn_paper", "llama3", "longrope", "abf"}
 DISTANCE_METHODS = {"rerope", "leaky_rerope", "self_extend"}
+IN_TRAINING_ALONE = {"none", "random_positions"}  # what changes nothing at test
+WITHIN_TRAINING_TOO = {"drop"}  # what changes a model at s ≤ 1 as well
 
 
 @functools.cache
@@ -35,13 +38,19 @@ def extension_of(name: str, **settings):
     return build_extension({**extension_config(name), **settings})
 
 
+def tuned(extension, encoding: PositionEncoding, train_length: int, eval_length: int):
+    """The extension, what it leaves to tuning chosen by a loss that falls from each setting tried to the next."""
+    tries = itertools.count()
+    return extension.tune(lambda _: -next(tries), encoding, train_length, eval_length)
+
+
 def hidden(name: str, extension, length: int, last: int | None = None) -> torch.Tensor:
     """The transformer's output on `length` tokens with its encoding extended to them, or its last rows alone."""
     owner = model_of(name)
-    if extension.needs_tuning:
-        extension = extension.tune(lambda encoding: 0.0, owner.encoding, L, length)
+    extension = tuned(extension, owner.encoding, L, length)
+    extended = extension.apply(owner.encoding, L, length)
     with torch.no_grad():
-        return owner.hidden(random_tokens(BATCH, length), encoding=extension.apply(owner.encoding, L, length), last=last)
+        return owner.hidden(random_tokens(BATCH, length), encoding=extended, last=last)
 
 
 def check_reference(name, extension=None, train_length=40, eval_length=90):

@@ -9,19 +9,25 @@ import pytest
 import torch
 
 from model.encodings.logn import LogN
+from model.extensions import view
+from model.extensions.abf import ABF
 from model.extensions.alibi_interpolation import ALiBiInterpolation
+from model.extensions.drop import Drop
 from model.extensions.llama3 import Llama3
+from model.extensions.logit_scale import LogitScale
 from model.extensions.logn import LogNExtension
 from model.extensions.longrope import LongRoPE
 from model.extensions.ntk import NTK, DynamicNTK, MixedNTK
 from model.extensions.pi import PI
+from model.extensions.pose import PoSE
+from model.extensions.random_positions import RandomPositions
 from model.extensions.rerope import LeakyReRoPE, ReRoPE
-from model.extensions.rotary import pair_index
+from model.extensions.rotary import pair_index, stretched
 from model.extensions.self_extend import SelfExtend
 from model.extensions.table_interpolation import TableInterpolation
 from model.extensions.window import Window
 from model.extensions.yarn import YaRN, YaRNPaper
-from tests.extended import check_reference
+from tests.extended import check_reference, extension_of
 from tests.references.extensions import EXTENSION_REFERENCES
 
 # At L = 16 the fastest pair makes 2.5 turns: llama3's 4 are not reached, and it says so.
@@ -96,6 +102,48 @@ class LongRoPEWithoutTemperature(LongRoPE):
         return 1.0
 
 
+class ABFAsNTK(ABF):
+    """base · s^(d/(d−2)), which is for use without training."""
+
+    def extend_part(self, part, train_length, eval_length):
+        return NTK().extend_part(part, train_length, eval_length)
+
+
+class DropOfSlowPairsAlone(Drop):
+    def extend(self, encoding, train_length, eval_length):
+        kept = lambda frequencies: torch.where(frequencies < 0.1, 0.0, frequencies)  # noqa: E731
+        return stretched(encoding, kept)
+
+
+class LogitScaleOfTheBiasToo(LogitScale):
+    def extend(self, encoding, train_length, eval_length):
+        extended = super().extend(encoding, train_length, eval_length)
+        beta = 1 + self.a * math.log(eval_length / train_length)
+        return ALiBiInterpolation().extend(extended, 1000, 1000 / beta)
+
+
+class LogitScaleByTheLength(LogitScale):
+    def extend(self, encoding, train_length, eval_length):
+        return super().extend(encoding, 1, eval_length)
+
+
+class PoSEWithoutItsInner(PoSE):
+    def extend(self, encoding, train_length, eval_length):
+        return PoSE(length=eval_length).extend(encoding, train_length, eval_length)
+
+
+class PoSEThatDrawsAtTest(PoSE):
+    def extend(self, encoding, train_length, eval_length):
+        extended = super().extend(encoding, train_length, eval_length)
+        return view(extended, at_test="random", draw_from=2 * eval_length)
+
+
+class RandomPositionsAtTest(RandomPositions):
+    def extend(self, encoding, train_length, eval_length):
+        extended = super().extend(encoding, train_length, eval_length)
+        return view(extended, at_test="random", draw_from=2 * eval_length)
+
+
 class ReRoPEOneTokenOff(ReRoPE):
     def far(self, near, train_length, eval_length):
         return super().far(near + 1, train_length, eval_length)
@@ -162,6 +210,11 @@ FAULTS = {
     "yarn_paper": [YaRNPaperWithTheRampReversed, YaRN],
     "llama3": [Llama3WithTheWavesSwapped],
     "longrope": [LongRoPEMultiplies, LongRoPEWithoutTemperature],
+    "abf": [ABFAsNTK],
+    "drop": [DropOfSlowPairsAlone],
+    "logit_scale": [LogitScaleOfTheBiasToo, LogitScaleByTheLength],
+    "pose": [PoSEWithoutItsInner, PoSEThatDrawsAtTest],
+    "random_positions": [RandomPositionsAtTest],
     "rerope": [ReRoPEOneTokenOff],
     "leaky_rerope": [LeakyReRoPEOneTokenOff],
     "self_extend": [SelfExtendWithAFractionOfAGroup, SelfExtendOneTokenOff],
@@ -177,7 +230,13 @@ FAULTS = {
 )
 def test_a_fault_fails_against_the_reference(name, fault):
     with pytest.raises(AssertionError):
-        check_reference(name, fault(**EXTENSION_REFERENCES[name].settings))
+        check_reference(name, fault(**vars_of(name)))
+
+
+def vars_of(name):
+    """The settings of the reference, an extension among them built."""
+    built = vars(extension_of(name, **EXTENSION_REFERENCES[name].settings))
+    return {key: built[key] for key in EXTENSION_REFERENCES[name].settings}
 
 
 def test_every_reference_has_caught_a_fault():

@@ -38,6 +38,12 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.high=4")
         ("self_extend", {"group": 0}),
         ("window", {"sinks": -1}),
         ("window", {"window": 0}),
+        ("abf", {"base": 0.5}),
+        ("logit_scale", {"a": -0.1}),
+        ("pose", {"length": 1}),
+        ("pose", {"length": 2**25}),
+        ("pose", {"inner": {"yarn": 1}}),
+        ("random_positions", {"at_test": "even"}),
     ],
 )
 def test_settings_that_can_not_be_are_refused_by_name(method, settings):
@@ -54,11 +60,34 @@ def test_settings_that_can_not_be_are_refused_by_name(method, settings):
         ("window", {"sinks": L}),
         ("longrope", {}),
         ("longrope", {"factors": [1.0, 2.0]}),
+        ("abf", {"base": 100.0}),
+        ("pose", {"inner": {"_target_": "model.extensions.window.Window"}}),
+        ("random_positions", {"inner": {"_target_": "model.extensions.drop.Drop"}}),
     ],
 )
 def test_settings_that_do_not_suit_the_model_are_refused_when_applied(method, settings):
     with pytest.raises(ValueError, match=rf"extension\.{next(iter(settings), 'factors')}"):
         extension_of(method, **settings).apply(encoding_of("rope"), L, 4 * L)
+
+
+def test_a_logit_scale_is_fitted_first_or_given():
+    with pytest.raises(ValueError, match=r"extension\.a=null: fit it on a calibration split"):
+        extension_of("logit_scale").apply(encoding_of("none"), L, 4 * L)
+
+
+@pytest.mark.parametrize("method", ["pose", "random_positions"])
+def test_the_length_that_a_stage_draws_from_is_given_and_above_its_context(method):
+    with pytest.raises(ValueError, match=r"extension\.length=null: give the length"):
+        extension_of(method).final_length(L)
+    with pytest.raises(ValueError, match=rf"extension\.length={L}: must be above the context {L}"):
+        extension_of(method, length=L).final_length(L)
+    assert extension_of(method, length=4 * L).final_length(L) == 4 * L and extension_of("yarn").final_length(L) == L
+
+
+def test_a_mistake_in_the_extension_inside_is_named_where_it_stands():
+    inner = {"_target_": "model.extensions.yarn.YaRN", "temperature": -1.0}
+    with pytest.raises(ValueError, match=r"^extension\.inner\.temperature=-1"):
+        extension_of("pose", inner=inner)
 
 
 def test_unknown_settings_and_classes_are_refused():
@@ -120,6 +149,22 @@ def test_yarn_tuned_finds_the_better_temperature_and_ramp_and_says_so(method):
     assert "temperature=0.2" in tuned.describe() and "calibration split" in tuned.describe()
     assert extension.needs_tuning and not tuned.needs_tuning and extension.describe() == "beta_slow=1, temperature=0.1"
     assert extension_of(method).tune(loss, encoding, 128, 512).describe() == extension_of(method).describe()
+
+
+@pytest.mark.parametrize("best", [0.0, 0.103, 0.412, 0.83])
+def test_the_logit_scale_that_is_fitted_is_the_best_of_its_grid_and_says_so(best):
+    tried = []
+
+    def loss(extended):
+        beta = extended.query_scales[0](torch.ones(1))
+        tried.append((beta - 1) / torch.tensor(4.0).log().item())
+        return (tried[-1] - best) ** 2
+
+    extension = extension_of("logit_scale")
+    tuned = extension.tune(loss, encoding_of("none"), L, 4 * L)
+    assert tuned.a == pytest.approx(best, abs=0.025) and 0.0 in tried and len(tried) <= 11
+    assert "calibration split" in tuned.describe() and not tuned.needs_tuning and extension.needs_tuning
+    assert extension.tune(loss, encoding_of("none"), L, L) is extension
 
 
 def test_longrope_s_search_never_ends_worse_than_it_starts_and_repeats_itself():

@@ -21,11 +21,14 @@ from tests.extended import (
     DISTANCE_METHODS,
     FREQUENCY_METHODS,
     HEADS,
+    IN_TRAINING_ALONE,
+    WITHIN_TRAINING_TOO,
     L,
     encoding_of,
     extension_of,
     hidden,
     model_of,
+    tuned,
 )
 from tests.laws import Content, elsewhere, random_tokens
 from tests.references.extensions import EXTENSION_REFERENCES
@@ -50,7 +53,7 @@ def test_every_extension_fits_and_runs_on_every_encoding_that_it_says_it_fits():
         extension, outputs = extension_of(method), []
         longest = encoding_of(name).max_length
         for length in (L, 2 * L, 4 * L):
-            if method != "table_interpolation" and longest is not None and length > longest:
+            if method not in {"table_interpolation", "drop"} and longest is not None and length > longest:
                 with pytest.raises(ValueError, match="not defined beyond"):
                     hidden(name, extension, length)
                 continue
@@ -60,8 +63,10 @@ def test_every_extension_fits_and_runs_on_every_encoding_that_it_says_it_fits():
                 few = hidden(name, extension, length, last=5)
                 assert torch.allclose(few, outputs[-1][:, -5:], rtol=1e-9), f"{method} on {name}: the last rows alone"
         plain = hidden(name, extension_of("none"), L)
-        assert torch.equal(outputs[0], plain), f"{method} on {name} at s = 1"
-        if method != "none" and longest is None and name != "hope":  # of HoPE's pairs only the fastest turns at L = 16
+        same = torch.equal(outputs[0], plain)
+        assert same != (method in WITHIN_TRAINING_TOO), f"{method} on {name} at s = 1"
+        one_pair = name == "hope"  # of its pairs only the fastest turns at L = 16
+        if method not in IN_TRAINING_ALONE and longest is None and not one_pair:
             unextended = hidden(name, extension_of("none"), 4 * L)
             assert not torch.allclose(outputs[-1], unextended), f"{method} changes nothing on {name} at s = 4"
     assert {method for method, _ in pairs} == set(extension_names())
@@ -72,7 +77,7 @@ def test_every_extension_fits_and_runs_on_every_encoding_that_it_says_it_fits():
 def test_within_the_training_length_every_extension_is_none_to_the_last_bit(method, length):
     for name in ("rope", "alibi", "learned", "sinusoidal", "logn", "none"):
         extension = extension_of(method)
-        if extension.fits(encoding_of(name)) is None:
+        if method not in WITHIN_TRAINING_TOO and extension.fits(encoding_of(name)) is None:
             assert torch.equal(hidden(name, extension, length), hidden(name, extension_of("none"), length))
 
 
@@ -82,8 +87,7 @@ def test_an_extended_encoding_stays_on_one_device():
             continue
         extension, encoding = extension_of(method), encoding_of(name)
         length = 2 * L if method == "table_interpolation" else min(2 * L, encoding.max_length or 2 * L)
-        if extension.needs_tuning:
-            extension = extension.tune(lambda _: 0.0, encoding, L, length)
+        extension = tuned(extension, encoding, L, length)
         found = elsewhere(copy.deepcopy(extension.apply(encoding, L, length)), length)
         assert not found, f"{method} on {name}: {', '.join(found)}"
 
@@ -127,10 +131,10 @@ def test_the_original_stays_as_it_was_and_its_parameters_are_shared(method):
     before = {key: value.clone() for key, value in encoding.state_dict().items()}
     attributes, settings = set(vars(encoding)), vars(extension_of(method)).copy()
     extension = extension_of(method)
-    tuned = extension.tune(lambda e: 0.0, encoding, L, 4 * L) if extension.needs_tuning else extension
-    extended = tuned.apply(encoding, L, 4 * L)
+    extended = tuned(extension, encoding, L, 4 * L).apply(encoding, L, 4 * L)
     assert extended is not encoding
-    assert {id(p) for p in extended.parameters()} == {id(p) for p in encoding.parameters()}
+    kept = set() if method == "drop" else {id(p) for p in encoding.parameters()}
+    assert {id(p) for p in extended.parameters()} == kept
     extended.max_length, extended.base = 5, 1.0
     extended.register_buffer("more", torch.zeros(1))
     assert set(vars(encoding)) == attributes and vars(extension) == settings
@@ -206,6 +210,12 @@ def test_the_other_methods_fit_what_their_names_say():
         return {name for name in encoding_names() if extension_of(method).fits(encoding_of(name)) is None}
 
     assert fits("none") == set(encoding_names())
+    assert fits("drop") == set(encoding_names()) - {"none"}
+    assert fits("logit_scale") == {*encoding_names()} - {"stick_breaking"}
+    assert {"rope", "alibi", "t5", "learned", "sinusoidal", "combined"} <= fits("random_positions")
+    assert not fits("random_positions") & {"none", "randomized", "window", "rope_axial", "axial_learned"}
+    assert {"rope", "rope_nope", "logn"} <= fits("pose")
+    assert not fits("pose") & {"none", "randomized", "window", "alibi"}
     assert {"alibi", "alibi_learned"} <= fits("alibi_interpolation") and "rope" not in fits("alibi_interpolation")
     assert fits("table_interpolation") == {"learned", "sinusoidal", "sinusoidal_scaled"}
     assert {"rope", "alibi", "none", "t5", "kerple_log"} <= fits("window")

@@ -6,7 +6,9 @@ python -m pytest tests/test_identity.py
 import pytest
 
 from conf.typed import plain
-from eval.record.identity import identity, run_id, settings_of
+from eval.record.identity import LATER, as_before, identity, run_id, settings_of
+from eval.record.sweep import sweep_name
+from tests.test_sweep import multirun
 
 FAIR = "experiment=fair"
 SETTINGS = {  # how the hash of their settings begins; the names themselves change with the source of an encoding
@@ -58,6 +60,40 @@ def test_what_a_run_computes_is_part_of_its_name(what, default):
 def test_a_number_has_one_name_however_it_is_written():
     assert len({settings_of(f"training.lr={value}").run_id for value in ("3e-3", "0.003", "0.0030")}) == 1
     assert len({settings_of(f"training.clip={value}").run_id for value in ("1", "1.0")}) == 1
+
+
+# Settings that came later, as they are when nothing is asked of them: all is named as it was before.
+NOT_SET = {
+    "training": {"context_schedule": {"kind": None, "start": None, "share": None}},
+    "data": {"min_tokens": None},
+}
+SET = {"training": ["training.context_schedule.kind=skyladder"], "data": ["data.min_tokens=300"]}
+
+
+@pytest.mark.parametrize("group", NOT_SET)
+def test_a_setting_that_came_later_is_part_of_the_name_once_it_is_set(group, default):
+    config = plain(settings_of())
+    assert NOT_SET[group].keys() <= config[group].keys() and NOT_SET[group].keys() == set(LATER[group])
+    assert {key: config[group][key] for key in NOT_SET[group]} == NOT_SET[group]
+    before = {key: value for key, value in config[group].items() if key not in NOT_SET[group]}
+    assert run_id({**config, group: before}) == run_id(config) == default
+    assert settings_of(*SET[group]).run_id != default
+
+
+@pytest.mark.parametrize("empty", [None, [], {"kind": None}, {"kind": {"deeper": None}}])
+def test_what_says_nothing_is_not_set(empty):
+    config = {"training": {"lr": 1.0, "context_schedule": empty}, "data": {"source": "text"}}
+    assert as_before(config)["training"] == {"lr": 1.0}
+    for said in (0, False, "", [None], {"kind": None, "start": 0}):
+        config["training"]["context_schedule"] = said
+        assert as_before(config) == config
+
+
+def test_a_later_setting_that_is_not_set_leaves_a_sweep_its_name():
+    with multirun("encoding=rope,alibi") as config:
+        assert sweep_name(config) == "sweep-ee3805"
+    with multirun("encoding=rope,alibi", *SET["training"]) as config:
+        assert sweep_name(config) != "sweep-ee3805"
 
 
 def test_a_learning_rate_that_is_chosen_is_not_part_of_the_name():

@@ -22,6 +22,10 @@ REFUSED = [  # the command, and what its refusal says
     ("training.log_every=0", "training.log_every=0"),
     ("data.max_tokens=1", "data.max_tokens=1: leaves nothing to learn from"),
     ("data.max_documents=2.5", "data.max_documents"),
+    ("data.min_tokens=0", "data.min_tokens=0: must be at least 1"),
+    ("data.min_tokens=9 data.cross_documents=true", "data.min_tokens=9: chooses documents"),
+    ("training.context_schedule=skyladder", "training.context_schedule: must be a group of settings; give them one by"),
+    ("training.context_schedule=null", "training.context_schedule=null: needs a value"),
     ("data=copy data.examples=0", "data.examples=0: must be at least 1"),
     ("trainer.accelerator=tpu", "trainer.accelerator='tpu': must be auto, cpu, gpu or cuda"),
     *(

@@ -4,6 +4,7 @@ python -m pytest tests/test_windows.py
 """
 
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from data.module import build_data
 from data.windows import (
     EndlessSampler,
     TrainingWindows,
+    difference_of,
     fixed_target_windows,
     non_overlapping_windows,
+    read_at,
     sliding_windows,
 )
 from tests.texts import BYTE, data_of, make_stream, prepared
@@ -113,6 +116,49 @@ def test_every_token_but_the_separators_is_scored_once(lengths, length, stride, 
         assert scored == expected
 
 
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, st.integers(1, 12), st.integers(1, 40))
+def test_documents_that_are_not_longer_than_the_least_are_not_read(lengths, context, least):
+    stream = make_stream(lengths)
+    kept = [length for length in lengths if length > least]
+    if not kept or max(kept) <= context:
+        with pytest.raises(ValueError, match="context=" if kept else "data.min_tokens="):
+            TrainingWindows(stream, context, 0, min_tokens=least)
+        return
+    chosen, alone = (
+        TrainingWindows(stream, context, 0, min_tokens=least),
+        TrainingWindows(make_stream(kept), context, 0),
+    )
+    assert chosen.num_documents == alone.num_documents == sum(length > context for length in kept)
+    assert chosen.windows_per_epoch == alone.windows_per_epoch
+    # The document and the place in it of each window's start: those of a corpus without the short ones.
+    long = np.flatnonzero(np.array(lengths) > least)
+    starts = alone.epoch_starts(0)
+    inside = np.searchsorted(np.cumsum(kept), starts, side="right")
+    places = starts - np.concatenate([[0], np.cumsum(kept)])[inside]
+    assert (chosen.epoch_starts(0) == stream.offsets[long[inside]] + places).all()
+    read = sum(length - 1 for length in kept if length > context)
+    assert chosen.readable == pytest.approx(read / (sum(lengths) - len(lengths)))
+    held_out = non_overlapping_windows(stream, context, min_tokens=least)
+    assert sum(held_out.scored) == sum(length - 1 for length in kept)
+
+
+def test_what_a_longer_context_reads_less_is_known_before_training():
+    stream = make_stream([10, 101, 31, 500])
+    short, long = read_at(stream, [30, 120])
+    assert (short.context, short.documents, short.tokens, short.an_epoch) == (30, 3, 629, 30 * (2 + 1 + 15))
+    assert (long.documents, long.tokens, long.an_epoch) == (1, 499, 120 * 3)
+    assert (short.share, long.share) == pytest.approx((629 / 638, 499 / 638))
+    said = difference_of([short, long])
+    assert "3 documents (98.6 %) at 30, 1 documents (78.2 %) at 120 tokens" in said and "data.min_tokens=120" in said
+    alike = read_at(stream, [30, 120], min_tokens=120)
+    assert [each.documents for each in alike] == [1, 1] and difference_of(alike) is None
+    crossing = read_at(stream, [30, 120], cross_documents=True)
+    assert difference_of(crossing) is None and {each.tokens for each in crossing} == {641}
+    with pytest.raises(ValueError, match="context=500"):
+        read_at(stream, [30, 500])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -143,6 +189,47 @@ def test_batches_are_the_windows_from_the_start_sample_on(texts, tmp_path, worke
     first, second = islice(module.train_dataloader(), 2)
     assert first.shape == (4, 17) and first.dtype == torch.int64
     assert torch.equal(torch.cat([first, second]), module.train_windows().__getitems__(range(8, 16)))
+
+
+def test_training_begins_with_the_first_window_that_is_left_to_it(texts, tmp_path):
+    module = prepared(data_of(texts), BYTE, context=16, batch_size=4, cache_dir=tmp_path / "c", first=6)
+    for start, begin in ((None, 6), (8, 14)):
+        module.start_sample = start
+        batch = next(iter(module.train_dataloader()))
+        assert torch.equal(batch, module.train_windows().__getitems__(range(begin, begin + 4)))
+
+
+def test_a_resumed_run_goes_on_from_its_first_window(texts, tmp_path):
+    module = prepared(data_of(texts), BYTE, context=16, batch_size=4, cache_dir=tmp_path / "c", first=6)
+    module.trainer = SimpleNamespace(global_rank=1, world_size=2, global_step=5, accumulate_grad_batches=3)
+    batch = next(iter(module.train_dataloader()))
+    begin = 6 + 5 * 3 * 4 * 2
+    assert torch.equal(batch, module.train_windows().__getitems__(range(begin + 1, begin + 8, 2)))
+
+
+def test_documents_below_the_least_train_and_validate_nothing(texts, tmp_path):
+    data = data_of(texts, validation_windows=None)
+    every, long = (
+        prepared(data | {"min_tokens": least}, BYTE, context=16, batch_size=4, cache_dir=tmp_path / "c")
+        for least in (None, 700)
+    )
+    for split, windows in (("train", lambda module: module.train_windows().epoch_starts(0)), ("validation", held_out)):
+        stream = every.streams[split]
+        sizes = np.diff(stream.offsets)
+        assert 0 < (sizes > 700).sum() < len(sizes)
+        documents = [set(np.searchsorted(stream.offsets, windows(m), side="right") - 1) for m in (every, long)]
+        assert documents == [set(np.flatnonzero(sizes > 16)), set(np.flatnonzero(sizes > 700))]
+    assert long.corpus_hash == every.corpus_hash
+    assert "in documents of more than data.min_tokens=700" in long.describe()
+    none = prepared(data | {"min_tokens": 10**6}, BYTE, context=16, batch_size=4, cache_dir=tmp_path / "c")
+    for read in (none.describe, none.val_dataloader):
+        with pytest.raises(ValueError, match=r"data\.min_tokens=1000000: no document is longer"):
+            read()
+
+
+def held_out(module) -> np.ndarray:
+    """Where the validation windows start."""
+    return module.val_dataloader().dataset.starts
 
 
 def test_validation_windows_are_fixed_and_as_many_as_asked_for(texts, tmp_path):

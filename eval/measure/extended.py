@@ -14,7 +14,8 @@ from data.stream import TokenStream
 from eval.measure.protocols import plan
 from eval.measure.scoring import Scorer
 from model.encodings import PositionEncoding, evaluated, named
-from model.extensions import build_extension, extension_config, extension_names
+from model.extensions import Extension, build_extension, extension_config, extension_names
+from model.transformer import Transformer
 
 CALIBRATION_WINDOWS = 32
 
@@ -58,10 +59,11 @@ def chosen_extension(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, {key: value for key, value in config.items() if key not in ("name", "_target_")}
 
 
-def check_extensions(evaluation: EvaluationSettings, encoding: PositionEncoding, context: int) -> None:
-    """Raises ValueError, naming it, for a setting that was given to an extension and doesn't suit an encoding, trained
-    at this context, that the extension fits: a window longer than the context, say."""
-    longest = evaluation.context_lengths(context)[-1]
+def check_extensions(evaluation: EvaluationSettings, model: Transformer, longest: int) -> None:
+    """Raises ValueError, naming it, for a setting that was given to an extension and doesn't suit the encoding of a
+    model, trained or not, that the extension fits: a window longer than it was trained for, say. longest: the longest
+    length that is scored, tokens."""
+    encoding, trained = model.encoding, model.trained_length
     for config in extension_configs(evaluation):
         if not evaluation.extension_settings.get(config["name"]):
             continue
@@ -69,7 +71,7 @@ def check_extensions(evaluation: EvaluationSettings, encoding: PositionEncoding,
             warnings.simplefilter("ignore")  # of settings that are taken; scoring warns
             extension = build_extension(config)
             if extension.fits(encoding) is None and not extension.needs_tuning:
-                extension.apply(encoding, context, longest)
+                extension.apply(encoding, trained, longest)
 
 
 def as_chosen(extension: Mapping[str, Any] | None) -> AbstractContextManager[None]:
@@ -99,16 +101,30 @@ def extended_encoding(
     calibration: the stream on which an extension that is tuned chooses its settings; never the one that is scored.
     Raises ValueError where the extension doesn't fit, or the encoding is not defined on so many tokens.
     """
-    encoding, context = scorer.model.encoding, scorer.model.shape.context
-    extension = build_extension(config)
-    if reason := extension.fits(encoding):
-        raise ValueError(reason)
-    if extension.needs_tuning:
-        calibrator = Scorer(scorer.model, calibration, scorer.batch_tokens, scorer.precision)
-        few = replace(evaluation, windows=min(CALIBRATION_WINDOWS, evaluation.windows))
-        windows = plan("fixed_targets", calibration, length, [length], few)
-        loss = lambda tried: float(calibrator.score([windows], tried)[0].mean())  # noqa: E731
-        extension = extension.tune(loss, encoding, context, length)
-    extended = extension.apply(encoding, context, length)
+    encoding, trained = scorer.model.encoding, scorer.model.trained_length
+    extension = tuned_extension(scorer, calibration, config, trained, length, evaluation)
+    extended = extension.apply(encoding, trained, length)
     extended.check_length(length)
     return extended, extension.describe()
+
+
+def tuned_extension(
+    scorer: Scorer,
+    calibration: TokenStream,
+    config: Mapping[str, Any],
+    trained: int,
+    length: int,
+    evaluation: EvaluationSettings,
+) -> Extension:
+    """An extension as it stretches a model's encoding from one length to another, both in tokens, with what it chooses
+    for itself on the calibration stream. Raises ValueError where it doesn't fit."""
+    encoding, extension = scorer.model.encoding, build_extension(config)
+    if reason := extension.fits(encoding):
+        raise ValueError(reason)
+    if not extension.needs_tuning:
+        return extension
+    calibrator = Scorer(scorer.model, calibration, scorer.batch_tokens, scorer.precision)
+    few = replace(evaluation, windows=min(CALIBRATION_WINDOWS, evaluation.windows))
+    windows = plan("fixed_targets", calibration, length, [length], few)
+    loss = lambda tried: float(calibrator.score([windows], tried)[0].mean())  # noqa: E731
+    return extension.tune(loss, encoding, trained, length)

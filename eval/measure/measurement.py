@@ -31,7 +31,8 @@ def fingerprint(evaluation: EvaluationSettings) -> str:
 
 
 class Measurement:
-    """An evaluation of models that were trained on this data with so many tokens of context.
+    """An evaluation of models that were trained on this data. context: the tokens that its lengths are multiples of,
+    `Settings.first_context` of their runs.
 
     Raises ValueError, before anything is trained, for settings that can't be scored on the data.
     """
@@ -45,7 +46,7 @@ class Measurement:
 
     def check(self, model: Transformer) -> None:
         """Raises ValueError for a setting of an extension that doesn't suit the model, trained or not."""
-        check_extensions(self.evaluation, model.encoding, self.perplexity.context)
+        check_extensions(self.evaluation, model, max(self.perplexity.lengths))
 
     def of(self, model: Transformer, results: Mapping[str, Any], stored: Collection[str]) -> Iterator[Measured]:
         """Measures what is missing, a step at a time. results: those that there are, as results.json has them; stored:

@@ -182,7 +182,8 @@ class RunFolder:
     @property
     def curve(self) -> pd.DataFrame:
         """curve.csv: step, tokens, seconds, loss (nats a token), lr, grad_norm (before it was clipped),
-        tokens_per_second and, at validations, val_loss; empty where the run has not been trained.
+        tokens_per_second, of a context that grows also context (tokens), and, at validations, val_loss; empty where the
+        run has not been trained.
 
         Raises DamagedError where it is not as it was written, or gone.
         """

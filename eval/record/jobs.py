@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.mistakes import one_sentence
 from conf.schema import Settings, TrainerSettings, check_names
-from conf.typed import composed_as
+from eval.record.identity import settings_from
 from model.devices import count_gpus, uses_gpu, wait_by_load
 from model.signals import listen
 
@@ -34,7 +34,7 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> bool:
     other jobs go on."""
 
     def checked_job():
-        settings = composed_as(Settings, cfg)
+        settings = settings_from(cfg)
         check_devices(settings, in_multirun())
         wait_by_load(settings.trainer.threads)  # before torch is loaded
         check_machine(settings.trainer)

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from conf.mistakes import naming_settings
 from conf.schema import check_names
 from conf.typed import digest
-from eval.record.identity import NOT_IDENTITY
+from eval.record.identity import NOT_IDENTITY, as_before
 from eval.record.jobs import LISTS, give_up
 
 AGENT = "WANDB_SWEEP_ID"  # in the environment: what an agent of a W&B sweep tells the runs that it starts
@@ -96,8 +96,8 @@ def _name(config) -> None:
 def sweep_name(config) -> str:
     """A hash of what the runs of a multirun have in common, and of what else is swept over: with another encoding or
     seed, or scored otherwise, it goes on in its folder."""
-    left_out = {*NOT_IDENTITY, "encoding", "seed", "eval"} - {"experiment"}
-    common = {key: value for key, value in OmegaConf.to_container(config).items() if key not in left_out}
+    left_out = {*NOT_IDENTITY, "encoding", "seed", "eval"} - {"experiment", "init", "extend"}
+    common = as_before({key: value for key, value in OmegaConf.to_container(config).items() if key not in left_out})
     last = {override.get_key_element().lstrip("+"): override for override in _overrides(config)}
     swept = {
         key: _values(override)

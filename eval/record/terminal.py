@@ -30,19 +30,43 @@ def announce(settings: Settings, data, module, folder) -> None:
         f"{folder.name}: {settings.encoding['name']}, {counts['total'] - counts['embedding']:,} parameters "
         f"({counts['total']:,} with embeddings, {counts['encoding']:,} of them the encoding's)\n"
         f"{data.describe()}\n"
-        f"training on {settings.training.tokens:,} tokens in {settings.steps} steps, context {settings.context}; then "
-        f"scored at {', '.join(f'{m:g}x' for m in settings.eval.lengths)} the context\n"
+        f"{_before(settings)}training on {settings.training.tokens:,} tokens in {settings.steps} steps, context "
+        f"{trained_on(settings)}{_growth(settings)}; then scored at "
+        f"{', '.join(f'{m:g}x' for m in settings.eval.lengths)} the {'first ' if settings.stage else ''}context\n"
         f"on {device}, in {precision.name} ({precision.reason})",
         flush=True,
     )
 
 
-def print_results(results: Mapping[str, Any], context: int) -> None:
+def _before(settings: Settings) -> str:
+    """A line on what a second stage starts from; nothing for a first one."""
+    stage = settings.stage
+    return f"from {stage.run} after step {stage.step:,}, which had {stage.tokens:,} tokens\n" if stage else ""
+
+
+def trained_on(settings: Settings) -> str:
+    """The context, or those of all stages: "128, then 512 under yarn"."""
+    contexts = [f"{context}" for context in (*(settings.stage.contexts if settings.stage else ()), settings.context)]
+    under = f" under {settings.extension['name']}" if settings.extension else ""
+    return ", then ".join(contexts) + under
+
+
+def _growth(settings: Settings) -> str:
+    """How the context grows while the run trains; nothing where it doesn't."""
+    schedule = settings.training.context_schedule
+    if schedule.kind is None:
+        return ""
+    how = {"skyladder": "attention within blocks", "warmup": "windows cut into pieces"}[schedule.kind]
+    first = schedule.width(0, settings.steps, settings.context)
+    return f" ({schedule.kind}: {how} of {first} tokens, which grow to it in {100 * schedule.growing:g} % of the steps)"
+
+
+def print_results(results: Mapping[str, Any], settings: Settings) -> None:
     """All that a run has come to: exact match where it was trained on a task, perplexity where it was scored for it."""
     if results.get("tasks"):
         print_exact_match(results["tasks"])
     if results["rows"]:
-        print_rows(results["rows"], f"{results['run_id']}: trained on a context of {context} tokens")
+        print_rows(results["rows"], f"{results['run_id']}: trained on a context of {trained_on(settings)} tokens")
 
 
 def print_exact_match(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -49,6 +49,7 @@ CURVE = {
     "lr": "train/lr",
     "grad_norm": "train/grad_norm",
     "tokens_per_second": "train/tokens_per_second",
+    "context": "train/context",
 }
 STEP, TOKENS, CONTEXT_LENGTH, POSITION = "step", "tokens", "context_length", "position"
 LOSSES = ("loss", "val_loss")  # the last of which the summary has as the curve's
@@ -92,7 +93,7 @@ class Tracker:
         settings, results = folder.settings, folder.results
         rows = [*results["rows"], *results.get("tasks", [])]
         self.log_rows(rows)
-        self.log_figures(rows, settings.context)
+        self.log_figures(rows, settings.first_context)
         facts = {name: value for name, value in results["training"].items() if name not in LOSSES}
         self.summarise({**facts, **{f"parameters/{part}": count for part, count in results["parameters"].items()}})
         if data.task is None:

@@ -1,12 +1,16 @@
-"""The second slot: `Extension`, which stretches a trained encoding to longer text at test time, without training.
+"""The second slot: `Extension`, which stretches a trained encoding to longer text, at test time or for a second stage.
 
 A method is a pure function of (encoding, training length, evaluation length, settings): `apply` returns another
 encoding, a light view that shares the trained parameters, and leaves the original as it was. Results therefore never
 depend on the order of evaluation. The view takes the encoding's place for a call: `model.hidden(tokens,
 encoding=view)`. One paper is one file in this folder; conf/extension has a yaml for each method.
 
+A second stage puts the view into the model for good, with N its final length, and trains on. A view is therefore an
+encoding like any other: its parameters train, its state_dict has the encoding's keys (and what the method itself has to
+keep), and another extension may be applied to it, from N to a longer M; where two don't go together, `fits` says why.
+
 L is the training length, N the evaluation length, both in tokens; s = N / L the stretch. At s ≤ 1 there is nothing to
-extend, so every method returns the encoding itself.
+extend, so a method returns the encoding itself, but for those that say `at_any_length`.
 
 Shapes in names as in model/encodings; P pairs of a rotation.
 """
@@ -24,6 +28,7 @@ from torch import nn
 
 from model.catalogue import extension_config, extension_names
 from model.encodings import PositionEncoding, configured_class, evaluated, named
+from model.encodings.rope_placement import RoPEPlacement
 
 __all__ = [
     "Extension",
@@ -34,6 +39,7 @@ __all__ = [
     "parts",
     "stretch_reason",
     "view",
+    "view_of_all",
     "with_plain_positions",
 ]
 
@@ -50,21 +56,38 @@ class Extension:
 
     needs_tuning: `tune` has something to choose, so it is to be called before `apply`, with a loss on the calibration
         split (never on the tokens that are scored).
+    at_any_length: it acts at s ≤ 1 too, so that a stage at the parent's own context can be trained with it.
     note: how `tune` chose the settings, for the row of results.
     """
 
     needs_tuning: bool = False
+    at_any_length: bool = False
     note: str = ""
 
     def apply(self, encoding: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
         """The encoding for text of eval_length tokens, where it was trained on train_length: a view, or the encoding
-        itself where eval_length ≤ train_length. Raises ValueError where it doesn't fit, or with settings that can't be.
+        itself where eval_length ≤ train_length (see `at_any_length`). Positions that a stage before has drawn in
+        training are drawn no more. Raises ValueError where it doesn't fit, or with settings that can't be.
         """
         if reason := self.fits(encoding):
             raise ValueError(f"extension {type(self).__name__} does not apply: {reason}")
         if train_length < 2:
             raise ValueError(f"train_length={train_length}: must be at least 2 tokens")
-        return encoding if eval_length <= train_length else self.extend(encoding, train_length, eval_length)
+        if eval_length <= train_length and not self.at_any_length:
+            return encoding
+        if getattr(encoding, "drawing", False):
+            encoding = view_of_all(encoding, drawing=False)
+        return self.extend(encoding, train_length, eval_length)
+
+    def trains(self) -> str | None:
+        """None where a model can be trained with the view, else why not, in a sentence: gradients don't pass through
+        it, or rows see what comes after them in training."""
+        return None
+
+    def final_length(self, context: int) -> int:
+        """The eval_length to `apply` it with for a stage that trains on windows of `context` tokens: that, but for
+        methods with a length of their own."""
+        return context
 
     def fits(self, encoding: PositionEncoding) -> str | None:
         """None where the method can extend this encoding (in evaluation mode), else why not, in a sentence."""
@@ -72,7 +95,7 @@ class Extension:
         return None if None in reasons else reasons[0]
 
     def extend(self, encoding: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
-        """`apply`, where eval_length > train_length and the encoding fits."""
+        """`apply`, where eval_length > train_length (or `at_any_length`) and the encoding fits."""
         return self._extend_parts(encoding, train_length, eval_length)
 
     def fits_part(self, part: PositionEncoding) -> str | None:
@@ -95,10 +118,20 @@ class Extension:
         """
         shown = []
         for name in inspect.signature(type(self)).parameters:
-            if (value := vars(self).get(name)) is not None:
+            value = vars(self).get(name)
+            if value is not None and value is not False:
                 values = value if isinstance(value, tuple) else (value,)
-                shown.append(f"{name}={' '.join(f'{v:.4g}' for v in values)}")
+                shown.append(f"{name}={' '.join(map(_shown, values))}")
         return ", ".join([*shown, self.note] if self.note else shown)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as a config holds them, those that `tune` chose among them: with the config's other keys they
+        build the same method again.
+
+        >>> build_extension({"_target_": "model.extensions.ntk.DynamicNTK"}).settings()
+        {'alpha': 2.0}
+        """
+        return {name: _plain(vars(self).get(name)) for name in inspect.signature(type(self)).parameters}
 
     def _chosen(self, note: str, **settings: Any) -> Extension:
         """The same method with other settings, and the note that says where they are from."""
@@ -126,9 +159,11 @@ class Extension:
 
 def view(module: nn.Module, mixin: type | None = None, **attributes: Any) -> Any:
     """Another module with the same parameters and buffers (shared, not copied): the mixin's methods come before the
-    module's own, which they reach by super(), and the attributes are set on the view alone."""
+    module's own, which they reach by super(), and the attributes are set on the view alone. A mixin that the module has
+    already is not put before it again: attributes of that view take the place of the earlier ones, so that who stacks
+    views makes them of both."""
     cls = type(module)
-    if mixin is not None:
+    if mixin is not None and not issubclass(cls, mixin):
         cls = _mixed(mixin, cls)
     new = cls.__new__(cls)
     new.__dict__ = module.__dict__.copy()
@@ -137,6 +172,22 @@ def view(module: nn.Module, mixin: type | None = None, **attributes: Any) -> Any
             new.__dict__[registry] = module.__dict__[registry].copy()
     new.__dict__.update(attributes)
     return new
+
+
+def view_of_all(module: nn.Module, mixin: type | None = None, **attributes: Any) -> Any:
+    """`view`, of the encodings that it holds too, each with the same mixin and attributes."""
+    encoding = isinstance(module, PositionEncoding)
+    outer = view(module, mixin if encoding else None, **(attributes if encoding else {}))
+    for name, child in module.named_children():
+        if isinstance(child, (PositionEncoding, *CONTAINERS)):
+            outer._modules[name] = view_of_all(child, mixin, **attributes)
+    return outer
+
+
+def not_relative(encoding: PositionEncoding) -> dict[str, bool]:
+    """The attributes of a view that takes back the claim `relative`; but for RoPEPlacement, which goes by its own claim
+    in what it turns."""
+    return {} if isinstance(encoding, RoPEPlacement) else {"relative": False}
 
 
 @functools.cache
@@ -176,11 +227,30 @@ def device_and_dtype(encoding: PositionEncoding) -> tuple[torch.device, torch.dt
 def build_extension(config: Mapping[str, Any], group: str = "extension") -> Extension:
     """The extension of a config (`_target_`: a class under model.extensions; other keys: its settings).
 
-    Raises ValueError for an unknown class or setting, naming it and the group that the settings stand in.
+    A setting that is itself such a config (an extension inside) is built first. Raises ValueError for an unknown class
+    or setting, naming it and the group that the settings stand in.
     """
     with named(group, "extension"):
         cls, settings = configured_class(config, "extension", Extension)
-        return cls(**settings)
+    inner = {
+        key: build_extension(value, f"{group}.{key}")
+        for key, value in settings.items()
+        if isinstance(value, Mapping) and "_target_" in value
+    }
+    with named(group, "extension"):
+        return cls(**{**settings, **inner})
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Extension):
+        return f"{type(value).__name__}({value.describe()})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Extension):
+        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", **value.settings()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def parts(encoding: PositionEncoding) -> Iterator[PositionEncoding]:

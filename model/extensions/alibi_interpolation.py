@@ -5,10 +5,12 @@ from model.extensions import Extension, stretch_reason, view
 
 
 class Flattened:
-    """Mixin of a view on an ALiBi."""
+    """Mixin of a view on an ALiBi: slopes divided by `flattening`."""
+
+    flattening = 1.0
 
     def slopes(self):
-        return super().slopes() / self.stretch
+        return super().slopes() / self.flattening
 
 
 class ALiBiInterpolation(Extension):
@@ -26,4 +28,5 @@ class ALiBiInterpolation(Extension):
         return None if isinstance(part, ALiBi) else f"{type(part).__name__} has no slopes"
 
     def extend_part(self, part, train_length, eval_length):
-        return view(part, Flattened, stretch=eval_length / train_length)
+        before = getattr(part, "flattening", 1.0)
+        return view(part, Flattened, flattening=before * eval_length / train_length)

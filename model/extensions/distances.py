@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from model.encodings import PositionEncoding, Wrapper
 from model.extensions import Extension, view, with_plain_positions
 from model.extensions.rotary import rotation_reason, sample
+from model.extensions.scales import unscaled
 
 
 class TwoRanges:
@@ -21,13 +23,23 @@ class TwoRanges:
     def rescore(self, scores_BHQT, visible_QT, rows_Q, q_BHTK, k_BHTK, positions, x_BTD, layer):
         # q and k come turned by i and j: turning them on by far_q(i) − i and far_k(j) − j gives the far ones.
         q_BHQK, x_BQD, columns_T = q_BHTK[:, :, rows_Q], x_BTD[:, rows_Q], positions.double()
-        turn_q, turn_k = self.far_q(columns_T)[rows_Q] - rows_Q, self.far_k(columns_T) - columns_T
-        far_q_BHQK, _, _ = self.rotate(q_BHQK, q_BHQK, q_BHQK, turn_q, x_BQD, layer)
-        _, far_k_BHTK, _ = self.rotate(k_BHTK, k_BHTK, k_BHTK, turn_k, x_BTD, layer)
+        places_Q = columns_T[rows_Q]
+        turn_q, turn_k = self.far_q(columns_T)[rows_Q] - places_Q, self.far_k(columns_T) - columns_T
+        far_q_BHQK, _ = turned_on(super().rotate, q_BHQK, turn_q, x_BQD, layer)
+        _, far_k_BHTK = turned_on(super().rotate, k_BHTK, turn_k, x_BTD, layer)
         far_BHQT = (far_q_BHQK * self.shape.head_dim**-0.5) @ far_k_BHTK.transpose(-1, -2)
-        near_QT = rows_Q[:, None] - positions < self.near
+        near_QT = places_Q[:, None] - positions < self.near
         seen_QT = near_QT | self.seen_far(positions)
         return torch.where(near_QT, scores_BHQT, far_BHQT).masked_fill(~seen_QT, float("-inf"))
+
+
+def turned_on(rotate: Callable, x_BHTK: Tensor, turn_T: Tensor, x_BTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """What a rotation has turned, turned on, as queries and as keys: by the angle alone, without what it scales them by
+    as well (an attention factor, a scale of queries), which is on them already."""
+    ones = torch.ones_like(x_BHTK)
+    q, k, _ = rotate(x_BHTK, x_BHTK, x_BHTK, turn_T, x_BTD, layer)
+    scale_q, scale_k, _ = rotate(ones, ones, ones, torch.zeros_like(turn_T), x_BTD, layer)
+    return q / scale_q, k / scale_k
 
 
 class DistanceExtension(Extension):
@@ -90,6 +102,7 @@ def distance_reason(encoding: PositionEncoding) -> str | None:
         encoding = encoding.inner
     if reason := rotation_reason(encoding):
         return reason
+    encoding = unscaled(encoding)
     q, k, v, x, positions = sample(encoding, tokens=4)
     turned = []
     for layer in range(encoding.shape.num_layers):
@@ -98,7 +111,7 @@ def distance_reason(encoding: PositionEncoding) -> str | None:
             return f"{type(encoding).__name__} does more than to turn q and k"
         turned.append(not torch.equal(once, q))
         if once.shape == q.shape:
-            twice, _, _ = encoding.rotate(once, k, v, positions, x, layer)
+            twice, _ = turned_on(encoding.rotate, once, positions, x, layer)
             if torch.allclose(twice, encoding.rotate(q, k, v, 2 * positions, x, layer)[0], atol=1e-5):
                 continue
         return f"{type(encoding).__name__} does not turn q and k in place, so a turn can't be continued"

@@ -6,23 +6,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.extensions import parts, view
+from model.extensions import parts
 from model.extensions.rotary import (
     FrequencyExtension,
-    Stretched,
     blend,
     kept_by_turns,
     pair_index,
     rotation_reason,
     searched,
+    stretched,
 )
-
-
-class Divided(Stretched):
-    """Mixin of a view on a RoPE, which holds the divisors of its pairs."""
-
-    def stretch(self, frequencies):
-        return frequencies / self.factors_P
 
 
 class LongRoPE(FrequencyExtension):
@@ -56,8 +49,10 @@ class LongRoPE(FrequencyExtension):
         frequencies = part.frequencies(0)
         if len(self.factors) != (pairs := frequencies.shape[-1]):
             raise ValueError(f"extension.factors={self.factors}: {pairs} pairs need as many")
-        extended = view(part, Divided, attention_factor=self.attention_factor(train_length, eval_length))
-        extended.constant("factors_P", torch.tensor(self.factors, dtype=torch.float64, device=frequencies.device))
+        before = [stretch for stretch in getattr(part, "stretches", ()) if isinstance(stretch, str)]
+        name = "factors_P" + "_again" * len(before)
+        extended = stretched(part, name, self.attention_factor(train_length, eval_length))
+        extended.constant(name, torch.tensor(self.factors, dtype=torch.float64, device=frequencies.device))
         return extended
 
     def attention_factor(self, train_length, eval_length):

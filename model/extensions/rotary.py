@@ -6,7 +6,7 @@ A "turn" is a full one: in the training length L pair k makes L·θ_k / 2π turn
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -15,22 +15,38 @@ from torch import Tensor
 from model.encodings import PositionEncoding
 from model.encodings.rope import RoPE
 from model.extensions import Extension, device_and_dtype, stretch_reason, view
+from model.extensions.scales import unscaled
 
 
 class Stretched:
-    """Mixin of a view on a RoPE: frequencies passed through `stretch`, and the cosines and sines that turn q and k ×
-    `attention_factor`, so that layers, pairs and parts of a head that don't turn stay as trained."""
+    """Mixin of a view on a RoPE: frequencies passed through each of `stretches`, first to last, and the cosines and
+    sines that turn q and k × `attention_factor`, so that layers, pairs and parts of a head that don't turn stay as
+    trained. A stretch is a function of the frequencies, or the name of a constant that divides them."""
 
+    stretches: tuple[Callable[[Tensor], Tensor] | str, ...] = ()
     attention_factor = 1.0
 
     def frequencies(self, layer):
-        return self.stretch(super().frequencies(layer))
+        frequencies = super().frequencies(layer)
+        for stretch in self.stretches:
+            if isinstance(stretch, str):
+                frequencies = frequencies / getattr(self, stretch)
+            else:
+                frequencies = stretch(frequencies)
+        return frequencies
 
     def tables(self, positions, layer, dtype):
         cos, sin = super().tables(positions, layer, dtype)
         turns = self.frequencies(layer) > 0  # (P,) or (H, 1, P)
         factor = self.attention_factor ** turns.to(cos.dtype)  # 1 for a pair that doesn't
         return cos * factor, sin * factor
+
+
+def stretched(part: RoPE, stretch: Callable[[Tensor], Tensor] | str, factor: float = 1.0) -> RoPE:
+    """A view whose frequencies pass through one more stretch, after those of earlier views, and whose attention factor
+    is × `factor`."""
+    before = getattr(part, "stretches", ()), getattr(part, "attention_factor", 1.0)
+    return view(part, Stretched, stretches=(*before[0], stretch), attention_factor=before[1] * factor)
 
 
 class FrequencyExtension(Extension):
@@ -58,7 +74,7 @@ class FrequencyExtension(Extension):
 
     def extend_part(self, part, train_length, eval_length):
         stretch = partial(self.stretch, train_length=train_length, eval_length=eval_length)
-        return view(part, Stretched, stretch=stretch, attention_factor=self.attention_factor(train_length, eval_length))
+        return stretched(part, stretch, self.attention_factor(train_length, eval_length))
 
 
 @torch.no_grad()
@@ -71,10 +87,13 @@ def rotation_reason(part: PositionEncoding) -> str | None:
     name = type(part).__name__
     if not isinstance(part, RoPE):
         return f"{name} has no rotation frequencies"
+    if part.rescores:
+        return f"{name} scores its pairs in two ranges of distances, of which other frequencies would stretch both"
+    part = unscaled(part)
 
     def moved(factor: float, spread: int, tokens: int) -> Tensor:
         """All that it does to so many different tokens in turn, its frequencies × factor: (..., T, all widths)."""
-        faster = view(part, Stretched, stretch=lambda frequencies: frequencies * factor)
+        faster = stretched(part, lambda frequencies: frequencies * factor)
         q, k, v, x, positions = sample(part, tokens)
         positions = positions * spread
         out = [faster.embed(x, positions)[:, None].expand(-1, part.shape.num_heads, -1, -1)]

@@ -9,7 +9,9 @@ from model.extensions import Extension, view, with_plain_positions
 
 
 class Squeezed:
-    """Mixin of a view on a formula of the position, which has values between its rows."""
+    """Mixin of a view on a formula of the position, which has values between its rows: positions × `step`."""
+
+    step = 1.0
 
     def embed(self, x_BTD, positions):
         return super().embed(x_BTD, positions.double() * self.step)
@@ -37,6 +39,9 @@ class TableInterpolation(Extension):
     row L − 1, which nothing was trained on, for the last tokens. Sinusoids are computed at the position between.
 
     It fits learned tables and sinusoids whose positions are the tokens' own. Rows of a table beyond L are not used.
+    In a stage the same L rows are trained as before, and nothing else: a token's gradient goes to the two rows next to
+    its place, in the shares in which it has read them. The view is defined up to N tokens, i·(L − 1)/(N − 1) at any
+    length; for more, the method is applied to it again.
     """
 
     def fits(self, encoding):
@@ -47,11 +52,12 @@ class TableInterpolation(Extension):
     def fits_part(self, part):
         name = type(part).__name__
         if isinstance(part, Learned):
-            return None if type(part).embed is Learned.embed else f"{name} reads its table in its own way"
+            known = type(part).embed in (Learned.embed, SqueezedTable.embed)
+            return None if known else f"{name} reads its table in its own way"
         return None if isinstance(part, Sinusoidal) else f"{name} adds no table of positions to the embeddings"
 
     def extend_part(self, part, train_length, eval_length):
-        step = (train_length - 1) / (eval_length - 1)
+        step = getattr(part, "step", 1.0) * (train_length - 1) / (eval_length - 1)
         if isinstance(part, Learned):
             return view(part, SqueezedTable, step=step, max_length=eval_length)
         return view(part, Squeezed, step=step)

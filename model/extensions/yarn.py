@@ -97,6 +97,9 @@ class YaRN(FrequencyExtension):
                 return f"the frequencies of {type(part).__name__} are no falling geometric sequence; use yarn_paper"
         return None
 
+    def settings(self):
+        return {**super().settings(), "tune": self.needs_tuning}
+
     def tune(self, loss, encoding, train_length, eval_length):
         if not self.needs_tuning or eval_length <= train_length:
             return self

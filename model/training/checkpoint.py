@@ -1,5 +1,5 @@
-"""Checkpoints: written atomically and of finite numbers alone, checked when read, the two newest kept, plain tensors
-only (weights_only). Beside each stands its digest, and the hash of the run that it is of."""
+"""Checkpoints: written atomically and of finite numbers alone, checked when read, the two newest kept and those asked
+for, plain tensors only (weights_only). Beside each stands its digest, and the hash of the run that it is of."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -158,11 +159,12 @@ def check_schema(content: dict, path: Path | str = "the checkpoint") -> None:
 
 
 class Checkpoint(L.Callback):
-    """Saves every `every` steps, at the end, and when a signal asks to stop. A step that is validated is saved after
-    its validation, so that a run that goes on has its figures too. run: the hash of the run."""
+    """Saves every `every` steps, at the end, and when a signal asks to stop, and keeps the newest two; also after the
+    steps `kept`, which stay. A step that is validated is saved after its validation, so that a run that goes on has its
+    figures too. run: the hash of the run."""
 
-    def __init__(self, folder: Path, every: int, run: str):
-        self.folder, self.every, self.run = folder, every, run
+    def __init__(self, folder: Path, every: int, run: str, kept: Collection[int] = ()):
+        self.folder, self.every, self.run, self.kept = folder, every, run, kept
         self.saved_step = -1
 
     def on_train_start(self, trainer, module):
@@ -189,7 +191,7 @@ class Checkpoint(L.Callback):
             signum = 0
         elif trainer.world_size > 1:  # a signal may have reached one process alone
             signum = int(trainer.strategy.reduce(torch.tensor(signum, device=module.device), reduce_op="max"))
-        if trainer.global_step % self.every == 0 or signum:
+        if trainer.global_step % self.every == 0 or trainer.global_step in self.kept or signum:
             self._save(trainer, module)
         if signum:
             raise Interrupted(signum)
@@ -201,7 +203,8 @@ class Checkpoint(L.Callback):
         trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
         if trainer.is_global_zero:
             for path in checkpoints(self.folder)[KEEP:]:
-                path.unlink(missing_ok=True)
+                if checkpoint_step(path) not in self.kept:
+                    path.unlink(missing_ok=True)
             whole = {digest_path(path) for path in checkpoints(self.folder)}
             for path in {*self.folder.glob("*.sha256"), *self.folder.glob("*.partial")} - whole:
                 path.unlink(missing_ok=True)  # of checkpoints that are gone, and of a process killed while it wrote

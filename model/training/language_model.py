@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -29,6 +31,17 @@ def learning_rate(training: TrainingSettings, step: int, steps: int) -> float:
     return training.min_lr + (1 - training.min_lr) * decayed
 
 
+def pieces(batch_BT: Tensor, width: int) -> Tensor:
+    """Windows (B, T + 1) cut into pieces of `width` tokens of context, (B · N, width + 1), every target in one of them;
+    the last of a window is filled up with tokens that are read and not predicted.
+
+    >>> pieces(torch.tensor([[10, 11, 12, 13, 14, 15]]), 2).tolist()
+    [[10, 11, 12], [12, 13, 14], [14, 15, -1]]
+    """
+    spare = -(batch_BT.shape[1] - 1) % width
+    return F.pad(batch_BT, (0, spare), value=~0).unfold(1, width + 1, width).flatten(0, 1)
+
+
 class DivergedError(ValueError):
     """Training met a loss, or came to weights, that are NaN or infinite."""
 
@@ -37,12 +50,23 @@ class LanguageModel(L.LightningModule):
     """Trains on windows (B, T + 1) of token ids: each token is predicted from those before it. One that stands there
     as its complement ~id, and so below zero, is read and not predicted.
 
-    steps: optimizer steps of the whole run, which the schedule spans.
+    steps: optimizer steps of the whole run. schedule: where in the learning rate's schedule it begins, and the steps
+    that this spans; None: at its start, and the run's. averages: of the gradients, as AdamW keeps them in its state by
+    the number of a parameter; None starts them anew.
     """
 
-    def __init__(self, transformer: Transformer, training: TrainingSettings, steps: int):
+    averages: Mapping[int, Mapping[str, Tensor]] | None = None
+
+    def __init__(
+        self, transformer: Transformer, training: TrainingSettings, steps: int, schedule: tuple[int, int] | None = None
+    ):
         super().__init__()
-        self.transformer, self.settings, self.steps = transformer, training, steps
+        self.transformer, self.settings, self.steps, self.schedule = (
+            transformer,
+            training,
+            steps,
+            schedule or (0, steps),
+        )
         self.first_bad_step = torch.tensor(-1)  # of this device; no buffer, or DDP would send the first device's to all
         self.grad_norm = torch.tensor(math.nan)  # at the last step, before it was clipped
         self.recorded: Recorded | None = None  # mean_loss, on one GPU
@@ -60,7 +84,12 @@ class LanguageModel(L.LightningModule):
         return self.transformer(tokens_BT)
 
     def training_step(self, batch_BT: Tensor, batch_index: int) -> Tensor:
-        loss = (self.recorded or self.mean_loss)(batch_BT)
+        schedule, context = self.settings.context_schedule, batch_BT.shape[1] - 1
+        width = schedule.width(self.global_step, self.steps, context)
+        if width < context:
+            loss = self.growing_loss(batch_BT, width)
+        else:
+            loss = (self.recorded or self.mean_loss)(batch_BT)
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, self.global_step, self.first_bad_step)
         return loss
@@ -76,16 +105,27 @@ class LanguageModel(L.LightningModule):
         losses, predicted = self.token_losses(batch_BT)
         return losses.sum() / predicted.sum()
 
+    def growing_loss(self, batch_BT: Tensor, width: int) -> Tensor:
+        """`mean_loss` at a context of so many tokens, as the schedule has it. Never compiled or recorded: each width
+        would be so anew."""
+        if self.settings.context_schedule.kind == "warmup":
+            losses, predicted = LanguageModel.token_losses(self, pieces(batch_BT, width))
+        else:
+            losses, predicted = LanguageModel.token_losses(self, batch_BT, width)
+        return losses.sum() / predicted.sum()
+
     def validation_step(self, batch_BT: Tensor, batch_index: int) -> None:
         losses, predicted = self.token_losses(batch_BT)
         self.validation_sum += losses.double().sum()
         self.validation_tokens += predicted.sum()
 
-    def token_losses(self, batch_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each target, nats, (B · T,), float32 (zero where not predicted), and which are predicted."""
+    def token_losses(self, batch_BT: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each target, nats, (B · T,), float32 (zero where not predicted), and which are predicted.
+
+        width: attention stays within blocks of so many tokens."""
         tokens_BT = torch.where(batch_BT < 0, ~batch_BT, batch_BT)
         predicted = batch_BT[:, 1:].flatten() >= 0
-        logits = self.transformer(tokens_BT[:, :-1])
+        logits = self.transformer(tokens_BT[:, :-1], width=width)
         with torch.autocast(logits.device.type, enabled=False):
             losses = cross_entropy(logits.flatten(0, 1), tokens_BT[:, 1:].flatten())
         return losses * predicted, predicted
@@ -147,14 +187,23 @@ class LanguageModel(L.LightningModule):
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=settings.lr, betas=tuple(settings.betas), fused=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(settings, step, self.steps))
+        if self.averages is not None:
+            own = optimizer.state_dict()
+            optimizer.load_state_dict({**own, "state": self.averages})
+        first, steps = self.schedule
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(settings, first + step, steps)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def build_language_model(settings: Settings, vocab_size: int, separators: Separators) -> LanguageModel:
     """The transformer of a run with its loss, optimizer and schedule, compiled where the settings say so."""
     transformer = build_transformer(settings, vocab_size, separators)
-    module = LanguageModel(transformer, settings.training, settings.steps)
+    schedule, stage = None, settings.stage
+    if settings.training.schedule_from:
+        schedule = (stage.schedule_step, stage.schedule_steps)
+    module = LanguageModel(transformer, settings.training, settings.steps, schedule)
     if settings.trainer.compile:
         # The model and its loss in one graph; scoring, which calls the transformer, stays eager: it runs at any length.
         module.token_losses = compile_training(module.token_losses, uses_gpu(settings.trainer.accelerator))

@@ -40,13 +40,16 @@ def peak_memory() -> int:
 class Meter(L.Callback):
     """Measures a training run, shows its progress, and reports points of its curve.
 
-    report: called with each point, a dict of step, tokens, seconds, loss, lr, grad_norm (before clipping),
-    tokens_per_second or val_loss; those of a checkpoint are reported again.
+    report: called with each point, a dict of step, tokens (with those before a second stage), seconds, loss, lr,
+    grad_norm (before clipping), tokens_per_second, of a context that grows also context (the last step's, in tokens),
+    or val_loss; those of a checkpoint are reported again.
     A terminal gets a progress bar, anything else a line now and then. The curve is part of the checkpoint.
     """
 
     def __init__(self, settings: Settings, report=lambda point: None):
+        self.context, self.schedule = settings.context, settings.training.context_schedule
         self.tokens_a_step = settings.training.batch_size * settings.context
+        self.tokens_before = settings.stage.tokens if settings.stage else 0
         self.steps, self.every, self.report = settings.steps, settings.training.log_every, report
         self.prefix = f"{settings.run_id}: " if settings.sweep else ""  # a sweep's jobs may run side by side
         self.curve: list[dict[str, float]] = []
@@ -85,13 +88,15 @@ class Meter(L.Callback):
         self.seconds += seconds
         point = {
             "step": step,
-            "tokens": step * self.tokens_a_step,
+            "tokens": self.tokens_before + step * self.tokens_a_step,
             "seconds": self.seconds,
             "loss": loss,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "grad_norm": float(norm.full_tensor() if isinstance(norm, DTensor) else norm),  # FSDP's is in parts
             "tokens_per_second": (step - self._marked_step) * self.tokens_a_step / seconds,
         }
+        if self.schedule.kind is not None:
+            point["context"] = self.schedule.width(step - 1, self.steps, self.context)
         self._add(trainer, point)
         self._loss_sum.zero_()
         self._losses, self._marked_step = 0, step
@@ -124,7 +129,7 @@ class Meter(L.Callback):
         """Validation's time is not training's."""
         step = trainer.global_step
         loss = float(trainer.callback_metrics["val/loss"])
-        self._add(trainer, {"step": step, "tokens": step * self.tokens_a_step, "val_loss": loss})
+        self._add(trainer, {"step": step, "tokens": self.tokens_before + step * self.tokens_a_step, "val_loss": loss})
         self._mark += time.perf_counter() - self._validation_start
 
     def on_validation_start(self, trainer, module):

@@ -71,10 +71,15 @@ def build_trainer(settings: Settings, folder: Path, meter: Meter, run: str = "")
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=[
-            RandomNumbers(settings.seed),
+            RandomNumbers(settings.seed, settings.stage.step if settings.stage else 0),
             LastValidation(),
             meter,
-            Checkpoint(folder / "checkpoints", _steps_of(training.checkpoint_every, settings.steps), run),
+            Checkpoint(
+                folder / "checkpoints",
+                every=_steps_of(training.checkpoint_every, settings.steps),
+                kept={_steps_of(share, settings.steps) for share in training.keep},
+                run=run,
+            ),
         ],
         plugins=[AtomicCheckpointIO()],
         logger=False,
@@ -109,16 +114,17 @@ class LastValidation(L.Callback):
 
 class RandomNumbers(L.Callback):
     """The random numbers of a step (dropout's) are a function of the seed, the step and the device: a run that goes on
-    draws what one that was never stopped does, and no job of a sweep depends on those before it."""
+    draws what one that was never stopped does, and no job of a sweep depends on those before it. before: the steps of
+    the parent, whose numbers a second stage doesn't draw again."""
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, seed: int, before: int = 0):
+        self.seed, self.before = seed, before
         self.step = -1
 
     def on_train_batch_start(self, trainer, module, batch, batch_index):
         if trainer.global_step != self.step:
             self.step = trainer.global_step
-            entropy = np.random.SeedSequence([self.seed, self.step, trainer.global_rank])
+            entropy = np.random.SeedSequence([self.seed, self.before + self.step, trainer.global_rank])
             drawn = int(entropy.generate_state(1, np.uint64)[0])
             torch.default_generator.manual_seed(drawn)  # torch.manual_seed asks every kind of device there is: 2 ms
             if module.device.type == "cuda":

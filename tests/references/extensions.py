@@ -142,6 +142,15 @@ def longrope(extension, encoding, K, L, N):
     return [theta / factor for theta, factor in zip(base_frequencies(encoding, K), extension.factors, strict=True)]
 
 
+def abf(extension, encoding, K, L, N):
+    s, of_xiong = N / L, math.log(50) / math.log(8)  # 10,000 to 500,000 for 4,096 to 32,768 tokens
+    return base_frequencies(encoding, K, extension.base or encoding.base * s**of_xiong)
+
+
+def pose(extension, encoding, K, L, N):
+    return yarn(extension.inner, encoding, K, L, N)  # in evaluation; its positions are tests/test_drawn_positions.py's
+
+
 def yarn_temperature(extension, L, N):
     return extension.temperature * math.log(N / L) + 1
 
@@ -178,6 +187,18 @@ def window(extension, i, j, L, N):
 
 
 # -------------------------------------------------------------------------------------------------- the other encodings
+
+
+def drop(extension, encoding, q_HTK, k_HTK, v_HTK, L, N):
+    H, T, K = q_HTK.shape
+    return softmax_rows(lambda h, i, j: q_HTK[h, i] @ k_HTK[h, j] / math.sqrt(K), H, T, v_HTK)
+
+
+def logit_scale(extension, encoding, q_HTK, k_HTK, v_HTK, L, N):
+    H, T, K = q_HTK.shape
+    slopes, beta = encoding.slopes_H.tolist(), 1 + extension.a * math.log(N / L)
+    score = lambda h, i, j: beta * (q_HTK[h, i] @ k_HTK[h, j]) / math.sqrt(K) - slopes[h] * (i - j)  # noqa: E731
+    return softmax_rows(score, H, T, v_HTK)
 
 
 def logn(extension, encoding, q_HTK, k_HTK, v_HTK, L, N):
@@ -230,6 +251,19 @@ EXTENSION_REFERENCES = {
         "the released code",
         by_frequencies(longrope, longrope_temperature),
         settings={"factors": [1.0, 1.1, 1.5, 1.6, 1.7, 2.0, 2.2, 2.7]},
+    ),
+    "abf": ExtensionReference("Xiong et al. 2023: a change of the base", by_frequencies(abf)),
+    "drop": ExtensionReference("Gelberg et al. 2025: no positions", drop),
+    "logit_scale": ExtensionReference(
+        "Gelberg et al. 2025: β = 1 + a ln s", logit_scale, encoding="alibi", settings={"a": 0.412}
+    ),
+    "pose": ExtensionReference(
+        "the authors' code of YaRN, in evaluation",
+        by_frequencies(pose, lambda extension, L, N: yarn_temperature(extension.inner, L, N)),
+        settings={"inner": {"_target_": "model.extensions.yarn.YaRN", "beta_fast": 4.0, "beta_slow": 0.05}},
+    ),
+    "random_positions": ExtensionReference(
+        "RoPE, in evaluation", by_frequencies(lambda extension, encoding, K, L, N: base_frequencies(encoding, K))
     ),
     "rerope": ExtensionReference("Su 2023, the clipped distance", by_distance(rerope)),
     "leaky_rerope": ExtensionReference("Su 2023, the leaky distance", by_distance(leaky_rerope)),

@@ -1,0 +1,259 @@
+"""A second stage starts from its parent bit for bit, takes over what it isn't given, and refuses what can't follow.
+
+python -m pytest tests/test_stage.py
+"""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conf.schema import StageSettings
+from conf.typed import plain
+from eval.record.folder import RunFolder
+from eval.record.identity import run_hash, settings_of
+from eval.record.inherit import given_keys
+from eval.record.trained import load
+from model.build import build_transformer, check_model
+from model.catalogue import encoding_names
+from model.extensions import build_extension, extension_config, extension_names
+from model.training.checkpoint import checkpoint_path, checkpoints
+from train import train
+
+CONTEXT, LONGER, VOCABULARY = 32, 96, 300
+SEPARATORS = {"line": (0,), "sentence": (1,)}
+SMALL = [
+    "experiment=smoke",
+    "encoding=rope",
+    "model.dropout=0.1",
+    "training.tokens=20480",
+    "training.keep=[0.5]",
+    "training.validate_every=0.5",
+    "eval.windows=12",
+    "eval.targets=8",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def parent(composed, runs) -> RunFolder:
+    """A finished run, trained once, of 20 steps, with the checkpoint after the tenth kept."""
+    settings = composed(*SMALL, f"runs={runs}")
+    train(settings)
+    return RunFolder.of(settings)
+
+
+def stage_of(context: int, extension: str | None = None, **changed) -> StageSettings:
+    """What stands in config.json for a stage on a run of so much context."""
+    return replace(StageSettings("0" * 64, "parent", 1, 100, 1, 1, context, [context], context), **changed)
+
+
+def first_and_second(encoding: str, context: int, extension: str | None = None):
+    """The settings of a first run, and of a stage on it."""
+    first = settings_of(f"encoding={encoding}", "model=nano", f"context={CONTEXT}", "logger=none", "eval.lengths=[1]")
+    second = replace(
+        first, context=context, stage=stage_of(CONTEXT), extension=extension and extension_config(extension)
+    )
+    return first, second
+
+
+def logits(model, tokens_BT: torch.Tensor, **how) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(tokens_BT, **how)
+
+
+# ------------------------------------------------------------------------------------------------ where it starts
+
+
+@pytest.mark.parametrize("encoding", encoding_names())
+def test_without_a_step_it_is_the_parent_bit_for_bit_at_every_length(encoding):
+    first, second = first_and_second(encoding, LONGER)
+    parent = build_transformer(first, VOCABULARY, SEPARATORS)
+    for weight in parent.encoding.parameters():
+        weight.data += 0.01
+    try:
+        check_model(second)
+    except ValueError as error:  # a table that ends
+        assert f"context={LONGER}" in str(error) and parent.encoding.max_length < LONGER
+        second = replace(second, context=CONTEXT)
+    stage = build_transformer(second, VOCABULARY, SEPARATORS, parent.state_dict())
+    for length in (7, CONTEXT, CONTEXT + 1, LONGER, 2 * LONGER):
+        tokens_BT = torch.randint(VOCABULARY, (2, length))
+        if parent.encoding.max_length is None or length <= parent.encoding.max_length:
+            assert torch.equal(logits(stage, tokens_BT), logits(parent, tokens_BT))
+
+
+@pytest.mark.parametrize("name", [name for name in extension_names() if name != "none"])
+def test_without_a_step_it_is_the_parent_under_its_extension_at_test_time(name):
+    """Fixed to the stage's length: shorter texts too are read under the factor that is trained with."""
+    for encoding in ("rope", "alibi", "learned", "none"):
+        first, second = first_and_second(encoding, LONGER, name)
+        parent = build_transformer(first, VOCABULARY, SEPARATORS)
+        extension = build_extension(extension_config(name))
+        if extension.fits(parent.encoding) or extension.trains() or extension.needs_tuning:
+            continue
+        stage = build_transformer(second, VOCABULARY, SEPARATORS, parent.state_dict())
+        assert stage.trained_length == second.trained_length
+        view = extension.apply(parent.encoding, CONTEXT, second.trained_length)
+        for length in (7, min(LONGER, view.max_length or LONGER)):
+            tokens_BT = torch.randint(VOCABULARY, (2, length))
+            assert torch.equal(logits(stage, tokens_BT), logits(parent, tokens_BT, encoding=view.eval()))
+
+
+def test_weights_of_another_model_are_refused():
+    _, second = first_and_second("rope", LONGER)
+    for other in ("model.num_layers=1", "encoding=t5"):
+        weights = build_transformer(settings_of(other, "model=nano"), VOCABULARY, SEPARATORS).state_dict()
+        with pytest.raises(ValueError, match="its weights don't fit this model"):
+            build_transformer(second, VOCABULARY, SEPARATORS, weights)
+
+
+# ------------------------------------------------------------------------------------------------ how it goes on
+
+
+def test_the_rest_of_a_run_as_a_stage_ends_as_the_run_does_bit_for_bit(composed, runs, parent):
+    """Schedule and optimizer taken over, from the middle: the same windows, random numbers, rates and averages."""
+    follow = ["training.schedule_from=parent", "training.optimizer_from=parent"]
+    settings = composed(f"init={parent.path}", "init_at=0.5", *follow, f"runs={runs}")
+    assert (settings.steps, settings.training.tokens) == (10, 10240)
+    train(settings)
+    stage = RunFolder.of(settings)
+    ours, theirs = (torch.load(checkpoints(run.checkpoints)[0], weights_only=True) for run in (stage, parent))
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+    assert stage.results["rows"][0]["nats"] == parent.results["rows"][0]["nats"]
+    ends = [run.curve.dropna(subset="loss").iloc[-1] for run in (stage, parent)]
+    assert ends[0]["tokens"] == ends[1]["tokens"] == 20480 and ends[0]["lr"] == ends[1]["lr"]
+
+
+def test_a_stage_at_a_longer_context_under_an_extension(composed, runs, parent):
+    settings = composed(f"init={parent.path}", "context=128", "extension=yarn", "training.tokens=5120", f"runs={runs}")
+    old = parent.settings
+    assert settings.training.batch_size * settings.context == old.training.batch_size * old.context
+    for group in ("data", "tokenizer", "model", "encoding", "seed", "eval"):
+        assert getattr(settings, group) == getattr(old, group)
+    assert settings.stage.parent == parent.results["config_hash"] and settings.stage.tokens == 20480
+    assert settings.run_id.startswith("rope-yarn-s0-")
+    train(settings)
+    folder = RunFolder.of(settings)
+    both = [{(row["protocol"], row["context_length"]): row for row in run.results["rows"]} for run in (folder, parent)]
+    assert both[0].keys() == both[1].keys()
+    assert all(both[0][place]["targets_id"] == both[1][place]["targets_id"] for place in both[0])
+    # It is whole by itself: the parent may go, and it is loaded as it was scored.
+    shutil.copytree(folder.path, runs / "alone" / folder.name)
+    model = load(runs / "alone" / folder.name, cache_dir=settings.cache_dir).model
+    assert model.trained_length == 128 and model.shape.context == 32
+    tokens_BT = torch.randint(VOCABULARY, (1, 40))
+    first = build_transformer(old, model.embedding.num_embeddings, SEPARATORS)
+    first.load_state_dict(model.state_dict())
+    view = build_extension(extension_config("yarn")).apply(first.encoding, 32, 128)
+    assert torch.equal(logits(model, tokens_BT), logits(first, tokens_BT, encoding=view))
+
+
+def test_a_stage_on_a_stage(composed, runs, parent):
+    second = composed(f"init={parent.path}", "context=64", "extension=pi", "training.tokens=2048", f"runs={runs}")
+    train(second)
+    third = composed(f"init={RunFolder.of(second).path}", "context=128", "training.tokens=2048", f"runs={runs}")
+    assert third.extension is None and third.stage.context == 32 and third.stage.contexts == [32, 64]
+    assert [each["lengths"] for each in third.stage.extended] == [[32, 64]] and third.stage.tokens == 20480 + 2048
+    train(third)
+    trained = load(RunFolder.of(third).path, cache_dir=third.cache_dir).model
+    assert trained.trained_length == 128
+    plain_rope = build_transformer(parent.settings, VOCABULARY, SEPARATORS).encoding
+    torch.testing.assert_close(trained.encoding.frequencies(0), plain_rope.frequencies(0) / 2)
+
+
+def test_an_extension_that_chooses_for_itself_does_so_once(composed, runs, parent, capsys):
+    asked = [f"init={parent.path}", "context=64", "extension=longrope", "extension.trials=3", "training.tokens=2048"]
+    settings = composed(*asked, f"runs={runs}")
+    train(settings)
+    assert "extension=longrope with factors=" in capsys.readouterr().out
+    folder = RunFolder.of(settings)
+    factors = folder.settings.stage.extension["factors"]
+    assert len(factors) == settings.model.dim // settings.model.num_heads // 2
+    assert folder.settings.run_id == settings.run_id == folder.name
+    model = load(folder.path, cache_dir=settings.cache_dir).model
+    assert model.encoding.factors_P.tolist() == factors
+
+
+def test_kept_checkpoints_stay_and_name_nothing(parent, runs):
+    assert checkpoint_path(parent.checkpoints, 10).exists() and len(checkpoints(parent.checkpoints)) == 3
+    other = [each for each in SMALL if not each.startswith("training.keep")]
+    assert run_hash(plain(settings_of(*other))) == run_hash(plain(settings_of(*SMALL)))
+
+
+# ------------------------------------------------------------------------------------------------ what it is called
+
+
+def test_what_an_argument_sets():
+    given = ["experiment=smoke", "+training.lr=1", "encoding@encoding.inner=t5", "hydra.verbose=true", "extension=yarn"]
+    keys = given_keys(given)
+    assert {"model", "eval", "logger", "context", "training.tokens", "training.lr", "encoding.inner"} <= {*keys}
+    assert "hydra.verbose" not in keys and "experiment" not in keys
+
+
+def test_a_name_says_parent_and_share_and_nothing_of_where_the_parent_lies(composed, runs, parent):
+    moved = runs / "moved" / parent.name
+    shutil.copytree(parent.path, moved)
+    given = ["context=64", "training.tokens=2048", f"runs={runs}"]
+    here, there, half = (
+        composed(f"init={path}", *given, *more)
+        for path, *more in ((parent.path,), (moved,), (parent.path, "init_at=0.5"))
+    )
+    assert here.run_id == there.run_id != half.run_id
+
+
+# ------------------------------------------------------------------------------------------------ what can't follow
+
+REFUSED = [
+    ("context=16", "context=16: is below that of the parent, 32"),
+    ("context=48", "1024 tokens, which are no whole number of windows of 48"),
+    ("extension=yarn", "there is nothing to extend at context=32"),
+    ("context=64 extension=alibi_interpolation", "extension=alibi_interpolation can't be trained with here"),
+    ("init_at=0.25", "has no checkpoint after step 5"),
+    ("init_at=0", "init_at=0"),
+    ("training.schedule_from=parent", "the schedule of .* has come to its end"),
+    ("training.schedule_from=mine", "training.schedule_from=mine: must be parent, or null"),
+    ("tokenizer.vocab_size=400", "was trained on other data than this tokenizer"),
+    ("data.max_tokens=30000", "was trained on other data than data=shakespeare"),
+    ("model.num_layers=1", "its weights don't fit this model"),
+    ("stage={tokens:3}", "stage: is found, not set"),
+]
+
+
+@pytest.mark.parametrize("given, problem", REFUSED)
+def test_what_can_not_follow_is_refused_before_training(composed, runs, parent, given, problem):
+    tokens = [] if "schedule_from" in given else ["training.tokens=2048"]  # which goes on as the parent's would have
+    with pytest.raises(ValueError, match=problem):
+        train(composed(f"init={parent.path}", *tokens, *given.split(), f"runs={runs}"))
+
+
+@pytest.mark.parametrize(
+    "given, problem",
+    [
+        ("init=nowhere", "init=nowhere: there is no run in such a folder"),
+        ("extension=yarn", "extension=yarn: is for a second stage.*eval.extensions=\\[yarn\\]"),
+        ("init_at=0.5", "init_at=0.5: is for a second stage"),
+        ("training.optimizer_from=parent", "training.optimizer_from=parent: is for a second stage"),
+    ],
+)
+def test_a_stage_needs_a_parent(given, problem):
+    with pytest.raises(ValueError, match=problem):
+        settings_of(given)
+
+
+def test_a_parent_that_is_not_finished_or_another_by_now_is_refused(composed, runs, parent):
+    copied = RunFolder(runs / "damaged" / parent.name)
+    shutil.copytree(parent.path, copied.path)
+    newest = checkpoints(copied.checkpoints)[0]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="has no checkpoint after step 20"):
+        train(composed(f"init={copied.path}", "training.tokens=1024", f"runs={runs}"))
+    copied.update(training=None)
+    with pytest.raises(ValueError, match="has not been trained to its end"):
+        composed(f"init={copied.path}", f"runs={runs}")
