@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from conf.typed import plain
+from conf.typed import digest, plain
 from eval.measure.rows import Measured, row_key
 from eval.measure.statistics import perplexity_interval
 from eval.record.files import write_json, write_table
@@ -44,7 +44,6 @@ RESULTS = {
     "corpus": "shakespeare",
     "corpus_hash": "c0ffee00" * 8,
     "tokenizer_hash": "70ce1234" * 8,
-    "config_hash": "ab12cd34" * 8,
     "commit": "0123456789abcdef0123456789abcdef01234567+",
     "machine": {"device": "cpu", "processor": "a processor", "cores": 2, "threads": 2, "system": "Linux"},
     "versions": {"python": "3.11", "torch": "2.13.0"},
@@ -81,6 +80,11 @@ class Spec:
     noise: float = 0.02
     targets_id: str = "00000000"
 
+    @property
+    def first_context(self) -> int:
+        stage = self.config["stage"]
+        return stage["context"] if stage else self.config["context"]
+
 
 def make_run(
     sweep: Path,
@@ -113,11 +117,58 @@ def make_run(
     return folder
 
 
+def make_stage(
+    parent: RunFolder,
+    nats: Callable[[int], float | None],
+    *,
+    context: int = CONTEXT,
+    extension: str | None = None,
+    tokens: int = 6_000,
+    config: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> RunFolder:
+    """A second stage of a run, beside it: its context, the extension that it trains with, its tokens. more: as in
+    `make_run`; results.json has a hash of its own."""
+    before, results = parent.config, parent.results
+    of = before["stage"]
+    stage = {
+        "parent": results["config_hash"],
+        "run": parent.name,
+        "step": results["training"]["steps"],
+        "tokens": before["training"]["tokens"] + (of["tokens"] if of else 0),
+        "schedule_step": results["training"]["steps"],
+        "schedule_steps": results["training"]["steps"],
+        "context": of["context"] if of else before["context"],
+        "contexts": [*(of["contexts"] if of else []), before["context"]],
+        "trained_length": before["context"],
+        "extended": _extended(before),
+        # what an extension has chosen for itself is another's with each seed
+        "extension": {"name": extension, "factors": [1.0, before["seed"]]} if extension else None,
+    }
+    a_step = before["training"]["batch_size"] * before["context"]
+    own = {"init": str(parent.path), "stage": stage, "context": context, "training__tokens": tokens}
+    own |= {"extension": {"name": extension} if extension else None, "training__batch_size": a_step // context}
+    given = dict(more.pop("results", {}))
+    training = {**results["training"], "tokens": tokens, "seconds": tokens / 15_000, **given.pop("training", {})}
+    more["results"] = {"training": training, **given}
+    config = {"encoding": before["encoding"], **own, **(config or {})}
+    return make_run(parent.path.parent, before["encoding"]["name"], before["seed"], nats, config=config, **more)
+
+
+def _extended(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not config["stage"]:
+        return []
+    lengths = [config["stage"]["trained_length"], config["context"]]
+    own = [{"extension": config["extension"], "lengths": lengths}] if config["extension"] else []
+    return [*config["stage"]["extended"], *own]
+
+
 def facts(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
     training = {"tokens": 60_416, "steps": 59, "seconds": 4.0 + seed, "tokens_per_second": 15_000.0 - 100 * seed}
     training |= {"loss": 5.1, "val_loss": 5.2, "peak_memory": 5e8}
     return {
         **RESULTS,
+        "config_hash": digest(config),
         "run_id": config["run_id"],
         "encoding": config["encoding"]["name"],
         "seed": seed,
@@ -140,7 +191,9 @@ def _curve(final: float, seed: int) -> list[dict[str, float]]:
 def _noise(spec: Spec) -> np.ndarray:
     """(W,): what windows do to all encodings alike, what a seed does, and what is left."""
     shared = np.random.default_rng(1).normal(size=spec.windows) * 5 * spec.noise
-    own = np.random.default_rng([spec.seed, *spec.encoding.encode()])
+    own = (spec.config["extension"], spec.config["context"], spec.config["training"]["tokens"])
+    stage = str(own) if spec.config["stage"] else ""
+    own = np.random.default_rng([spec.seed, *f"{spec.encoding}{stage}".encode()])
     return shared + own.normal() * spec.noise + own.normal(size=spec.windows) * spec.noise
 
 
@@ -150,13 +203,13 @@ def _measured(spec: Spec) -> Measured:
 
     def add(row: dict[str, Any], mean: float | None, targets: int = TARGETS) -> None:
         row = row | {
-            "length_ratio": row["context_length"] / spec.config["context"],
+            "length_ratio": row["context_length"] / spec.first_context,
             "split": spec.config["eval"]["split"],
             "precision": spec.config["eval"]["precision"],
             "targets_id": spec.targets_id,
         }
         if mean is None:
-            reason = f"{spec.encoding} is not defined beyond {spec.config['context']} tokens"
+            reason = f"{spec.encoding} is not defined beyond {spec.first_context} tokens"
             rows.append(row | {"status": "undefined", "reason": reason})
             return
         figures, values, table = _figures(mean + _noise(spec), targets)
@@ -168,7 +221,7 @@ def _measured(spec: Spec) -> Measured:
             for length in spec.lengths:
                 mean = spec.nats(length)
                 place = {"protocol": protocol, "extension": extension, "context_length": length}
-                add(place, mean if mean is None or length <= spec.config["context"] else mean + change)
+                add(place, mean if mean is None or length <= spec.first_context else mean + change)
         if spec.floor:
             place = {"protocol": protocol, "extension": "none", "context_length": min(spec.lengths)}
             add({**place, "control": "unigram"}, 6.0)

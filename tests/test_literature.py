@@ -15,14 +15,15 @@ import pytest
 from eval.compare.comparison import read_comparison
 from eval.compare.literature import PROTOCOLS, apart, check, find_statements, match_ratios, read_published
 from eval.measure.rows import Measured, row_key
-from tests.synthetic import CONTEXT, make_run
+from tests.synthetic import CONTEXT, make_run, make_stage
 
 ROOT = Path(__file__).parent.parent
 
 
-def figure(encoding, ratio, perplexity, sd=math.nan, protocol="non-overlapping", study="a study"):
+def figure(encoding, ratio, perplexity, sd=math.nan, protocol="non-overlapping", study="a study", stage=math.nan):
     """A row of what `read_published` returns."""
     published = {"published_protocol": protocol, "published_ratio": ratio, "published": perplexity, "sd": sd}
+    published |= {"published_stage": stage}
     ours = {"protocol": PROTOCOLS[protocol.split()[0]], "encoding": encoding}
     return {"study": study, "corpus": "a corpus", "evidence": "paper", **published, **ours}
 
@@ -159,12 +160,80 @@ def test_multiples_of_the_context_match_their_nearest_within_a_quarter():
     assert match_ratios([1.0], []) == {}
 
 
+def stages(sweep, tokens=(6_000,), seeds=3):
+    """YaRN before none before PI at the last context of 4x, and all alike at the parent's; the parent is poor there."""
+    for seed in range(seeds):
+        parent = make_run(
+            sweep, "rope", seed, lambda length: 5.0 + (length > CONTEXT), extensions={"yarn": 0, "pi": -0.5}
+        )
+        for extension, loss in (("yarn", 4.0), (None, 4.4), ("pi", 4.8)):
+            for more in tokens:
+                nats = lambda length, loss=loss: loss if length > CONTEXT else 5.0  # noqa: E731
+                make_stage(parent, nats, context=4 * CONTEXT, extension=extension, tokens=more)
+    return sweep
+
+
+YARN_WINS = [figure("rope+yarn", 1.0, 5.0, stage=8192), figure("rope", 1.0, 6.0, stage=8192)]
+
+
+def test_a_stage_is_asked_of_stages_by_multiples_of_its_own_context(tmp_path):
+    published = [*YARN_WINS, figure("rope+pi", 0.25, 7.0, stage=8192), figure("rope", 0.25, 6.0, stage=8192)]
+    rows = checked(stages(tmp_path), published)
+    found = {row["statement"]: row for row in rows}
+    wins = found["rope+yarn@128 at 1x of 128 below rope@128 at 1x of 128"]
+    assert (wins["verdict"], wins["seeds"], wins["published_stage"]) == ("agree", 3, 8192)
+    assert wins["percent"] == pytest.approx(100 * (math.exp(0.4) - 1), abs=5)
+    assert found["rope@128 at 0.25x of 128 below rope+pi@128 at 0.25x of 128"]["verdict"] == "not separable"
+    assert len(found) == 2
+
+
+def test_test_time_figures_are_asked_of_first_runs_alone_and_stages_of_stages_alone(tmp_path):
+    stages(tmp_path)
+    first = [figure("rope+pi", 4.0, 10.0), figure("rope+yarn", 4.0, 12.0)]
+    (row,) = checked(tmp_path, first)
+    assert (row["lower"], row["higher"], row["ratio_lower"]) == ("rope+pi", "rope+yarn", 4.0)
+    assert row["perplexity_lower"] == pytest.approx(math.exp(5.5), rel=0.05)
+    mixed = [figure("rope+yarn", 1.0, 5.0, stage=8192), figure("rope", 1.0, 6.0)]
+    assert checked(tmp_path, mixed) == []
+
+
+def test_first_runs_are_not_asked_what_a_study_found_after_a_stage(tmp_path):
+    for seed in range(3):
+        make_run(tmp_path, "rope", seed, lambda length: 5.5, extensions={"yarn": -0.4, "pi": 0.0})
+    assert checked(tmp_path, [figure("rope+yarn", 1.0, 5.0, stage=8192), figure("rope+pi", 1.0, 6.0, stage=8192)]) == []
+
+
+def test_stages_of_other_lengths_are_not_asked_against_each_other(tmp_path):
+    rows = checked(stages(tmp_path, (600, 6_000)), YARN_WINS)
+    assert [row["statement"].count("training.tokens=600)") for row in rows] in ([2, 0], [0, 2])
+    assert [row["statement"].count("training.tokens=6000)") for row in rows] in ([2, 0], [0, 2])
+
+
+def test_what_a_stage_is_known_for_is_among_the_statements(tmp_path):
+    for seed in range(2):
+        parent = make_run(tmp_path, "rope", seed, protocols=["sliding"])
+        for extension, loss in (("yarn", 4.0), (None, 4.4), ("pi", 4.2)):
+            nats = lambda length, loss=loss: loss  # noqa: E731
+            make_stage(parent, nats, context=4 * CONTEXT, extension=extension, protocols=["sliding"])
+    found = {
+        (row["study"].split(",")[0], row["statement"]) for row in check(read_comparison(tmp_path)).to_dict("records")
+    }
+    assert ("PI", "rope+pi@128 at 1x of 128 below rope@128 at 1x of 128") in found
+    assert ("TAPA", "rope+yarn@128 at 1x of 128 below rope@128 at 1x of 128") in found
+    assert ("TAPA", "rope@128 at 1x of 128 below rope@128 at 2x of 128") in found
+    assert not {study for study, _ in found} & {"ALiBi", "KERPLE"}
+
+
 def test_the_published_figures_are_read_whole_and_every_protocol_is_known():
     figures = read_published()
     with (ROOT / "eval" / "compare" / "published.csv").open() as file:
         assert len(figures) == sum(1 for _ in csv.reader(file)) - 1
     assert set(figures["protocol"]) == set(PROTOCOLS.values())
     assert (figures["published"] > 1).all() and (figures["published_ratio"] > 0).all()
+    assert set(figures["study"][figures["published_stage"].notna()].str.split(",").str[0]) == {"YaRN", "PI", "TAPA"}
+    assert not figures.duplicated(
+        ["study", "corpus", "encoding", "published_ratio", "published_stage", "protocol"]
+    ).any()
 
 
 def test_what_the_papers_are_known_for_is_among_their_statements(tmp_path):

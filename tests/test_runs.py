@@ -2,11 +2,12 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 
-from eval.compare.comparison import read_comparison
+from eval.compare.comparison import STAGE, read_comparison, write_comparison
 from eval.record.files import read_json, write_json
-from tests.synthetic import make_run
+from tests.synthetic import CONTEXT, make_run, make_stage
 
 
 def test_two_runs_of_one_encoding_and_seed_are_refused(tmp_path):
@@ -141,3 +142,135 @@ def test_a_run_that_failed_by_its_settings_says_by_what_it_failed(tmp_path):
     write_json(failed.path / "config.json", config)
     (left_out,) = read_comparison(tmp_path).left_out
     assert (left_out.state, left_out.problem) == ("failed", "training.tokens=0: must be at least 1")
+
+
+# ------------------------------------------------------------------------------------------------------ second stages
+
+
+def steady(loss):
+    return lambda length: loss
+
+
+def test_an_arm_is_called_by_its_extension_and_context_and_its_parent_keeps_its_name(tmp_path):
+    for seed in (0, 1):
+        parent = make_run(tmp_path, "rope", seed, steady(5.0))
+        make_stage(parent, steady(4.9))
+        make_stage(parent, steady(4.8), context=4 * CONTEXT)
+        make_stage(parent, steady(4.7), context=4 * CONTEXT, extension="yarn")
+        make_run(tmp_path, "rope", seed, steady(4.6), config={"context": 4 * CONTEXT, "training__batch_size": 8})
+    comparison = read_comparison(tmp_path)
+    assert comparison.objection is None
+    assert comparison.encodings == ["rope", "rope+yarn@128", "rope@128", "rope@32"]
+    assert comparison.labels[4:] == ["rope (context=128)"]
+    assert comparison.context == CONTEXT
+    assert {run.label: run.control for run in comparison.runs if run.control} == {
+        "rope (context=128)": "trained on a context of 128 tokens"
+    }
+
+
+def test_of_stages_of_several_lengths_each_says_its_own_even_where_no_other_is_like_it(tmp_path):
+    parent = make_run(tmp_path, "rope")
+    for extension, tokens in (("yarn", 600), ("yarn", 6_000), ("pi", 600)):
+        make_stage(parent, steady(4.7), context=128, extension=extension, tokens=tokens)
+    assert read_comparison(tmp_path).encodings == [
+        "rope",
+        "rope+pi@128 (training.tokens=600)",
+        "rope+yarn@128 (training.tokens=600)",
+        "rope+yarn@128 (training.tokens=6000)",
+    ]
+
+
+def test_arms_differ_in_their_label_by_what_was_set_and_not_by_what_follows_from_their_parents(tmp_path):
+    for seed in (0, 1):
+        for base in (1e4, 5e5):
+            parent = make_run(tmp_path, "rope", seed, config={"encoding__base": base})
+            make_stage(parent, steady(4.7), context=128, extension="longrope")
+        make_stage(parent, steady(4.7), context=128, extension="yarn", config={"training__lr": 1e-3})
+        make_stage(parent, steady(4.7), context=128, extension="yarn", config={"training__lr": 2e-3})
+    assert read_comparison(tmp_path).encodings == [
+        "rope (base=10000.0)",
+        "rope (base=500000.0)",
+        "rope+longrope@128 (base=10000.0)",
+        "rope+longrope@128 (base=500000.0)",
+        "rope+yarn@128 (training.lr=0.001)",
+        "rope+yarn@128 (training.lr=0.002)",
+    ]
+
+
+def test_a_stage_of_a_stage_keeps_the_extension_that_it_inherits_and_the_first_context(tmp_path):
+    parent = make_run(tmp_path, "rope")
+    child = make_stage(parent, steady(4.7), context=64, extension="yarn")
+    make_stage(child, steady(4.6), context=128)
+    make_stage(child, steady(4.6), context=128, extension="pi")
+    comparison = read_comparison(tmp_path)
+    assert comparison.encodings == ["rope", "rope+yarn+pi@128", "rope+yarn@128", "rope+yarn@64"]
+    assert comparison.context == CONTEXT and comparison.objection is None
+    row = comparison.rows[comparison.rows["label"] == "rope+yarn+pi@128"].iloc[0]
+    assert row["contexts"] == "32>64>128" and row["trained_extension"] == "yarn+pi"
+    assert (row["parent"], row["tokens_before"], row["stage_tokens"]) == (child.name, 66_000, 6_000)
+
+
+def test_stages_alone_are_compared_at_the_context_of_their_first_run(tmp_path):
+    for name in ("elsewhere", "here"):
+        (tmp_path / name).mkdir()
+    parent = make_run(tmp_path / "elsewhere", "rope")
+    for extension in ("yarn", None):
+        stage = make_stage(parent, steady(4.7), context=128, extension=extension)
+        shutil.move(stage.path, tmp_path / "here" / stage.name)
+    comparison = read_comparison(tmp_path / "here")
+    assert comparison.context == CONTEXT and comparison.encodings == ["rope+yarn@128", "rope@128"]
+
+
+def test_stages_stand_beside_their_parents_and_a_ceiling_of_as_many_tokens_in_all(tmp_path):
+    long = {"context": 128, "training__batch_size": 8}
+    parent = make_run(tmp_path, "rope")
+    make_stage(parent, steady(4.7), context=128, tokens=6_000)
+    make_run(tmp_path, "rope", 0, steady(4.6), config={**long, "training__tokens": 66_500})
+    odd = make_run(tmp_path, "rope", 1, steady(4.6), config={**long, "training__tokens": 80_000})
+    comparison = read_comparison(tmp_path)
+    assert comparison.objection is None
+    assert list(comparison.apart) == [odd.name] and "training.tokens" in comparison.apart[odd.name]
+
+
+@pytest.mark.parametrize(
+    ("config", "results", "named"),
+    [
+        ({"model__dim": 64}, {}, "model.dim ("),
+        ({"training__batch_size": 16}, {}, "tokens a step ("),
+        ({}, {"corpus_hash": "another"}, "corpus_hash ("),
+        ({}, {"tokenizer_hash": "another"}, "tokenizer_hash ("),
+        ({}, {"training": {"precision": "bf16-mixed"}}, "training precision ("),
+    ],
+)
+def test_a_stage_that_differs_in_more_than_its_length_is_not_compared(tmp_path, config, results, named):
+    parent = make_run(tmp_path, "rope")
+    make_stage(parent, steady(4.7), context=128)
+    odd = make_stage(parent, steady(4.7), context=128, extension="yarn", config=config, results=results)
+    objection = read_comparison(tmp_path).objection
+    assert named in objection and odd.name in objection
+
+
+def test_runs_from_scratch_of_other_lengths_are_refused_beside_stages_too(tmp_path):
+    parent = make_run(tmp_path, "rope")
+    make_stage(parent, steady(4.7), context=128)
+    odd = make_run(tmp_path, "alibi", config={"training__tokens": 30_000})
+    objection = read_comparison(tmp_path).objection
+    assert "training.tokens (" in objection and odd.name in objection
+
+
+def test_the_files_have_columns_of_stages_only_where_there_are_stages(tmp_path):
+    parents = [make_run(tmp_path, "rope", seed) for seed in (0, 1)]
+    make_run(tmp_path, "alibi", floor=True)
+    write_comparison(read_comparison(tmp_path))
+    for name in ("comparison.csv", "summary.csv"):
+        assert not {*STAGE} & {*pd.read_csv(tmp_path / name)}
+    for parent in parents:
+        make_stage(parent, steady(4.7), context=128, extension="yarn", floor=True)
+    write_comparison(read_comparison(tmp_path))
+    for name, found in (("comparison.csv", parents[0].name), ("summary.csv", ", ".join(run.name for run in parents))):
+        table = pd.read_csv(tmp_path / name)
+        floor = table["control"].notna() if name == "summary.csv" else table["label"] != "rope+yarn@128"
+        staged = (table["label"] == "rope+yarn@128") & ~floor
+        assert table.loc[~staged, STAGE].isna().all(axis=None)
+        (row,) = table.loc[staged, STAGE].drop_duplicates("contexts").to_dict("records")
+        assert row == dict(zip(STAGE, (found, 60_000, 6_000, "32>128", "yarn"), strict=True))

@@ -24,9 +24,8 @@ from conf.source import source_hash
 from conf.typed import plain
 from eval.compare.bank_file import WINDOW, BankError, Contents, Entry, read_bank
 from eval.compare.comparison import HEADLINE, Comparison, compare_runs
-from eval.compare.conclusion import listed
 from eval.compare.runs import Run, differing, flatten, read_runs
-from eval.compare.show import show_length, show_percent, show_perplexity
+from eval.compare.show import listed, show_length, show_percent, show_perplexity
 from eval.measure.rows import row_key
 from eval.record.folder import RunFolder
 from eval.record.identity import NOT_IDENTITY, settings_of

@@ -26,15 +26,18 @@ PLACE = ["protocol", "extension", "context_length"]
 STRETCH = [*PLACE, "position"]  # position: 0 where a row is about whole windows
 KEYS = [*STRETCH, "label"]
 MANY = 12  # encodings; beyond, a report shows less of each: differences to the reference and the best alone, ...
+# Of a second stage: its parent's run (of a label, the runs by seed), the tokens trained on before and in the stage, the
+# contexts of all stages ("128>512"), the extension that it is trained with.
+STAGE = ["parent", "tokens_before", "stage_tokens", "contexts", "trained_extension"]
 # The columns of `scored` that are there in any case; of `summary` and, with the stretch's, `positions`; of `tasks`.
 FIELDS = ["run_id", "label", "encoding", "seed", "control", "protocol", "extension", "context_length", "length_ratio"]
 FIELDS += ["position_from", "position", "status", "reason", "targets_id", "split", "precision", "executor"]
 FIELDS += ["settings", "seconds", "perplexity", "perplexity_low", "perplexity_high", "nats", "bits_per_byte"]
-FIELDS += ["tokens", "windows", "blocks", "task", "length", "examples"]
+FIELDS += ["tokens", "windows", "blocks", "task", "length", "examples", *STAGE]
 FIGURES = ["protocol", "extension", "context_length", "length_ratio", "position_from", "position", "label"]
 FIGURES += ["encoding", "control", "seeds", "perplexity", "perplexity_low", "perplexity_high", "nats"]
 FIGURES += ["bits_per_byte", "tokens", "windows", "blocks", "interval_level", "interval_covers", "interval_reason"]
-FIGURES += ["precision", "executor", "settings"]
+FIGURES += ["precision", "executor", "settings", *STAGE]
 BEST = "among_best"
 GAIN = ["gain_percent", "gain_low", "gain_high", "gain_verdict"]
 DIFFERENCE = ["difference_nats", "difference_percent", "difference_low", "difference_high", "p", "p_holm"]
@@ -100,8 +103,8 @@ class Comparison:
 
     @property
     def context(self) -> int | None:
-        """The training context, in tokens, of the runs that are no controls."""
-        return min((run.settings.context for run in self.compared if not run.control), default=None)
+        """The training context, in tokens, of the runs that are no controls; of second stages, that of their first."""
+        return min((run.settings.first_context for run in self.compared if not run.control), default=None)
 
 
 def read_comparison(
@@ -191,10 +194,20 @@ def tidy_rows(runs: Iterable[Run]) -> pd.DataFrame:
     return frame_of(
         {"label": run.label, "encoding": run.encoding, "seed": run.seed, "run_id": run.name, "state": run.state}
         | {name: run.results.get(name) for name in hashes}
+        | _stage_fields(run)
         | row
         for run in runs
         for row in [*run.results["rows"], *run.results.get("tasks", [])]
     )
+
+
+def _stage_fields(run: Run) -> dict[str, Any]:
+    """STAGE of a run; empty where it is no second stage."""
+    if run.stage is None:
+        return dict.fromkeys(STAGE)
+    contexts = ">".join(map(str, [*run.stage.contexts, run.settings.context]))
+    values = (run.stage.run, run.stage.tokens, run.settings.training.tokens, contexts, run.extension or None)
+    return dict(zip(STAGE, values, strict=True))
 
 
 def _lost(rows: pd.DataFrame, runs: Sequence[Run]) -> Iterator[pd.DataFrame]:
@@ -216,6 +229,7 @@ def _stand_ins(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
         seed=rows["seed"].mask(floor, 0),
         control=rows["run_id"].map({run.name: run.control for run in runs}).astype(object).mask(floor, "floor"),
         position=rows["position"].fillna(0).astype("Int64"),
+        **rows[STAGE].mask(floor),
     )
 
 
@@ -260,6 +274,7 @@ def summarise(
     seeds, intervals = rows.groupby(KEYS), _intervals(windows, level)
     figures = rows.drop_duplicates(KEYS).set_index(KEYS)  # of the first seed, what is the same for all
     figures["seeds"] = seeds.size().astype("Int64")
+    figures["parent"] = seeds["parent"].agg(lambda runs: ", ".join(runs.dropna().unique()) or None)
     figures["bits_per_byte"] = seeds["bits_per_byte"].agg(lambda bits: bits.mean(skipna=False))
     figures = figures.drop(columns=intervals.columns, errors="ignore").join(intervals)
     figures = figures.reset_index().sort_values([*STRETCH, "nats"], kind="stable")
@@ -377,10 +392,16 @@ def summarise_tasks(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary_table(comparison: Comparison) -> pd.DataFrame:
-    """What summary.csv holds: every label at every place; without the columns of differences where there are none."""
+    """What summary.csv holds: every label at every place; without the columns of differences, and of second stages,
+    where there are none."""
     frames = [comparison.summary, comparison.positions, comparison.tasks]
     table = pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame(columns=FIGURES)], ignore_index=True)
-    for fields in (DIFFERENCE, GAIN):
+    return _without_empty(table, DIFFERENCE, GAIN, STAGE)
+
+
+def _without_empty(table: pd.DataFrame, *groups: Sequence[str]) -> pd.DataFrame:
+    """The table without those groups of columns that hold nothing."""
+    for fields in groups:
         if table.reindex(columns=fields).isna().all(axis=None):
             table = table.drop(columns=fields, errors="ignore")
     return table
@@ -388,5 +409,5 @@ def summary_table(comparison: Comparison) -> pd.DataFrame:
 
 def write_comparison(comparison: Comparison) -> None:
     """comparison.csv (every row of every run) and summary.csv (every label at every place) in the sweep's folder."""
-    write_table(comparison.path / "comparison.csv", comparison.rows)
+    write_table(comparison.path / "comparison.csv", _without_empty(comparison.rows, STAGE))
     write_table(comparison.path / "summary.csv", summary_table(comparison))

@@ -4,31 +4,33 @@ the uncertainty (eval/measure/statistics.py says how that set is found), then wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from eval.compare.comparison import BEST, HEADLINE, Comparison, last_place
 from eval.compare.show import (
-    SPACE,
     USELESS,
-    show_interval,
-    show_level,
-    show_p,
+    listed,
+    show_change,
     show_percent,
     show_perplexity,
+    show_sure,
     show_visible,
 )
+from eval.compare.stage_report import stage_sentences
+from eval.compare.stages import stages_of
 from eval.compare.tables import tuning
 
-NAMED = 8  # of a set of encodings; beyond, the others are counted
-WIDE = 4  # times its lower bound; an interval's upper bound beyond: it bounds nothing, and is said to be too wide
 FAILED = 0.05  # of a task's examples: who answers no more has not learned it
+
+ONE_SEED = "With one seed, intervals and verdicts cover the held-out windows only: another seed may turn them round."
 
 
 def conclude(comparison: Comparison) -> list[str]:
-    """Sentences; the first is the verdict, or says why there is none, unless the comparison has remarks of its own."""
+    """Sentences; the first is the verdict, or says why there is none, unless the comparison has remarks of its own.
+    Those of second stages come first."""
     if comparison.objection:
         return [*comparison.remarks, "No comparison is made.", comparison.objection]
     rows = last_place(comparison.summary)
@@ -36,7 +38,12 @@ def conclude(comparison: Comparison) -> list[str]:
         length, protocol = rows[["context_length", "protocol"]].iloc[0]
         where = f"At {length / comparison.context:g}x the training context ({length:,} tokens)"
         where += f", by the protocol {protocol}" * (protocol != HEADLINE)
-        found = [f"{where}, {_verdict(rows, comparison)}{_below_floor(rows, comparison)}", *_remarks(rows, comparison)]
+        floor = _below_floor(rows, comparison)
+        found = [f"{where}, {_verdict(rows, comparison)}{floor}", *_remarks(rows, comparison)]
+        if stages := stages_of(comparison):
+            if stages.labels.issuperset(rows["label"]):  # all are arms or their parents
+                found = [floor.strip(), ONE_SEED * bool(rows["seeds"].min() == 1)]
+            found = [*stage_sentences(comparison), *filter(None, found)]
     elif len(comparison.tasks):
         found = [_task_verdict(comparison.tasks)]
     else:
@@ -48,7 +55,7 @@ def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
     """Which encodings can't be told from the best, and by how much the lowest is below another: the last of them, or
     the next behind them where it stands alone."""
     lowest, *others = rows.itertuples()
-    figure = f"a perplexity of {show_perplexity(lowest.perplexity)} ({_sure_figure(lowest, comparison.level)})"
+    figure = f"a perplexity of {show_perplexity(lowest.perplexity)} ({show_sure(lowest, comparison.level)})"
     if not others:
         return f"{lowest.label} has {figure}{_growth(lowest, comparison)}."
     best = rows["label"][rows[BEST]].tolist()
@@ -62,42 +69,8 @@ def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
     against = against.merge(rows[["protocol", "extension", "context_length"]].head(1))
     (difference,) = against.itertuples()
     over = "," if other.seeds == lowest.seeds else "; over the seeds that both have,"
-    change = _change(difference, comparison.level)
+    change = show_change(difference, comparison.level)
     return f"{said}, {other.label}, has {show_perplexity(other.perplexity)}{over} {change}."
-
-
-def listed(names: Iterable[str]) -> str:
-    """ "rope, alibi and t5"."""
-    *first, last = (names := [*names])[:NAMED]
-    more = len(names) - NAMED
-    if more > 0:
-        return f"{', '.join([*first, last])} and {more} more"
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def _sure_figure(row: Any, level: float) -> str:
-    """How sure a perplexity is: "95 % interval 4.1 to 4.3"."""
-    if pd.isna(row.perplexity_low):
-        return row.interval_reason
-    if row.perplexity_high > WIDE * row.perplexity_low:
-        return f"{show_level(level)} interval too wide to say more: add seeds"
-    return f"{show_level(level)} interval {show_interval(row.perplexity_low, row.perplexity_high, show_perplexity)}"
-
-
-def _change(row: Any, level: float) -> str:
-    """ "+3.1 % (95 % interval +2.1 % to +4.0 %; p < 0.001, corrected for all comparisons)"."""
-    if pd.isna(row.difference_percent):
-        return "and no seed in common"
-    change = show_percent(row.difference_percent)
-    if pd.isna(row.difference_low):
-        return f"{change} ({row.verdict_reason})"
-    if 100 + row.difference_high > WIDE * (100 + row.difference_low):
-        interval = "too wide to say more"
-    else:
-        interval = show_interval(row.difference_low, row.difference_high, show_percent)
-    p = show_p(row.p_holm)
-    p = f"p{SPACE}{p}" if p.startswith("<") else f"p{SPACE}={SPACE}{p}"
-    return f"{change} ({show_level(level)} interval {interval}; {p}, corrected for all comparisons)"
 
 
 def _growth(row: Any, comparison: Comparison) -> str:
@@ -137,7 +110,7 @@ def _remarks(rows: pd.DataFrame, comparison: Comparison) -> Iterator[str]:
         counts = judged["verdict"].value_counts()
         fall = ", ".join(f"{counts[word]} {word}" for word in ("better", "worse", "not separable") if word in counts)
         lowest = next(judged.itertuples())
-        change = f"; the lowest of them, {lowest.label}, {_change(lowest, comparison.level)}"
+        change = f"; the lowest of them, {lowest.label}, {show_change(lowest, comparison.level)}"
         yield f"Of {len(judged)} encodings against {reference}: {fall}{change * (rows['label'].iloc[0] != reference)}."
     seen = judged["smallest_detectable"][judged["verdict"] == "not separable"].dropna()
     if len(seen) and seen.min() > USELESS:
@@ -147,7 +120,7 @@ def _remarks(rows: pd.DataFrame, comparison: Comparison) -> Iterator[str]:
         more = ": add seeds" * bool(seen.max() > USELESS)
         yield f"Where nothing is separable, a difference in perplexity of {sizes} would have been seen{more}."
     if rows["seeds"].min() == 1:
-        yield "With one seed, intervals and verdicts cover the held-out windows only: another seed may turn them round."
+        yield ONE_SEED
 
 
 def _doubts(comparison: Comparison) -> Iterator[str]:

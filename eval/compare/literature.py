@@ -7,6 +7,10 @@ figures *of its own* is lower, and the sweep is asked the same of two of its own
 - encodings: two encodings (or extensions of one) at the same multiple of the training context;
 - lengths: one encoding at its training context and beyond ("it degrades", "it gains").
 
+A figure with a `stage` is that of a run that was trained further, at a context of so many tokens: multiples are of that
+one, and the extension behind the plus is what it was trained with. Such figures are asked of second stages alone, which
+went on from as many tokens over the same contexts for as many more; all others of first runs alone.
+
 A study supports a statement where its two figures are apart: by more than SDS standard deviations of their difference
 where it gives both, else by more than MARGIN, which is two of them at the 0.7 % that seeds differ by in small models.
 Protocols are compared with their like alone, and multiples of the training context with the nearest within FACTOR.
@@ -32,20 +36,30 @@ PROTOCOLS = {"non-overlapping": "non_overlapping", "last": "fixed_targets", "sli
 VERDICTS = {"worse": "agree", "better": "disagree", "not separable": "not separable"}  # of the higher minus the lower
 FIGURE = ["protocol", "extension", "context_length", "label"]  # what tells the summary's rows apart
 QUESTION = ["protocol", *(f"{name}_{side}" for side in ("lower", "higher") for name in FIGURE[1:])]
+STAGES = ["contexts", "tokens_before", "stage_tokens"]  # what two second stages must have in common
 ANSWER = ["seeds", "percent", "percent_low", "percent_high", "covers", "p_holm", "verdict", "reason"]
 COLUMNS = ["kind", "statement", "study", "corpus", "evidence", "published_protocol", "published_lower"]
-COLUMNS += ["published_higher", "published_ratio_lower", "published_ratio_higher", "published_percent", "protocol"]
+COLUMNS += [
+    "published_stage",
+    "published_higher",
+    "published_ratio_lower",
+    "published_ratio_higher",
+    "published_percent",
+    "protocol",
+]
 COLUMNS += ["lower", "higher", "ratio_lower", "ratio_higher", "perplexity_lower", "perplexity_higher", *ANSWER]
 
 
 def read_published(path: Path = PUBLISHED) -> pd.DataFrame:
     """The figures of a file like published.csv, in its order: study, corpus, evidence, published_protocol and protocol
-    (ours that asks the same question), encoding, published_ratio (context length over training length), published (the
+    (ours that asks the same question), encoding, published_ratio (context length over that of the last training),
+    published_stage (that context, in tokens, of runs that were trained further; missing for first runs), published (the
     perplexity), sd (over seeds, missing where not given)."""
-    found = pd.read_csv(path).rename(columns={"protocol": "published_protocol", "ppl": "published"})
+    names = {"protocol": "published_protocol", "ppl": "published", "stage": "published_stage"}
+    found = pd.read_csv(path).rename(columns=names)
     return found.assign(
         protocol=found["published_protocol"].str.split().str[0].map(PROTOCOLS),
-        published_ratio=found["context_length"] / found["train_length"],
+        published_ratio=found["context_length"] / found["published_stage"].fillna(found["train_length"]),
     ).drop(columns=["context_length", "train_length"])
 
 
@@ -64,7 +78,8 @@ def check(comparison: Comparison, published: pd.DataFrame | None = None) -> pd.D
     found = found.merge(_answers(comparison, found[QUESTION].drop_duplicates()), "left", on=QUESTION)
     for side in ("lower", "higher"):
         found[side] = _extended(found[f"label_{side}"], found[f"extension_{side}"])
-    at = {side: found[side] + " at " + found[f"ratio_{side}"].map("{:g}x".format) for side in ("lower", "higher")}
+    of = found["stage_context"].map(" of {:,}".format).where(found["stage_context"] > 0, "")
+    at = {side: found[side] + " at " + found[f"ratio_{side}"].map("{:g}x".format) + of for side in ("lower", "higher")}
     found["statement"] = at["lower"] + " below " + at["higher"]
     found["published_percent"] = 100 * (found["published_higher"] / found["published_lower"] - 1)
     return found[COLUMNS]
@@ -102,18 +117,22 @@ def _answers(comparison: Comparison, asked: pd.DataFrame) -> pd.DataFrame:
 
 def find_statements(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """The statements "lower is below higher" that studies support, and that the sweep has both sides of: `kind`, what
-    `published` has and the columns of the summary's rows, ..._lower and ..._higher. Controls take no part."""
-    ours = summary[summary["control"].isna()]
+    `published` has and the columns of the summary's rows, ..._lower and ..._higher. Controls take no part, and no two
+    of which one is a second stage and the other none."""
+    ours = _named(summary[summary["control"].isna()])
     if ours.empty:
         return pd.DataFrame()
-    ours = ours.assign(encoding=_extended(ours["encoding"], ours["extension"]), ratio=ours["length_ratio"])
     studies = []
-    for (_, protocol), figures in published.groupby(["study", "protocol"], sort=False):
-        ratios = match_ratios(figures["published_ratio"].unique(), ours["ratio"][ours["protocol"] == protocol].unique())
+    published = published.assign(staged=published.reindex(columns=["published_stage"])["published_stage"].notna())
+    for (_, protocol, staged), figures in published.groupby(["study", "protocol", "staged"], sort=False):
+        like = ours[(ours["protocol"] == protocol) & (ours["staged"] == staged)]
+        ratios = match_ratios(figures["published_ratio"].unique(), like["ratio"].unique())
         studies.append(figures.assign(ratio=figures["published_ratio"].map(ratios)))
-    sides = pd.concat(studies).merge(ours[["encoding", *FIGURE, "ratio", "perplexity"]])
+    own = ours[["encoding", *FIGURE, "ratio", "perplexity", "staged", "stage_context", *STAGES]]
+    sides = pd.concat(studies).merge(own)
     sides["number"] = range(len(sides))
-    pairs = sides.merge(sides, on=["study", "protocol"], suffixes=("_lower", "_higher"))
+    alike = ["study", "protocol", "staged", "stage_context", *STAGES]
+    pairs = sides.merge(sides, on=alike, suffixes=("_lower", "_higher"))
     same = {name: pairs[f"{name}_lower"] == pairs[f"{name}_higher"] for name in ("encoding", "label", "extension")}
     ratios = pairs[["published_ratio_lower", "published_ratio_higher"]]
     lengths = same["encoding"] & same["label"] & same["extension"] & (ratios.min(axis="columns") == 1)
@@ -124,7 +143,26 @@ def find_statements(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
     pairs = pairs.assign(first=order.min(axis="columns"), second=order.max(axis="columns"))
     supported = apart(*(pairs[f"{name}_{side}"] for name in ("published", "sd") for side in ("lower", "higher")))
     pairs = pairs[(lengths | encodings) & supported].sort_values(["first", "second"])
-    return pairs.rename(columns={f"{name}_lower": name for name in ("corpus", "evidence", "published_protocol")})
+    once = ("corpus", "evidence", "published_protocol", "published_stage")
+    return pairs.rename(columns={f"{name}_lower": name for name in once})
+
+
+def _named(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows that can be asked about, under published.csv's names: of a first run `encoding` with the extension at
+    test time and `ratio` of the training context; of a second stage (`staged`) with the extension that it was trained
+    with, without another at test time, and of its last context, `stage_context` (0 for a first run)."""
+    rows = summary.reindex(columns=list(dict.fromkeys([*summary, *STAGES, "trained_extension"])))
+    rows = rows[rows["contexts"].isna() | (rows["extension"] == "none")]
+    staged = rows["contexts"].notna()
+    last = rows["contexts"].map(lambda each: int(each.split(">")[-1]), na_action="ignore").fillna(0).astype(int)
+    extension = rows["extension"].where(~staged, rows["trained_extension"].fillna("none"))
+    return rows.assign(
+        encoding=_extended(rows["encoding"], extension),
+        ratio=rows["length_ratio"].where(~staged, rows["context_length"] / last.where(staged, 1)),
+        staged=staged,
+        stage_context=last,
+        **rows[STAGES].astype(object).where(staged, 0),
+    )
 
 
 def _extended(name: pd.Series, extension: pd.Series) -> pd.Series:

@@ -19,6 +19,8 @@ from eval.compare.plots import Figure, Section, Style, styles
 from eval.compare.probe_figures import probe_sections
 from eval.compare.runs import differing, flatten
 from eval.compare.show import Table
+from eval.compare.stage_report import stage_panels
+from eval.compare.stages import stages_of
 from eval.record.identity import NOT_IDENTITY
 
 ASSETS = Path(__file__).with_name("assets")
@@ -32,6 +34,8 @@ def page(comparison: Comparison, statements: pd.DataFrame) -> str:
     environment = Environment(**loading, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     style = _styles(comparison)
     labels = last_place(comparison.summary)["label"].tolist()[:BEST]
+    if stages := stages_of(comparison):
+        labels += [label for group in stages.longest for label, _ in group.sides]
     best = list(dict.fromkeys([*labels, *([comparison.reference] if comparison.reference else [])]))
     return environment.get_template("report.html").render(
         title=comparison.path.name,
@@ -77,13 +81,16 @@ def _facts(comparison: Comparison) -> dict[str, str]:
     if not comparison.compared:
         return {"runs": f"0 of {len(comparison.runs)} finished"}
     finished = len(comparison.runs) - len(comparison.left_out)
-    run = comparison.compared[0]
+    run = min(comparison.compared, key=lambda run: run.stage is not None)  # the first that is no second stage
+    stages = stages_of(comparison)
+    second = {f"{group.tokens:,} tokens": None for group in stages.groups} if stages else {}
     settings, machine = run.settings, run.results.get("machine") or {}
     return {
         "runs": f"{finished} of {len(comparison.runs)} finished",
         "encodings": str(len(comparison.encodings)),
         "seeds": ", ".join(sorted({str(run.seed) for run in comparison.compared}, key=int)),
         "trained on": f"{settings.training.tokens:,} tokens of {settings.data['name']}",
+        **({"second stages": ", ".join(second)} if second else {}),
         "training context": f"{comparison.context:,} tokens",
         "model": f"{settings.model.name}, {run.results.get('parameters', {}).get('total', 0):,} parameters",
         "device": f"{machine.get('device', 'not recorded')}, {machine.get('processor', '')}".rstrip(", "),
@@ -111,6 +118,7 @@ def _sections(comparison: Comparison, style: Mapping[str, Style], statements: pd
         figures.position_figure(comparison, style, each) for each in comparison.positions["extension"].unique()
     ]
     sections = [
+        Section("stages", stage_panels(comparison, style)),
         Section("perplexity", perplexity),
         Section("runs", [tables.run_table(comparison)] if comparison.objection else []),
         Section("differences", differences),

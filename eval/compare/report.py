@@ -18,8 +18,10 @@ from eval.compare.literature import check
 from eval.compare.page import page
 from eval.compare.probe_figures import probe_tables
 from eval.compare.show import Table
+from eval.compare.stage_report import stage_tables
+from eval.compare.stages import stage_rows, stages_of
 from eval.record.command import CONTROL
-from eval.record.files import write_atomic
+from eval.record.files import write_atomic, write_table
 from eval.record.sweep import last_started
 from eval.record.terminal import console
 
@@ -53,8 +55,11 @@ def write_report(
 
 
 def write_files(comparison: Comparison) -> None:
-    """comparison.csv, summary.csv, report.md and report.html in the comparison's folder, each whole or not at all."""
+    """comparison.csv, summary.csv, report.md, report.html and, where there are second stages, stages.csv in the
+    comparison's folder, each whole or not at all."""
     write_comparison(comparison)
+    if stages := stages_of(comparison):
+        write_table(comparison.path / "stages.csv", stage_rows(stages))
     statements = check(comparison)
     write_atomic(comparison.path / "report.md", markdown(comparison, statements).encode())
     write_atomic(comparison.path / "report.html", page(comparison, statements).encode())
@@ -90,6 +95,7 @@ def markdown(comparison: Comparison, statements: pd.DataFrame) -> str:
 
 def _markdown_tables(comparison: Comparison, statements: pd.DataFrame) -> Iterator[Table]:
     summary = comparison.summary
+    yield from stage_tables(comparison)
     for protocol, extension in tables.places(summary):
         if extension == "none":
             yield tables.perplexity_table(comparison, protocol)

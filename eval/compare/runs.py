@@ -10,22 +10,27 @@ from typing import Any
 
 import pandas as pd
 
-from conf.schema import Settings
+from conf.schema import Settings, StageSettings
 from eval.record.folder import RunFolder
 from eval.record.identity import NOT_TRAINING
 
-# What must be equal between runs that are compared: settings (or whole groups), and the data by results.json.
-COMPARED_SETTINGS = ("model", "data.name", "training.tokens")
+# What must be equal between runs that are compared: settings (or whole groups), and the data by results.json. Beside
+# them the tokens trained on, but for second stages; see `find_objection`.
+COMPARED_SETTINGS = ("model", "data.name")
 COMPARED_RESULTS = ("corpus_hash", "tokenizer_hash")
 # The settings that choose which tokens are scored.
 TARGET_SETTINGS = ("context", "data", "eval")
+# Of a second stage: what only says which parent of its seed it starts from, or follows from other settings.
+PARENTAGE = ("init", "extend", "stage")
+SAID_OF_STAGES = ("stage.tokens", "stage.contexts")  # and what of that a label says all the same
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """One run of a sweep, as its files have it.
 
-    label: the encoding, with the settings in which it differs from other runs of that encoding (the seed apart).
+    label: the encoding, with the settings in which it differs from other runs of that encoding (the seed apart). Of a
+        second stage, an arm: the encoding, the extension that it trains with and its context, as in "rope+yarn@512".
     state: that of status.json, "missing" where there is none to be read, or "damaged" where another file can't be.
     problem: why the run takes no part in the comparison; None where it does.
     control: what the run is a control for, where it is one: shown beside the encodings, never ranked among them.
@@ -61,6 +66,30 @@ class Run:
     def seed(self) -> int | None:
         return self.settings and self.settings.seed
 
+    @property
+    def stage(self) -> StageSettings | None:
+        """What it goes on from, where it is a second stage."""
+        return self.settings and self.settings.stage
+
+    @property
+    def extension(self) -> str:
+        """The extensions that a second stage is trained with, those of stages before it first, as in "pi+yarn"; empty
+        where there is none."""
+        if self.stage is None:
+            return ""
+        configs = [each["extension"] for each in self.stage.extended] + [self.settings.extension or {}]
+        return "+".join(name for config in configs if (name := config.get("name", "none")) != "none")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on in all, those of the stages before among them."""
+        return self.settings.training.tokens + (self.stage.tokens if self.stage else 0)
+
+    @property
+    def a_step(self) -> int:
+        """Tokens of an optimizer step."""
+        return self.settings.training.batch_size * self.settings.context
+
 
 def read_runs(path: Path, jobs: Collection[str] = (), evaluation: str | None = None) -> list[Run]:
     """The runs of a sweep's folder (or of one run's own), in order of label and seed. A run whose files are missing or
@@ -75,10 +104,10 @@ def read_runs(path: Path, jobs: Collection[str] = (), evaluation: str | None = N
     runs = [_read_run(RunFolder(folder)) for folder in folders]
     if key := evaluation or _evaluation(runs):
         runs = [run if run.results.get("evaluation") == key else _read_run(run.folder, key) for run in runs]
-    context = min((run.settings.context for run in runs if run.problem is None), default=0)
+    context = min((run.settings.first_context for run in runs if run.problem is None), default=0)
     runs = [
         replace(run, control=f"trained on a context of {run.settings.context:,} tokens")
-        if run.settings and run.settings.context > context > 0
+        if run.settings and run.settings.first_context > context > 0
         else run
         for run in runs
     ]
@@ -147,15 +176,26 @@ def differing(flats: Sequence[Mapping[str, Any]], among: Iterable[str] = ("",)) 
 
 
 def _label(run: Run, runs: Sequence[Run]) -> str:
-    """The encoding's name, with the settings in which runs of the same encoding differ; else the folder's."""
+    """The encoding's name, of an arm with its extension and context, and the settings in which runs of the same name
+    differ; else the folder's. Where a sweep's stages are of several lengths, each says its own."""
     if run.settings is None:
         return run.name
-    alike = (run.encoding, run.control)
-    same = [each.flat for each in runs if each.settings and (each.encoding, each.control) == alike]
-    keys = sorted(key for key in differing(same) if key.split(".")[0] not in (*NOT_TRAINING, "seed"))
-    parts = [f"context={run.settings.context}"] if run.control else []
-    parts += [f"{key.removeprefix('encoding.')}={run.flat.get(key)}" for key in keys]
-    return f"{run.encoding} ({', '.join(parts)})" if parts else run.encoding
+    alike = (_named(run), run.control)
+    read = [each for each in runs if each.settings]
+    same = [each.flat for each in read if (_named(each), each.control) == alike]
+    keys = {key for key in differing(same) if key.split(".")[0] not in (*NOT_TRAINING, *PARENTAGE, "seed")}
+    keys |= {*differing(same)} & {*SAID_OF_STAGES}
+    if run.stage and len({each.settings.training.tokens for each in read if each.stage}) > 1:
+        keys.add("training.tokens")
+    parts = [f"context={run.settings.first_context}"] if run.control else []
+    parts += [f"{key.removeprefix('encoding.')}={run.flat.get(key)}" for key in sorted(keys)]
+    return f"{_named(run)} ({', '.join(parts)})" if parts else _named(run)
+
+
+def _named(run: Run) -> str:
+    """ "rope", or of a second stage "rope+yarn@512"."""
+    extension = f"+{run.extension}" * bool(run.extension)
+    return f"{run.encoding}{extension}@{run.settings.context}" if run.stage else run.encoding
 
 
 def find_reference(labels: Sequence[str], wanted: str | None) -> str | None:
@@ -167,15 +207,21 @@ def find_reference(labels: Sequence[str], wanted: str | None) -> str | None:
 def find_objection(runs: Sequence[Run], rows: pd.DataFrame) -> str | None:
     """In what the runs differ, and between which, so that their figures can't stand side by side; None where they can.
 
+    A second stage differs from its parent in tokens and context, and stages in their lengths: that is what they are
+    for. A control may have been trained on as many tokens as a stage and its parent together.
+
     rows: those of eval.compare.comparison.Comparison, of these runs alone.
     """
     flats = [run.flat for run in runs]
     facts = {key: [str(flat.get(key)) for flat in flats] for key in differing(flats, COMPARED_SETTINGS)}
-    facts["tokens a step"] = [run.settings.training.batch_size * run.settings.context for run in runs]
+    staged = [run for run in runs if run.stage]
+    wholes = [run for run in runs if run.stage or (run.control and any(as_many(run, each) for each in staged))]
+    facts["training.tokens"] = [None if run in wholes else str(run.settings.training.tokens) for run in runs]
+    facts["tokens a step"] = [run.a_step for run in runs]
     facts |= {key: [str(run.results.get(key))[:8] for run in runs] for key in COMPARED_RESULTS}
     facts["training precision"] = [str(run.results.get("training", {}).get("precision")) for run in runs]
     names = pd.Series([run.name for run in runs], dtype=str)
-    found = [f"{key} ({_who_has(values, names)})" for key, values in facts.items() if len(set(values)) > 1]
+    found = [f"{key} ({_who_has(values, names)})" for key, values in facts.items() if len({*values} - {None}) > 1]
     twins = names.groupby([[run.label for run in runs], [run.seed for run in runs]], sort=False).agg(list)
     found += [f"the run's name alone ({', '.join(each)})" for each in twins if len(each) > 1]
     # Tasks are scored on examples, other rows on targets, the same for all extensions; floors in a precision of theirs.
@@ -199,8 +245,14 @@ def find_objection(runs: Sequence[Run], rows: pd.DataFrame) -> str | None:
     return "; ".join(found) or None
 
 
+def as_many(run: Run, stage: Run) -> bool:
+    """Whether a run was trained on as many tokens as a second stage and those before it, but for what each of them was
+    rounded up by, less than a step."""
+    return abs(run.tokens - stage.tokens) <= stage.a_step * (1 + len(stage.stage.contexts))
+
+
 def _who_has(values: Sequence[Any], names: pd.Series) -> str:
-    """ "60000: rope-s0-1f2e3d and 3 more, 80000: alibi-s0-4a5b6c"."""
+    """Who has which value, None apart: "60000: rope-s0-1f2e3d and 3 more, 80000: alibi-s0-4a5b6c"."""
     return ", ".join(
         f"{value}: {having.iloc[0]}" + (f" and {len(having) - 1} more" if len(having) > 1 else "")
         for value, having in names.groupby(values, sort=False)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 USELESS = math.log(2)  # nats: who can't see a perplexity double has too few seeds or windows to compare anything
+NAMED = 8  # of a set of encodings; beyond, the others are counted
+WIDE = 4  # times its lower bound; an interval's upper bound beyond: it bounds nothing, and is said to be too wide
 MINUS, SPACE = "\u2212", "\u00a0"  # a minus as wide as a plus, and a space that doesn't break
 
 
@@ -70,6 +73,40 @@ def show_interval(low: float, high: float, show: Callable[[float], str]) -> str:
 def intervals(frame: pd.DataFrame, name: str, show: Callable[[float], str]) -> list[str]:
     """Those of the columns `name`_low and `name`_high."""
     return [show_interval(*ends, show) for ends in zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)]
+
+
+def listed(names: Iterable[str]) -> str:
+    """ "rope, alibi and t5"."""
+    *first, last = (names := [*names])[:NAMED]
+    more = len(names) - NAMED
+    if more > 0:
+        return f"{', '.join([*first, last])} and {more} more"
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def show_sure(row: Any, level: float) -> str:
+    """How sure a perplexity is: "95 % interval 4.1 to 4.3"."""
+    if pd.isna(row.perplexity_low):
+        return row.interval_reason
+    if row.perplexity_high > WIDE * row.perplexity_low:
+        return f"{show_level(level)} interval too wide to say more: add seeds"
+    return f"{show_level(level)} interval {show_interval(row.perplexity_low, row.perplexity_high, show_perplexity)}"
+
+
+def show_change(row: Any, level: float) -> str:
+    """ "+3.1 % (95 % interval +2.1 % to +4.0 %; p < 0.001, corrected for all comparisons)"."""
+    if pd.isna(row.difference_percent):
+        return "and no seed in common"
+    change = show_percent(row.difference_percent)
+    if pd.isna(row.difference_low):
+        return f"{change} ({row.verdict_reason})"
+    if 100 + row.difference_high > WIDE * (100 + row.difference_low):
+        interval = "too wide to say more"
+    else:
+        interval = show_interval(row.difference_low, row.difference_high, show_percent)
+    p = show_p(row.p_holm)
+    p = f"p{SPACE}{p}" if p.startswith("<") else f"p{SPACE}={SPACE}{p}"
+    return f"{change} ({show_level(level)} interval {interval}; {p}, corrected for all comparisons)"
 
 
 # The title of a column of numbers, and how one is shown.
