@@ -59,6 +59,9 @@ def test_every_extension_fits_and_runs_on_every_encoding_that_it_says_it_fits():
                 continue
             outputs.append(hidden(name, extension, length))
             assert torch.isfinite(outputs[-1]).all(), f"{method} on {name} at {length} tokens"
+            if length == 2 * L:
+                few = hidden(name, extension, length, last=5)
+                assert torch.allclose(few, outputs[-1][:, -5:], rtol=1e-9), f"{method} on {name}: the last rows alone"
         plain = hidden(name, extension_of("none"), L)
         same = torch.equal(outputs[0], plain)
         assert same != (method in WITHIN_TRAINING_TOO), f"{method} on {name} at s = 1"
