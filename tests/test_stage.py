@@ -19,6 +19,7 @@ from model.build import build_transformer, check_model
 from model.catalogue import encoding_names
 from model.extensions import build_extension, extension_config, extension_names
 from model.training.checkpoint import checkpoint_path, checkpoints
+from tests.test_resume import Killed, assert_same, stop_at
 from train import train
 
 CONTEXT, LONGER, VOCABULARY = 32, 96, 300
@@ -178,6 +179,21 @@ def test_a_stage_on_a_stage(composed, runs, parent):
     assert trained.trained_length == 128
     plain_rope = build_transformer(parent.settings, VOCABULARY, SEPARATORS).encoding
     torch.testing.assert_close(trained.encoding.frequencies(0), plain_rope.frequencies(0) / 2)
+
+
+def test_a_stage_that_breaks_off_ends_as_one_never_stopped(composed, runs, parent, monkeypatch):
+    """Under drawn positions, whose draws are kept, in the midst of the parent's schedule and averages."""
+    given = ["init_at=0.5", "extension=random_positions", "extension.length=128", "training.schedule_from=parent"]
+    folders = []
+    for place in ("whole", "broken"):
+        settings = composed(f"init={parent.path}", *given, f"runs={runs / place}", "training.checkpoint_every=0.3")
+        if place == "broken":
+            with monkeypatch.context() as patch, pytest.raises(Killed):
+                stop_at(patch, 7)
+                train(settings)
+        train(settings)
+        folders.append(RunFolder.of(settings))
+    assert_same(*reversed(folders))
 
 
 def test_an_extension_that_chooses_for_itself_does_so_once(composed, runs, parent, capsys):
