@@ -6,7 +6,7 @@ A run's folder:
     results.json     schema version, provenance, training, rows (protocol, extension, context length)
     losses.npz       the scored tokens' losses of every row, float32, and the windows they stand in
     curve.csv        the training curve
-    checkpoints/     the newest two
+    checkpoints/     the newest two, and those that are kept for second stages
     wandb-id         W&B's id of the run
 
 All of them are checked when they are read: JSON files by a digest of their own, the rows' figures and losses.npz by
