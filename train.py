@@ -30,7 +30,7 @@ def train(settings: Settings) -> None:
     from eval.measure.measurement import Measurement, fingerprint
     from eval.record.folder import RunFolder
     from eval.record.provenance import describe_run
-    from eval.record.stage import settled, start
+    from eval.record.stage import check_documents, settled, start
     from eval.record.terminal import announce, print_results
     from eval.record.tracking import track_run
     from eval.record.trained import is_trained
@@ -50,12 +50,13 @@ def train(settings: Settings) -> None:
             if not settings.sweep:
                 write_files(read_comparison(folder.path))
         else:
-            settings = tuned(settled(settings, train), train)
+            settings = tuned(settled(settings), train)
             with track_run(settings) as tracker:
                 with folder.recording(settings, asked):
                     check_model(settings)
                     data = build_data(settings)
                     folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
+                    check_documents(settings, data)
                     measurement = Measurement(settings.eval, data, settings.first_context)
                     model = build_language_model(settings, data.vocab_size, data.separators)
                     measurement.check(model.transformer)

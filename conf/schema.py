@@ -409,10 +409,11 @@ class StageSettings(Checked):
 @dataclass
 class ExtendSettings(Checked):
     """`extend` in conf/experiment/extend.yaml: a stage's context, as a multiple of its parent's, and its tokens, as a
-    share of its parent's."""
+    share of its parent's. context: the parent's, in tokens, of an arm from scratch that stages are held against."""
 
     stretch: float
     share: float
+    context: int | None = None
 
     group = "extend"
 

@@ -287,3 +287,55 @@ def test_a_parent_that_is_not_finished_or_another_by_now_is_refused(composed, ru
     copied.update(training=None)
     with pytest.raises(ValueError, match="has not been trained to its end"):
         composed(f"init={copied.path}", f"runs={runs}")
+
+
+# ------------------------------------------------------------------------------------------------ which text is read
+
+TEXTS = ["model=nano", "context=16", "data=text", "tokenizer=char", "training.tokens=512", "training.batch_size=8"]
+TEXTS += ["eval.lengths=[1]", "eval.protocols=[non_overlapping]", "eval.probes=[]", "logger=none"]
+
+
+@pytest.fixture
+def uneven(tmp_path) -> str:
+    """Texts of 40 and of 400 letters in turn."""
+    (tmp_path / "uneven").mkdir()
+    for number in range(24):
+        words = [f"{chr(97 + number)}{chr(97 + place % 26)}" for place in range(200 if number % 2 else 20)]
+        (tmp_path / "uneven" / f"{number:02}.txt").write_text("".join(words))
+    return f"data.path={tmp_path / 'uneven'}"
+
+
+def test_a_longer_context_never_changes_the_text_in_silence(composed, tmp_path, uneven, capsys):
+    first = composed(*TEXTS, uneven)
+    train(first)
+    longer = [f"init={RunFolder.of(first).path}", "context=64"]
+    capsys.readouterr()
+    train(composed(*longer))
+    assert "warning: of the training text a longer context reads less: " in capsys.readouterr().out
+    alike = composed(*TEXTS, uneven, "data.min_tokens=64")
+    train(alike)
+    train(composed(f"init={RunFolder.of(alike).path}", "context=64"))
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arm", ["parent", "ceiling"])
+def test_arms_that_would_read_other_text_are_refused_before_training(composed, uneven, arm):
+    settings = composed(*TEXTS, uneven, "experiment=extend", f"arm={arm}", "eval.extensions=[none]")
+    with pytest.raises(ValueError, match=r"extend\.stretch=4: of the training text a longer context reads less"):
+        train(settings)
+
+
+def test_an_arm_trains_the_parent_that_it_lacks_and_shares_it(program, uneven, tmp_path):
+    asked = [*TEXTS, "experiment=extend", uneven, "data.min_tokens=64", "eval.extensions=[none]", "sweep=arms"]
+    done = program("-m", *asked, "arm=longer,ceiling,parent,same", "seed=3", runs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = {run.name: run for run in RunFolder.all_in(tmp_path / "arms")}
+    assert len(runs) == 4 and all(run.finished for run in runs.values())
+    stages = [run.settings for run in runs.values() if run.settings.stage]
+    (first,) = {settings.stage.run for settings in stages}
+    assert {settings.context for settings in stages} == {16, 64} and runs[first].settings.context == 16
+    (ceiling,) = (run.settings for run in runs.values() if not run.settings.stage and run.name != first)
+    assert (ceiling.context, ceiling.training.batch_size, ceiling.training.tokens) == (64, 2, 563)
+    assert ceiling.eval.context_lengths(64) == stages[0].eval.context_lengths(16) == [16]
+    again = program("-m", *asked, "arm=longer,ceiling,parent,same", "seed=3", runs=tmp_path)
+    assert again.stdout.count("is finished already") == 4

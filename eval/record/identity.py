@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from conf.signature import is_number
 from conf.source import source_hash
 from conf.typed import digest, plain, typed
 from data.inputs import input_hash
-from eval.record.inherit import ARM, PARENT, Parent, commanded, completed, given
+from eval.record.inherit import ARM, PARENT, Parent, commanded, completed, for_the_arm, given
 
 # Settings that change where and how a run is carried out, and not what it computes.
 NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
@@ -85,19 +86,33 @@ def _resolve_run_id(_root_: DictConfig) -> str:
     for group in ("encoding", "data", "tokenizer"):
         if not OmegaConf.is_dict(_root_[group]):
             raise ValueError(f"{group}={_root_[group]}: must be a group of settings, chosen as {group}=NAME")
-    left_out = ("hydra", "run_id") if _root_.get("init") else NOT_TRAINING
-    names = [name for name in _root_ if name not in left_out]
-    values = {name: {} if OmegaConf.is_missing(_root_, name) else _root_[name] for name in names}
-    values = OmegaConf.to_container(OmegaConf.create(values, parent=_root_), resolve=True)
-    return run_id(completed(values, given(_root_), parent_of))
+    with _as_of_the_arm(_root_) as root:
+        left_out = ("hydra", "run_id") if root.get("init") else NOT_TRAINING
+        names = [name for name in root if name not in left_out]
+        values = {name: {} if OmegaConf.is_missing(root, name) else root[name] for name in names}
+        values = OmegaConf.to_container(OmegaConf.create(values, parent=root), resolve=True)
+        return run_id(completed(values, given(root), parent_of))
+
+
+@contextmanager
+def _as_of_the_arm(config: DictConfig) -> Iterator[DictConfig]:
+    """The config of a command; where it has an arm, with what that settles itself, whatever the command gives for the
+    parent in its place."""
+    overrides = given(config)
+    own = for_the_arm(overrides)
+    if len(own) == len(overrides):
+        yield config
+        return
+    with commanded(overrides):
+        yield composed("train", *own)
 
 
 def settings_from(config: DictConfig) -> schema.Settings:
     """The settings of a job that Hydra has composed. Raises ValueError, naming the setting, for a value that is missing
     or can't be, and for a key that was added by "+" where there is no such setting."""
-    with naming_settings():
+    with _as_of_the_arm(config) as config, naming_settings():
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    return typed(schema.Settings, completed(values, given(config), parent_of))
+        return typed(schema.Settings, completed(values, given(config), parent_of))
 
 
 def settings_of(*overrides: str) -> schema.Settings:
@@ -109,12 +124,14 @@ def settings_of(*overrides: str) -> schema.Settings:
 
 def register_names() -> None:
     """Makes the schema and `${run_id:}` known to Hydra, once a process; and what the files of conf/arm ask for:
-    `${parent:KEY}`, a setting of the parent, or its folder, `run`; and `${plus:A,B}`, `${times:A,B}`, `${over:A,B}`."""
+    `${parent:KEY}`, a setting of the parent, or its folder, `run`; and `${plus:A,B}`, `${times:A,B}`, `${over:A,B}`,
+    `${whole:A}`."""
     schema.register()
     OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)
     OmegaConf.register_new_resolver("parent", _resolve_parent, replace=True)
     for name, of_two in {"plus": operator.add, "times": operator.mul, "over": operator.truediv}.items():
         OmegaConf.register_new_resolver(name, functools.partial(_reckoned, of_two), replace=True)
+    OmegaConf.register_new_resolver("whole", round, replace=True)
 
 
 def parent_of(init: str, overrides: Sequence[str]) -> Parent:

@@ -74,6 +74,17 @@ def given_keys(overrides: Sequence[str]) -> list[str]:
     return keys
 
 
+def for_the_arm(overrides: Sequence[str]) -> list[str]:
+    """A command's arguments without those that its arm settles itself: they are meant for the parent.
+
+    >>> for_the_arm(["experiment=extend", "context=64", "seed=1", "arm=longer"])
+    ['experiment=extend', 'seed=1', 'arm=longer']
+    """
+    arms = [override for override in overrides if override.lstrip("+").startswith(f"{ARM}=")]
+    settled = [*given_keys(arms), *(f"+{key}" for key in given_keys(arms))]
+    return [override for override in overrides if override in arms or override.partition("=")[0] not in settled]
+
+
 def _keys_of(group: str, option: str) -> Iterator[str]:
     """What a file of a command's own settings sets: the groups that it chooses, its values, and those of the files
     beside it that it builds on."""

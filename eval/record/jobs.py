@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.mistakes import one_sentence
 from conf.schema import Settings, TrainerSettings, check_names
-from eval.record.identity import settings_from
+from eval.record.identity import arms_parent, settings_from
+from eval.record.inherit import given
 from model.devices import count_gpus, uses_gpu, wait_by_load
 from model.signals import listen
 
@@ -39,11 +40,22 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> bool:
         wait_by_load(settings.trainer.threads)  # before torch is loaded
         check_machine(settings.trainer)
         check_place(settings)
+        if parent := _untrained_parent(cfg):
+            job(parent)
         job(settings)
 
     if error := attempt(checked_job, cfg, "run_id"):
         _record(cfg, error)
     return error is None
+
+
+def _untrained_parent(cfg: DictConfig) -> Settings | None:
+    """The settings of the run that an arm of a sweep starts from, where it is not there yet."""
+    if parent := arms_parent(given(cfg)):
+        from eval.record.folder import RunFolder
+
+        return None if RunFolder.of(parent).finished else parent
+    return None
 
 
 def attempt(job: Callable[[], None], cfg: DictConfig, name: str) -> Exception | None:

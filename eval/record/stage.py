@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from eval.measure.extended import needs_tuning, tuned_extension
 from eval.measure.scoring import Scorer
 from eval.measure.streams import CALIBRATION
 from eval.record.folder import RunFolder
-from eval.record.identity import arms_parent
-from eval.record.inherit import given
 from model.build import build_transformer
 from model.training.checkpoint import (
     checkpoint_path,
@@ -31,20 +28,18 @@ from model.training.checkpoint import (
 from model.training.language_model import LanguageModel
 
 
-def settled(settings: Settings, train: Callable[[Settings], None]) -> Settings:
-    """The settings of a stage that can start: its parent is there (an arm's is trained where it isn't), and an
-    extension that chooses for itself has done so, once, on a split that isn't scored. Others stay as they are."""
+def settled(settings: Settings) -> Settings:
+    """The settings of a stage whose extension chooses for itself with what that has chosen, once, on a split that isn't
+    scored; others as they are. Raises ValueError where a stage can't start from its parent."""
     if settings.stage is None:
         return settings
     folder = RunFolder.of(settings)
     if "training" not in folder.results:
-        if (parent := arms_parent(given())) and not RunFolder.of(parent).finished:
-            train(parent)
-        weights = parent_weights(settings)
+        _checkpoint(settings)
     if not (settings.extension and needs_tuning(settings.extension)):
         return settings
     if (chosen := folder.results.get("extension")) is None:
-        chosen = _chosen(settings, weights)
+        chosen = _chosen(settings, parent_weights(settings))
         folder.update(extension=chosen)
     return replace(settings, stage=replace(settings.stage, extension=chosen))
 
@@ -56,8 +51,6 @@ def start(settings: Settings, module: LanguageModel, data: WindowDataModule) -> 
     for name, what in {"corpus_hash": f"data={data.name}", "tokenizer_hash": "this tokenizer"}.items():
         if parent.get(name) != getattr(data, name):
             raise ValueError(f"init={settings.init}: was trained on other data than {what} ({name}): leave it out")
-    if changed := _changed_text(settings, data):
-        print(f"warning: {changed}", flush=True)
     weights = parent_weights(settings)
     begun = build_transformer(settings, data.vocab_size, data.separators, weights)
     module.transformer.load_state_dict(begun.state_dict())
@@ -65,12 +58,20 @@ def start(settings: Settings, module: LanguageModel, data: WindowDataModule) -> 
         module.averages = _averages(settings, module)
 
 
-def _changed_text(settings: Settings, data: WindowDataModule) -> str | None:
-    """How the documents that the stage reads differ from those of the runs before; None where they don't."""
-    if data.task is not None:
-        return None
-    contexts, corpus = [*settings.stage.contexts, settings.context], data.settings
-    return difference_of(read_at(data.streams["train"], contexts, corpus.cross_documents, corpus.min_tokens))
+def check_documents(settings: Settings, data: WindowDataModule) -> None:
+    """Says where a stage reads other documents than the runs before it. Raises ValueError where the arms of a sweep
+    would, which are to differ in their contexts alone."""
+    contexts = [*(settings.stage.contexts if settings.stage else ()), settings.context]
+    if settings.extend and not settings.stage:
+        contexts.append(settings.extend.context or round(settings.context * settings.extend.stretch))
+    if data.task is not None or len(contexts) < 2:
+        return
+    corpus = data.settings
+    changed = difference_of(read_at(data.streams["train"], contexts, corpus.cross_documents, corpus.min_tokens))
+    if changed and settings.extend:
+        raise ValueError(f"extend.stretch={settings.extend.stretch:g}: {changed}")
+    if changed:
+        print(f"warning: {changed}", flush=True)
 
 
 def parent_weights(settings: Settings) -> dict[str, Tensor]:
