@@ -119,9 +119,10 @@ def find_statements(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
     """The statements "lower is below higher" that studies support, and that the sweep has both sides of: `kind`, what
     `published` has and the columns of the summary's rows, ..._lower and ..._higher. Controls take no part, and no two
     of which one is a second stage and the other none."""
-    ours = _named(summary[summary["control"].isna()])
+    ours = summary[summary["control"].isna()]
     if ours.empty:
         return pd.DataFrame()
+    ours = _named(ours)
     studies = []
     published = published.assign(staged=published.reindex(columns=["published_stage"])["published_stage"].notna())
     for (_, protocol, staged), figures in published.groupby(["study", "protocol", "staged"], sort=False):
