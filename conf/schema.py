@@ -159,6 +159,17 @@ class TrainingSettings(Checked):
         """Optimizer steps: the tokens over those of a step, rounded up. context: tokens a window."""
         return math.ceil(self.tokens / (self.batch_size * context))
 
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate at a step of so many, as a share of `lr`: linear warm-up, then decay to `min_lr`."""
+        warmup = max(1, round(self.warmup * steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.schedule == "constant":
+            return 1.0
+        done = min(1.0, (step - warmup) / max(1, steps - warmup))
+        decayed = (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1 - done
+        return self.min_lr + (1 - self.min_lr) * decayed
+
 
 @dataclass
 class ProbeSettings(Checked):
@@ -371,18 +382,19 @@ class StageSettings(Checked):
     """`stage`: what a second stage starts from, as eval/record/inherit.py finds it; nothing in it is set by hand.
 
     parent: the hash of the run whose weights it starts from; run: the name of that run's folder. step: the optimizer
-    steps after which it takes them; tokens: those trained on until then, by all runs before. schedule_step of
-    schedule_steps: where the parent's schedule is then. context: L, that of the first run, in tokens, from which an
-    encoding derives what depends on a context; contexts: those of all runs before, the oldest first; trained_length:
-    that which the parent was trained for. extended: the extensions that runs before were trained with, each with the
-    lengths from which to which it stretched, [{"extension": {...}, "lengths": [128, 512]}]. extension: the own one with
-    what it has chosen for itself by `tune`; None where it chooses nothing.
+    steps after which it takes them; tokens: those trained on until then, by all runs before. rate: the parent's
+    learning rate there; schedule_step of schedule_steps: where its schedule is then. context: L, that of the first run,
+    in tokens, from which an encoding derives what depends on a context; contexts: those of all runs before, the oldest
+    first; trained_length: that which the parent was trained for. extended: the extensions that runs before were trained
+    with, each with the lengths from which to which it stretched, [{"extension": {...}, "lengths": [128, 512]}].
+    extension: the own one with what it has chosen for itself by `tune`; None where it chooses nothing.
     """
 
     parent: str
     run: str
     step: int
     tokens: int
+    rate: float
     schedule_step: int
     schedule_steps: int
     context: int

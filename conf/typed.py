@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, is_dataclass
@@ -52,9 +53,42 @@ def typed(cls: type, values: Any, name: str = "") -> Any:
         raise ValueError(f"{name or 'the settings'}: an interpolation, ${{...}}, among values that are read back")
     if not isinstance(values, Mapping):
         raise ValueError(f"{name or 'the settings'}={values}: must be a group of settings")
+    if (made := _made(cls, values)) is not None:
+        return made
     _check_lists(cls, values, name)
     with naming_settings(name):
         return OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))
+
+
+def _made(cls: type, values: Mapping[str, Any]) -> Any:
+    """What `typed` makes of values each of which is of its field's type to begin with, as in what `plain` gave: a tenth
+    of OmegaConf's time, which a report of many runs takes for each. None where one isn't, or can't be: OmegaConf
+    converts it, or says what is wrong."""
+    try:
+        return _of_kind(values, cls)
+    except (TypeError, ValueError):
+        return None
+
+
+def _of_kind(value: Any, hint: Any) -> Any:
+    """A copy of a value that is of the hint's type, whichever of several it is; TypeError for any other."""
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        hints = _hints(hint)
+        return hint(**{key: _of_kind(each, hints.get(key)) for key, each in value.items()})
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        (hint,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+        return _of_kind(value, hint)
+    kind, within = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if type(value) is list and kind in (list, Any):
+        return [_of_kind(each, *within or [Any]) for each in value]
+    if type(value) is dict and kind in (dict, Any) and all(type(key) is str for key in value):
+        return {key: _of_kind(each, within[1] if within else Any) for key, each in value.items()}
+    known = (str, int, float, bool, type(None)) if kind is Any else (kind,)
+    if type(value) not in known or value == "???" or (type(value) is int and abs(value) >= LARGEST):
+        raise TypeError
+    return value
 
 
 def _check_lists(cls: type, values: Mapping[str, Any], name: str) -> None:

@@ -28,6 +28,7 @@ from model.devices import wait_asleep
 from model.signals import asked, deferred, end_with_parent
 
 LOOK = 0.2  # seconds between looks at processes that say nothing
+WANDB_NEEDS = "wandb.sdk.launch.inputs.internal"  # each of its runs imports that, and W&B with it: 1.5 s
 JOBS_NEED = ("eval.compare.report", "eval.measure.measurement", "eval.record.tracking", "model.training.trainer")
 
 
@@ -51,6 +52,9 @@ class Processes(Launcher):
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a process that has looked by CUDA can't be forked
         for name in JOBS_NEED:  # seconds, once and not in each job; nothing is computed, and no device touched
             importlib.import_module(name)
+        if self.config.logger.name != "none":
+            with suppress(ImportError):  # its own affair, and another tomorrow
+                importlib.import_module(WANDB_NEEDS)
         waiting = deque(enumerate(job_overrides, initial_job_idx))
         returned: dict[int, JobReturn] = {}
         running: list[Job] = []

@@ -79,19 +79,24 @@ def check_model(settings: Settings) -> None:
 
 def _check_stage(encoding: PositionEncoding, settings: Settings) -> None:
     """Raises ValueError where a stage can't be trained under its extension, or the encoding is not defined so far."""
-    for extension, before, after in settings.extensions:
+    *before, own = [*settings.extensions] if settings.extension else [*settings.extensions, None]
+    for each in before:
+        encoding = _extended(encoding, *each)
+    if own:
+        extension, trained, length = own
         built = build_extension(extension)
         with evaluated(encoding):
             reason = built.fits(encoding) or built.trains()
         if reason:
             raise ValueError(f"extension={extension['name']} can't be trained with here: {reason}")
-        if after <= before and not built.at_any_length:
+        built.final_length(settings.context)  # refuses one that can't be
+        if length <= trained and not built.at_any_length:
             raise ValueError(
-                f"extension={extension['name']}: there is nothing to extend at context={after}, since the parent was "
-                f"trained for {before} tokens: give a longer context"
+                f"extension={extension['name']}: there is nothing to extend at context={length}, since the parent was "
+                f"trained for {trained} tokens: give a longer context"
             )
         if not built.needs_tuning:  # what it then chooses changes no shape
-            encoding = built.apply(encoding, before, after)
+            encoding = built.apply(encoding, trained, length)
     if settings.stage:
         try:
             encoding.check_length(settings.context)

@@ -65,16 +65,18 @@ class Block(nn.Module):
         layer: int,
         past: Past | None = None,
         width: int | None = None,
+        last: int | None = None,
     ) -> Tensor:
+        """(B, T, D) to as much, or to the last so many rows alone."""
         h_BTD = self.attention_norm(x_BTD)
         q, k, v = self.qkv(h_BTD).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))  # (B, H, T, K)
-        queries = None
+        queries = last
         if past is not None:
             queries = h_BTD.shape[1]
             q, k, v, h_BTD = past.append(layer, q, k, v, h_BTD)
         a_BHTK = attention(q, k, v, encoding, positions, h_BTD, layer, queries=queries, width=width)
-        x_BTD = x_BTD + self._drop(self.out(a_BHTK.transpose(1, 2).flatten(-2)))
+        x_BTD = x_BTD[:, -(last or 0) :] + self._drop(self.out(a_BHTK.transpose(1, 2).flatten(-2)))
         return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)))
 
     def _drop(self, x_BTD: Tensor) -> Tensor:
@@ -156,11 +158,13 @@ class Transformer(nn.Module):
         past: Past | None = None,
         encoding: PositionEncoding | None = None,
         width: int | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """The last norm's output (B, T, D); with `past`, of the new tokens alone.
 
         encoding: takes the place of the model's own for this call (a length extension). Raises ValueError past its
         max_length. width: attention stays within blocks of so many tokens (see `attention`).
+        last: only the last so many rows are wanted, without `past` and `width`: the last block computes no others.
         """
         encoding = encoding or self.encoding
         new = tokens_BT.shape[1]
@@ -177,7 +181,8 @@ class Transformer(nn.Module):
         if self.dropout:
             x_BTD = F.dropout(x_BTD, self.dropout, self.training)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, encoding, positions, layer, past, width)
+            wanted = last if layer == len(self.blocks) - 1 else None
+            x_BTD = block(x_BTD, encoding, positions, layer, past, width, wanted)
         return self.norm(x_BTD)
 
     def forward(

@@ -44,12 +44,13 @@ def tuned(extension, encoding: PositionEncoding, train_length: int, eval_length:
     return extension.tune(lambda _: -next(tries), encoding, train_length, eval_length)
 
 
-def hidden(name: str, extension, length: int) -> torch.Tensor:
-    """The transformer's output on `length` tokens with its encoding extended to them."""
+def hidden(name: str, extension, length: int, last: int | None = None) -> torch.Tensor:
+    """The transformer's output on `length` tokens with its encoding extended to them, or its last rows alone."""
     owner = model_of(name)
     extension = tuned(extension, owner.encoding, L, length)
+    extended = extension.apply(owner.encoding, L, length)
     with torch.no_grad():
-        return owner.hidden(random_tokens(BATCH, length), encoding=extension.apply(owner.encoding, L, length))
+        return owner.hidden(random_tokens(BATCH, length), encoding=extended, last=last)
 
 
 def check_reference(name, extension=None, train_length=40, eval_length=90):

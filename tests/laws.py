@@ -652,6 +652,19 @@ def check_decoding(build: Build) -> None:
                 start += step
 
 
+def check_last_rows(build: Build) -> None:
+    """The last rows alone are those of the whole, whether or not early rows change with the length: attention, in each
+    layer, and all that comes after the last one are asked for no others where few tokens of a window are scored."""
+    encoding = rig(build)
+    T = length_for(encoding)
+    tokens_BT = random_tokens(BATCH, T)
+    model = rig_model(encoding)
+    with torch.no_grad():
+        whole = model.hidden(tokens_BT)
+        for last in (1, T // 2, T):
+            assert_same(model.hidden(tokens_BT, last=last), whole[:, -last:], f"the last {last} rows alone")
+
+
 def check_length_limit(build: Build) -> None:
     """Defined on max_length tokens; beyond them ValueError, never a clamp in silence. Without a limit: 4 contexts."""
     encoding = rig(build)

@@ -5,6 +5,8 @@ python -m pytest tests/test_architecture.py
 
 import ast
 import re
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -79,3 +81,10 @@ def test_no_imports_run_in_a_circle():
 def test_every_place_that_the_page_names_is_there(name):
     folders = ("", "eval/compare", "eval/measure", "conf")
     assert any((ROOT / folder / name).exists() for folder in folders)
+
+
+def test_a_report_is_written_without_what_trains():
+    """Torch and Lightning take seconds to import, many times what reading the runs takes."""
+    code = "import sys, eval.compare.report; print([name for name in ('torch', 'lightning') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from eval.record.identity import settings_of
-from model.catalogue import encoding_config
+from model.catalogue import encoding_config, extension_config
 from model.encodings import Shape, build_encoding
+from model.extensions import build_extension
 from model.kernels import (
     _CrossEntropy,
     _Embedding,
@@ -36,8 +37,10 @@ TRAINING = settings_of(
 ).training
 
 
-def language_model(name: str) -> LanguageModel:
-    return LanguageModel(Transformer(VOCABULARY, build_encoding(encoding_config(name), SHAPE)), TRAINING, STEPS)
+def language_model(name: str, extension: str = "none", **settings) -> LanguageModel:
+    encoding = build_encoding(encoding_config(name), SHAPE)
+    extended = build_extension({**extension_config(extension), **settings}).apply(encoding, 16, 64)
+    return LanguageModel(Transformer(VOCABULARY, extended), TRAINING, STEPS)
 
 
 def train(module: LanguageModel, losses_of, bf16: bool) -> torch.Tensor:
@@ -112,12 +115,30 @@ def test_mixed_precision_trains_as_float32(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "rope", "alibi", "t5", "rope_learned", "kerple_log", "randomized"])
 def test_compiled_training_is_eager_training(name):
-    eager = language_model(name)
+    compiled_and_eager(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "extension", "settings"),
+    [("rope", "yarn", {}), ("rope", "longrope", {"factors": [1.0 + k for k in range(8)]}), ("rope", "pose", {}),
+     ("alibi", "random_positions", {}), ("none", "logit_scale", {"a": 0.4}), ("rope", "logn", {}),
+     ("rope", "rerope", {}), ("alibi", "window", {}), ("learned", "table_interpolation", {}),
+     ("alibi", "alibi_interpolation", {})],
+)  # fmt: skip
+def test_compiled_training_with_an_extension_is_eager_training(name, extension, settings):
+    compiled_and_eager(name, extension, **settings)
+
+
+def compiled_and_eager(*which, **settings):
+    eager = language_model(*which, **settings)
     expected = train(eager, eager.token_losses, bf16=False)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     found, again = (
-        train(module := language_model(name), compile_training(module.token_losses, gpu=False), bf16=False)
+        train(
+            module := language_model(*which, **settings), compile_training(module.token_losses, gpu=False), bf16=False
+        )
         for _ in range(2)
     )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

@@ -18,12 +18,13 @@ from model.build import build_transformer, check_model
 from model.catalogue import extension_config, extension_names
 from model.extensions import build_extension
 
-GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger", "experiment")
+GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger", "experiment", "arm")
 FILES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 NEEDED = {  # settings that a file leaves to the user
     "data=text": ["data.path=corpus"],
     "data=hub": ["data.path=owner/name"],
     "tokenizer=pretrained": ["tokenizer.path=tokenizer.json"],
+    **{f"arm={name}": ["experiment=extend"] for name in options("arm")},
 }
 SCALED = [
     "model=nano",
@@ -57,7 +58,7 @@ def test_every_file_composes_to_settings_of_the_right_kinds(composed, choice):
     assert isinstance(settings, Settings)
     check_model(settings)
     check_data(settings)
-    if group not in ("eval", "compare", "logger", "experiment"):
+    if group not in ("eval", "compare", "logger", "experiment", "arm"):
         chosen = getattr(settings, group)
         assert (chosen["name"] if isinstance(chosen, dict) else chosen.name) == option
     if group == "model":

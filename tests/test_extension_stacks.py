@@ -219,7 +219,10 @@ def test_what_is_dropped_is_nope_with_nothing_of_the_encoding_left():
 
 # ------------------------------------------------------------------------------------------------- a view that trains
 
-PAIRS = [(method, name) for method in extension_names() for name in KINDS]
+OTHERS = sorted({*encoding_names()} - {*KINDS})
+of_encodings = pytest.mark.parametrize(
+    "names", [KINDS, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["an encoding of each kind", "the others"]
+)
 
 
 def stage_of(method: str, name: str, context: int = L):
@@ -237,10 +240,11 @@ def gradients(owner, tokens_BT) -> dict[str, torch.Tensor]:
     return found
 
 
+@of_encodings
 @pytest.mark.parametrize("method", extension_names())
-def test_a_view_in_a_model_trains_all_that_trains_without_it(method):
+def test_a_view_in_a_model_trains_all_that_trains_without_it(method, names):
     tokens_BT = random_tokens(2, L + 1)
-    for name in KINDS:
+    for name in names:
         if (owner := stage_of(method, name)) is None:
             continue
         assert extension_of(method).trains() is None
@@ -265,10 +269,11 @@ def test_an_interpolated_table_trains_the_two_rows_next_to_a_token_in_their_shar
     np.testing.assert_allclose(gradient.numpy(), shares.T @ weight.numpy(), atol=1e-12)
 
 
+@of_encodings
 @pytest.mark.parametrize("method", extension_names())
-def test_no_row_of_a_view_in_training_sees_what_comes_after(method):
+def test_no_row_of_a_view_in_training_sees_what_comes_after(method, names):
     tokens_BT = random_tokens(2, N)
-    for name in KINDS:
+    for name in names:
         if (owner := stage_of(method, name)) is None:
             continue
         changed = tokens_BT.clone()
@@ -279,9 +284,10 @@ def test_no_row_of_a_view_in_training_sees_what_comes_after(method):
         torch.testing.assert_close(after[:, :L], before[:, :L], rtol=0, atol=1e-9, msg=f"{method} on {name}")
 
 
+@of_encodings
 @pytest.mark.parametrize("method", extension_names())
-def test_the_keys_of_a_view_are_the_encoding_s_and_its_state_loads_into_a_new_one(method):
-    for name in KINDS:
+def test_the_keys_of_a_view_are_the_encoding_s_and_its_state_loads_into_a_new_one(method, names):
+    for name in names:
         if (owner := stage_of(method, name)) is None:
             continue
         more = {"position_draws"} if method in {"pose", "random_positions"} else set()
@@ -299,10 +305,11 @@ def test_the_keys_of_a_view_are_the_encoding_s_and_its_state_loads_into_a_new_on
             assert torch.equal(again.eval()(tokens_BT), owner.eval()(tokens_BT)), f"{method} on {name}: in evaluation"
 
 
+@of_encodings
 @pytest.mark.parametrize("method", extension_names())
-def test_a_view_survives_being_copied_cast_and_turned_to_training_and_back(method):
+def test_a_view_survives_being_copied_cast_and_turned_to_training_and_back(method, names):
     tokens_BT = random_tokens(2, L)
-    for name in KINDS:
+    for name in names:
         if (owner := stage_of(method, name)) is None:
             continue
         with torch.no_grad():
@@ -322,10 +329,11 @@ def test_a_view_survives_being_copied_cast_and_turned_to_training_and_back(metho
             assert {t.device.type for t in [*away.parameters(), *away.buffers()]} == {"meta"}
 
 
+@of_encodings
 @pytest.mark.parametrize("method", extension_names())
-def test_every_executor_that_takes_a_view_gives_what_dense_gives(method):
+def test_every_executor_that_takes_a_view_gives_what_dense_gives(method, names):
     content = Content.random(encoding_of("rope").shape, N, batch=2)
-    for name in KINDS:
+    for name in names:
         if (view := trained_with(method, name)) is None:
             continue
         positions, ran = view.positions(content.tokens), set()
@@ -356,12 +364,13 @@ def test_a_view_compiles_without_a_break(method):
         torch.testing.assert_close(compiled(tokens_BT), owner(tokens_BT))
 
 
+@of_encodings
 @pytest.mark.parametrize("method", extension_names())
-def test_a_view_is_capturable_but_where_it_draws(method):
-    for name in KINDS:
+def test_a_view_is_capturable_but_where_it_draws(method, names):
+    for name in names:
         if (owner := stage_of(method, name)) is not None:
             plain = rig_model(encoding_of(name)).capturable
-            assert owner.capturable == (plain and method not in {"pose", "random_positions"})
+            assert owner.capturable == ((plain or method == "drop") and method not in {"pose", "random_positions"})
 
 
 @pytest.mark.parametrize("name", extension_names())

@@ -64,7 +64,12 @@ def test_a_number_has_one_name_however_it_is_written():
 
 # Settings that came later, as they are when nothing is asked of them: all is named as it was before.
 NOT_SET = {
-    "training": {"context_schedule": {"kind": None, "start": None, "share": None}},
+    "training": {
+        "context_schedule": {"kind": None, "start": None, "share": None},
+        "keep": [],
+        "schedule_from": None,
+        "optimizer_from": None,
+    },
     "data": {"min_tokens": None},
 }
 SET = {"training": ["training.context_schedule.kind=skyladder"], "data": ["data.min_tokens=300"]}

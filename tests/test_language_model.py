@@ -16,7 +16,7 @@ from eval.record.identity import settings_of
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
 from model.training.graphs import Recorded
-from model.training.language_model import LanguageModel, learning_rate
+from model.training.language_model import LanguageModel
 from model.transformer import Transformer
 
 TRAINING = replace(settings_of().training, warmup=0.1, min_lr=0.2)
@@ -31,13 +31,13 @@ DECAYED = {  # at a share of the steps after the warm-up
 
 @pytest.mark.parametrize("schedule", DECAYED)
 def test_the_rate_rises_then_decays_as_chosen(schedule):
-    rates = [learning_rate(replace(TRAINING, schedule=schedule), step, STEPS) for step in range(STEPS + 1)]
+    rates = [replace(TRAINING, schedule=schedule).rate(step, STEPS) for step in range(STEPS + 1)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10:] == pytest.approx([DECAYED[schedule](step / 90) for step in range(91)])
 
 
 def test_a_run_shorter_than_its_warm_up_has_one_step_of_it():
-    assert learning_rate(replace(TRAINING, warmup=0.0), 0, 1) == 1.0
+    assert replace(TRAINING, warmup=0.0).rate(0, 1) == 1.0
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0, 100.0])

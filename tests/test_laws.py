@@ -102,6 +102,10 @@ def test_decoding_token_by_token_equals_the_full_pass(build):
     laws.check_decoding(build)
 
 
+def test_the_last_rows_alone_are_those_of_the_whole(build):
+    laws.check_last_rows(build)
+
+
 def test_lengths_beyond_the_definition_are_refused(build):
     laws.check_length_limit(build)
 

@@ -491,6 +491,7 @@ FAULTS = [
     of(ClaimsToLookAtTheLengthForNothing, laws.check_prefix_consistency, "for nothing"),
     of(BaseGrowsWithTheLength, laws.check_decoding, "decoding 1 tokens"),
     of(TakesTheNewRowsForAllRows, laws.check_decoding, "decoding"),
+    of(TakesTheNewRowsForAllRows, laws.check_last_rows, "the last 1 rows alone"),
     of(RemembersTheLongestLength, laws.check_history, "depends on what came before"),
     of(DrawsWhenEvaluated, laws.check_history, "draws random numbers"),
     of(WritesToABuffer, laws.check_history, "depends on what came before"),

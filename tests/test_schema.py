@@ -69,7 +69,7 @@ REFUSED = [  # the command, and what its refusal says
     ("eval.protocols=[sliding,'']", "eval.protocols=''"),
     ("eval.probes=[repat]", "eval.probes='repat': must be among attention, bias, repeat"),
     ("eval.controls=[trigram]", "eval.controls='trigram': must be among unigram, bigram"),
-    ("eval.extensions=[yarm]", "eval.extensions='yarm': must be among alibi_interpolation, "),
+    ("eval.extensions=[yarm]", "eval.extensions='yarm': must be among abf, "),
     ("eval.extensions=[none,yarm]", "eval.extensions='yarm'"),
     ("+eval.extension_settings.yarm.tune=true", "eval.extension_settings='yarm'"),
     *(
@@ -111,7 +111,7 @@ REFUSED = [  # the command, and what its refusal says
     ),
     ("+eval.probe.win=2", "eval.probe.win: there is no such setting; did you mean eval.probe.windows?"),
     ("+training.dropuot=0.1", "training.dropuot: there is no such setting; did you mean model.dropout?"),
-    ("+extension=yarn", "extension: there is no such setting; did you mean eval.extensions?"),
+    ("extension=yarn", "extension=yarn: is for a second stage: give the run that it starts from too, init=RUN; "),
     ("logger.mode=x", "logger.mode: there is no such setting; "),
     ("encoding=rop", "encoding='rop': there is no such option; did you mean rope?"),
     ("experiment=compair", "experiment='compair': there is no such option; did you mean compare?"),

@@ -3,12 +3,14 @@
 python -m pytest tests/test_settings.py
 """
 
+import copy
 import json
 import re
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 
 import pytest
 
+import conf.typed
 from conf.compose import composed as compose
 from conf.schema import (
     CONF,
@@ -32,6 +34,38 @@ from eval.record.identity import identity, run_id, settings_of
 FAIR = "experiment=fair"
 EXPERIMENTS = [f"experiment={name}" for name in options("experiment")]
 ENCODINGS = [f"encoding={name}" for name in options("encoding")]
+
+
+ODD = (None, True, 0, 3, -1, 1e3, 0.5, 2**64, float("nan"), "", "7", "true", "???", "word", [], [1, "b"], [[1]])
+ODD += ({"a": 1},)
+
+
+def test_what_is_read_back_without_omegaconf_is_what_omegaconf_makes_of_it(monkeypatch):
+    def both(values):
+        """The settings, or what is wrong with them, as each way has them."""
+        found = []
+        for made in (conf.typed._made, lambda cls, values: None):
+            with monkeypatch.context() as only:
+                only.setattr(conf.typed, "_made", made)
+                try:
+                    found.append(repr(typed(Settings, values)))
+                except (ValueError, TypeError) as error:
+                    found.append(str(error))
+        return found
+
+    chosen = json.loads(json.dumps(plain(settings_of(FAIR, "encoding=rope_fox", "tokenizer=byte"))))
+    assert conf.typed._made(Settings, chosen) == typed(Settings, chosen)
+    places = [(key, None) for key in chosen]
+    places += [(key, name) for key, group in chosen.items() if isinstance(group, dict) for name in [*group, "another"]]
+    for number, (key, name) in enumerate(places):
+        for odd in [*ODD, "left out"][number % 7 :: 7]:  # some of them at each place: all take a minute
+            values = copy.deepcopy(chosen)
+            group = values if name is None else values[key]
+            group[name or key] = odd
+            if odd == "left out":
+                del group[name or key]
+            one, other = both(values)
+            assert one == other, (key, name, odd)
 
 
 @pytest.mark.parametrize("choice", EXPERIMENTS + ENCODINGS)
@@ -104,7 +138,7 @@ def test_a_wrong_value_that_is_read_back_is_refused_by_its_name(change, message)
     assert re.match(message.replace(": ", "(=.+)?: "), str(error.value)) and len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("missing", [field.name for field in fields(Settings)])
+@pytest.mark.parametrize("missing", [field.name for field in fields(Settings) if field.default is MISSING])
 def test_a_value_that_is_missing_from_what_is_read_back_is_asked_for(missing):
     values = plain(settings_of())
     del values[missing]
@@ -143,7 +177,7 @@ def test_every_group_of_the_settings_is_an_object_of_its_class():
 
 
 def test_what_can_be_chosen_is_what_lies_in_the_folders():
-    assert options("experiment") == ["ceiling", "compare", "controls", "fair", "smoke", "standard", "tasks"]
+    assert options("experiment") == ["ceiling", "compare", "controls", "extend", "fair", "smoke", "standard", "tasks"]
     assert modules("eval/measure/protocols") == ["fixed_targets", "non_overlapping", "positions", "sliding"]
     assert all((CONF / "encoding" / f"{name}.yaml").exists() for name in options("encoding"))
     assert "__init__" not in modules("data/sources") and "text" in modules("data/sources")

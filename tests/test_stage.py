@@ -19,6 +19,7 @@ from model.build import build_transformer, check_model
 from model.catalogue import encoding_names
 from model.extensions import build_extension, extension_config, extension_names
 from model.training.checkpoint import checkpoint_path, checkpoints
+from tests.test_resume import Killed, assert_same, stop_at
 from train import train
 
 CONTEXT, LONGER, VOCABULARY = 32, 96, 300
@@ -50,7 +51,7 @@ def parent(composed, runs) -> RunFolder:
 
 def stage_of(context: int, extension: str | None = None, **changed) -> StageSettings:
     """What stands in config.json for a stage on a run of so much context."""
-    return replace(StageSettings("0" * 64, "parent", 1, 100, 1, 1, context, [context], context), **changed)
+    return replace(StageSettings("0" * 64, "parent", 1, 100, 3e-4, 1, 1, context, [context], context), **changed)
 
 
 def first_and_second(encoding: str, context: int, extension: str | None = None):
@@ -93,14 +94,25 @@ def test_without_a_step_it_is_the_parent_under_its_extension_at_test_time(name):
     """Fixed to the stage's length: shorter texts too are read under the factor that is trained with."""
     for encoding in ("rope", "alibi", "learned", "none"):
         first, second = first_and_second(encoding, LONGER, name)
+        if "length" in second.extension:
+            second = replace(second, context=CONTEXT, extension={**second.extension, "length": LONGER})
         parent = build_transformer(first, VOCABULARY, SEPARATORS)
-        extension = build_extension(extension_config(name))
-        if extension.fits(parent.encoding) or extension.trains() or extension.needs_tuning:
+        extension = build_extension(second.extension)
+        if extension.needs_tuning:
+            continue
+        try:
+            check_model(second)
+        except ValueError as error:
+            assert "can't be trained with here" in str(error) or "not defined beyond" in str(error)
             continue
         stage = build_transformer(second, VOCABULARY, SEPARATORS, parent.state_dict())
         assert stage.trained_length == second.trained_length
         view = extension.apply(parent.encoding, CONTEXT, second.trained_length)
-        for length in (7, min(LONGER, view.max_length or LONGER)):
+        for length in (7, LONGER):
+            try:
+                view.check_length(length)
+            except ValueError:
+                continue  # a table that ends
             tokens_BT = torch.randint(VOCABULARY, (2, length))
             assert torch.equal(logits(stage, tokens_BT), logits(parent, tokens_BT, encoding=view.eval()))
 
@@ -137,6 +149,7 @@ def test_a_stage_at_a_longer_context_under_an_extension(composed, runs, parent):
     assert settings.training.batch_size * settings.context == old.training.batch_size * old.context
     for group in ("data", "tokenizer", "model", "encoding", "seed", "eval"):
         assert getattr(settings, group) == getattr(old, group)
+    assert settings.training.lr == settings.stage.rate == pytest.approx(old.training.lr * old.training.min_lr)
     assert settings.stage.parent == parent.results["config_hash"] and settings.stage.tokens == 20480
     assert settings.run_id.startswith("rope-yarn-s0-")
     train(settings)
@@ -166,6 +179,21 @@ def test_a_stage_on_a_stage(composed, runs, parent):
     assert trained.trained_length == 128
     plain_rope = build_transformer(parent.settings, VOCABULARY, SEPARATORS).encoding
     torch.testing.assert_close(trained.encoding.frequencies(0), plain_rope.frequencies(0) / 2)
+
+
+def test_a_stage_that_breaks_off_ends_as_one_never_stopped(composed, runs, parent, monkeypatch):
+    """Under drawn positions, whose draws are kept, in the midst of the parent's schedule and averages."""
+    given = ["init_at=0.5", "extension=random_positions", "extension.length=128", "training.schedule_from=parent"]
+    folders = []
+    for place in ("whole", "broken"):
+        settings = composed(f"init={parent.path}", *given, f"runs={runs / place}", "training.checkpoint_every=0.3")
+        if place == "broken":
+            with monkeypatch.context() as patch, pytest.raises(Killed):
+                stop_at(patch, 7)
+                train(settings)
+        train(settings)
+        folders.append(RunFolder.of(settings))
+    assert_same(*reversed(folders))
 
 
 def test_an_extension_that_chooses_for_itself_does_so_once(composed, runs, parent, capsys):
@@ -215,6 +243,8 @@ REFUSED = [
     ("context=48", "1024 tokens, which are no whole number of windows of 48"),
     ("extension=yarn", "there is nothing to extend at context=32"),
     ("context=64 extension=alibi_interpolation", "extension=alibi_interpolation can't be trained with here"),
+    ("extension=pose", r"extension.length=null"),
+    ("extension=pose extension.length=32", r"extension.length=32: must be above the context 32"),
     ("init_at=0.25", "has no checkpoint after step 5"),
     ("init_at=0", "init_at=0"),
     ("training.schedule_from=parent", "the schedule of .* has come to its end"),

@@ -3,6 +3,7 @@
 python -m pytest tests/test_tracking.py
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -144,6 +145,20 @@ def test_a_record_says_everything_once(composed, offline, tmp_path):
     (again,) = offline_runs(tmp_path)
     assert again != folder, "the record of a run that is scored again stands for the one before"
     assert [untabled(entry) for entry in history(again)] == [untabled(entry) for entry in entries]
+
+
+def test_a_second_stage_is_a_run_of_its_own_that_begins_where_its_parent_ends(composed, offline, tmp_path):
+    parent = composed(*SMOKE, "sweep=both")
+    train(parent)
+    stage = composed(f"init={RunFolder.of(parent).path}", "training.tokens=4096", "training.log_every=1", "sweep=both")
+    train(stage)
+    ids = [(RunFolder.of(run).path / ID_FILE).read_text() for run in (parent, stage)]
+    before, after = (offline_runs(tmp_path, identifier)[0] for identifier in ids)
+    ends = [[entry["tokens"] for entry in history(folder) if "train/loss" in entry] for folder in (before, after)]
+    assert ends[0][-1] < ends[1][0] == stage.stage.tokens + stage.training.batch_size * stage.context
+    record = records(after)["run"][0]
+    assert record["run_group"] == records(before)["run"][0]["run_group"] == "both"
+    assert ids[0] in json.dumps(record["config"])
 
 
 def test_a_run_that_goes_on_offline_leaves_one_record_with_the_whole_curve(composed, offline, tmp_path, monkeypatch):

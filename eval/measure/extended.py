@@ -102,7 +102,7 @@ def extended_encoding(
     Raises ValueError where the extension doesn't fit, or the encoding is not defined on so many tokens.
     """
     encoding, trained = scorer.model.encoding, scorer.model.trained_length
-    extension = tuned_extension(scorer, calibration, config, trained, length, evaluation)
+    extension = tuned_extension(scorer, calibration, config, length, evaluation)
     extended = extension.apply(encoding, trained, length)
     extended.check_length(length)
     return extended, extension.describe()
@@ -112,13 +112,13 @@ def tuned_extension(
     scorer: Scorer,
     calibration: TokenStream,
     config: Mapping[str, Any],
-    trained: int,
     length: int,
     evaluation: EvaluationSettings,
 ) -> Extension:
-    """An extension as it stretches a model's encoding from one length to another, both in tokens, with what it chooses
-    for itself on the calibration stream. Raises ValueError where it doesn't fit."""
-    encoding, extension = scorer.model.encoding, build_extension(config)
+    """An extension with what it chooses for itself, on the calibration stream, to stretch a model's encoding to this
+    length (tokens). Raises ValueError where it doesn't fit."""
+    encoding, trained = scorer.model.encoding, scorer.model.trained_length
+    extension = build_extension(config)
     if reason := extension.fits(encoding):
         raise ValueError(reason)
     if not extension.needs_tuning:
@@ -128,3 +128,8 @@ def tuned_extension(
     windows = plan("fixed_targets", calibration, length, [length], few)
     loss = lambda tried: float(calibrator.score([windows], tried)[0].mean())  # noqa: E731
     return extension.tune(loss, encoding, trained, length)
+
+
+def needs_tuning(config: Mapping[str, Any]) -> bool:
+    """Whether an extension of this config has something to choose for itself."""
+    return build_extension(config).needs_tuning

@@ -16,6 +16,7 @@ from model.encodings import PositionEncoding
 from model.transformer import Transformer
 
 HEAD_LOGITS = 1 << 24  # logits held at once: the head runs over so many tokens · vocabulary
+CACHED_LOGITS = 1 << 18  # of these so many in float64 at once, on the CPU: what its cache holds
 
 
 class Scorer:
@@ -58,16 +59,17 @@ class Scorer:
         ]
 
     def _run(self, scored: Sequence[tuple[tuple[int, int], int]], encoding) -> dict[tuple[int, int], np.ndarray]:
-        by_length: dict[int, list[tuple[int, int]]] = {}
+        alike: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         for (start, stop), count in scored:
-            by_length.setdefault(stop - start, []).append((start, count))
+            length = stop - start
+            alike.setdefault((length, count > length // 2), []).append((start, count))
         losses = {}
-        for length, windows in sorted(by_length.items()):
+        for (length, whole), windows in sorted(alike.items()):
             done = 0
             while done < len(windows):
                 batch = windows[done : done + max(1, self.batch_tokens // length)]
                 try:
-                    values = self._batch(*np.array(batch).T, length, encoding)
+                    values = self._batch(*np.array(batch).T, length, whole, encoding)
                 except (MemoryError, RuntimeError) as error:
                     if not out_of_memory(error):
                         raise
@@ -85,19 +87,24 @@ class Scorer:
         return losses
 
     @torch.no_grad()
-    def _batch(self, starts_W: np.ndarray, counts_W: np.ndarray, length: int, encoding) -> list[np.ndarray]:
-        """For each window the losses of its last `count` targets, float64."""
+    def _batch(
+        self, starts_W: np.ndarray, counts_W: np.ndarray, length: int, whole: bool, encoding
+    ) -> list[np.ndarray]:
+        """For each window the losses of its last `count` targets, float64. whole: the last block computes all rows, by
+        the kernel that is fastest for all; else those alone that are scored."""
         weight = self.model.embedding.weight
         device = weight.device
         tokens = gather_windows(self.stream, starts_W, length + 1).to(device)
+        last = length if whole else int(counts_W.max())
         counts = torch.from_numpy(counts_W).to(device)
-        scored_WN = torch.arange(length, device=device) >= length - counts[:, None]
+        scored_WN = torch.arange(last, device=device) >= last - counts[:, None]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            hidden = self.model.hidden(tokens[:, :-1], encoding=encoding)[scored_WN]  # (targets, D)
-        targets = tokens[:, 1:][scored_WN]
-        step = max(1, HEAD_LOGITS // len(weight))
-        parts = [
-            F.cross_entropy(F.linear(h.to(weight.dtype), weight).double(), t, reduction="none")
-            for h, t in zip(hidden.split(step), targets.split(step), strict=True)
-        ]
+            hidden = self.model.hidden(tokens[:, :-1], encoding=encoding, last=None if whole else last)
+        hidden, targets = hidden[scored_WN], tokens[:, -last:][scored_WN]  # (targets, D), (targets,)
+        parts = []
+        for h, t in zip(*(x.split(max(1, HEAD_LOGITS // len(weight))) for x in (hidden, targets)), strict=True):
+            logits = F.linear(h.to(weight.dtype), weight)
+            rows = len(logits) if logits.is_cuda else max(1, CACHED_LOGITS // len(weight))
+            for some, of_them in zip(logits.split(rows), t.split(rows), strict=True):
+                parts.append(F.cross_entropy(some.double(), of_them, reduction="none"))
         return np.split(torch.cat(parts).cpu().numpy(), np.cumsum(counts_W)[:-1])

@@ -47,7 +47,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 MIN_BLOCKS = 10  # below this a spread between blocks says little, and a t interval leans on normality alone
 Key = TypeVar("Key")
@@ -338,11 +338,11 @@ def _detectable(alpha: float, df: float) -> float:
 
     Solves E[Φ(δ - t s)] = POWER, t the critical value, s = sqrt(χ²/df) the estimated over the true standard error:
     with few seeds a chance-large s hides a difference, and the textbook sum of two t quantiles is up to a fifth short.
-    The left side is the upper tail of the noncentral t.
+    The left side is the upper tail of the noncentral t: stats.nct.sf, without its slow checks and a slow import.
     """
     critical = _critical(alpha, df)
     bound = 2 * critical + 2  # s exceeds 2 in less than 5 %, so that the power is above 0.9 there
-    return optimize.brentq(lambda delta: stats.nct.sf(critical, df, delta) - POWER, 0, bound)
+    return optimize.brentq(lambda delta: 1 - POWER - special.nctdtr(df, delta, critical), 0, bound)
 
 
 def _critical(alpha: float, df: float) -> float:

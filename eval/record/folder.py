@@ -6,7 +6,7 @@ A run's folder:
     results.json     schema version, provenance, training, rows (protocol, extension, context length)
     losses.npz       the scored tokens' losses of every row, float32, and the windows they stand in
     curve.csv        the training curve
-    checkpoints/     the newest two
+    checkpoints/     the newest two, and those that are kept for second stages
     wandb-id         W&B's id of the run
 
 All of them are checked when they are read: JSON files by a digest of their own, the rows' figures and losses.npz by
@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 import traceback
 import warnings
 import zipfile
@@ -507,14 +508,15 @@ def placed_here(settings: Settings, path: Path) -> Settings:
     runs = path.parent
     for part in reversed(PurePath(settings.sweep or "").parts):
         runs = runs.parent if runs.name == part else runs
-    logger = replace(settings.logger, dir=_default("logger/auto.yaml").dir)
-    return replace(settings, runs=str(runs), cache_dir=_default("train.yaml").cache_dir, logger=logger)
+    environment = frozenset(os.environ.items())
+    logger = replace(settings.logger, dir=_default("logger/auto.yaml", "dir", environment))
+    return replace(settings, runs=str(runs), cache_dir=_default("train.yaml", "cache_dir", environment), logger=logger)
 
 
-@functools.cache
-def _default(file: str) -> DictConfig:
-    """A file of conf; what it has from the environment is looked up when it is read."""
-    return OmegaConf.load(CONF / file)
+@functools.lru_cache(maxsize=16)
+def _default(file: str, name: str, environment: frozenset[tuple[str, str]]) -> Any:
+    """A setting of a file of conf, with what it has from this environment."""
+    return OmegaConf.load(CONF / file)[name]
 
 
 def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> str:

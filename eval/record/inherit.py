@@ -118,6 +118,8 @@ def completed(
     training, old = found["training"], parent.config["training"]
     if "training.batch_size" not in keys:
         training["batch_size"] = _windows(old["batch_size"], before, context, values["init"])
+    if "training.lr" not in keys and not training["schedule_from"]:
+        training["lr"] = stage["rate"]
     if "training.tokens" not in keys and training["schedule_from"] == PARENT:
         left = stage["schedule_steps"] - stage["schedule_step"]
         if left < 1:
@@ -157,7 +159,9 @@ def _stage(values: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
     step = round(values["init_at"] * settings.steps)
     if not 1 <= step <= settings.steps:
         raise ValueError(f"init_at={values['init_at']}: must be a share of the {settings.steps} steps of {parent.path}")
-    own = training.schedule_from is None
+    at, steps = step, settings.steps  # in the schedule of the learning rate
+    if training.schedule_from:
+        at, steps = before.schedule_step + step, before.schedule_steps
     extended = list(before.extended) if before else []
     if settings.extension:
         lengths = [before.trained_length, settings.trained_length]
@@ -167,8 +171,9 @@ def _stage(values: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
         "run": parent.path.name,
         "step": step,
         "tokens": step * training.batch_size * settings.context + (before.tokens if before else 0),
-        "schedule_step": step + (0 if own else before.schedule_step),
-        "schedule_steps": settings.steps if own else before.schedule_steps,
+        "rate": float(f"{training.lr * training.rate(at, steps):.6g}"),
+        "schedule_step": at,
+        "schedule_steps": steps,
         "context": settings.first_context,
         "contexts": [*(before.contexts if before else []), settings.context],
         "trained_length": settings.trained_length,

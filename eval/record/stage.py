@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,13 @@ from torch import Tensor
 from conf.schema import Settings
 from data.module import WindowDataModule, build_data
 from data.windows import difference_of, read_at
-from eval.measure.extended import tuned_extension
+from eval.measure.extended import needs_tuning, tuned_extension
 from eval.measure.scoring import Scorer
 from eval.measure.streams import CALIBRATION
 from eval.record.folder import RunFolder
 from eval.record.identity import arms_parent
 from eval.record.inherit import given
 from model.build import build_transformer
-from model.extensions import build_extension
 from model.training.checkpoint import (
     checkpoint_path,
     checkpoint_step,
@@ -43,7 +41,7 @@ def settled(settings: Settings, train: Callable[[Settings], None]) -> Settings:
         if (parent := arms_parent(given())) and not RunFolder.of(parent).finished:
             train(parent)
         weights = parent_weights(settings)
-    if not (settings.extension and build_extension(settings.extension).needs_tuning):
+    if not (settings.extension and needs_tuning(settings.extension)):
         return settings
     if (chosen := folder.results.get("extension")) is None:
         chosen = _chosen(settings, weights)
@@ -109,14 +107,10 @@ def _averages(settings: Settings, module: LanguageModel) -> dict[int, dict[str, 
 def _chosen(settings: Settings, weights: dict[str, Tensor]) -> dict[str, Any]:
     """The config of the extension with what it chooses for itself, on the parent's weights."""
     data = build_data(settings)
-    parent = replace(settings, extension=None)
-    model = build_transformer(parent, data.vocab_size, data.separators, weights).eval()
+    model = build_transformer(replace(settings, extension=None), data.vocab_size, data.separators, weights)
+    model.trained_length = settings.stage.trained_length
     stream = data.streams[CALIBRATION[settings.eval.split]]
-    scorer = Scorer(model, stream, settings.eval.batch_tokens, settings.eval.precision)
-    config, lengths = settings.extension, (settings.stage.trained_length, settings.trained_length)
-    tuned = tuned_extension(scorer, stream, config, *lengths, settings.eval)
-    print(f"{settings.run_id}: extension={config['name']} with {tuned.describe()}", flush=True)
-    names = inspect.signature(type(tuned)).parameters
-    values = {name: vars(tuned)[name] for name in names if name in vars(tuned)}
-    values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return {**config, **values, **({"tune": False} if "tune" in names else {})}
+    scorer = Scorer(model.eval(), stream, settings.eval.batch_tokens, settings.eval.precision)
+    extension = tuned_extension(scorer, stream, settings.extension, settings.trained_length, settings.eval)
+    print(f"{settings.run_id}: extension={settings.extension['name']} with {extension.describe()}", flush=True)
+    return {**settings.extension, **extension.settings()}

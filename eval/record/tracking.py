@@ -54,6 +54,7 @@ CURVE = {
 STEP, TOKENS, CONTEXT_LENGTH, POSITION = "step", "tokens", "context_length", "position"
 LOSSES = ("loss", "val_loss")  # the last of which the summary has as the curve's
 TRAIN, SWEEP = "train", "sweep"
+PARENT_RUN = "parent_run"  # in the config of a second stage: W&B's id of the run that it starts from
 
 
 def metric(protocol: str, figure: str, what: str = "none") -> str:
@@ -264,7 +265,10 @@ def track_scored(folder: RunFolder, model: Transformer, data: WindowDataModule) 
 def _track_settings(settings: Settings, folder: Path, given_id: str | None = None) -> AbstractContextManager[Tracker]:
     logger, runs, group = settings.logger, settings.runs, settings.sweep
     name = logger.display_name or settings.run_id
-    return track(logger, name, folder, runs, group, config=plain(settings), given_id=given_id)
+    config = plain(settings)
+    if settings.stage and (parent := Path(settings.init, ID_FILE)).exists():
+        config[PARENT_RUN] = parent.read_text(encoding="utf-8").strip()
+    return track(logger, name, folder, runs, group, config=config, given_id=given_id)
 
 
 def record_id(folder: Path, name: str, given: str | None = None) -> str:

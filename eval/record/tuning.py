@@ -15,7 +15,6 @@ from conf.schema import LoggerSettings, Settings
 from conf.typed import plain
 from eval.record.folder import RunFolder
 from eval.record.identity import run_id
-from model.training.language_model import DivergedError
 
 
 def tuned(settings: Settings, train: Callable[[Settings], None]) -> Settings:
@@ -47,6 +46,8 @@ def widen(rates: Collection[float], chosen: float) -> str:
 
 def _trial(settings: Settings, rate: float, train: Callable[[Settings], None]) -> float | None:
     """Validation loss (nats) of one rate, None where training failed."""
+    from model.training.language_model import DivergedError  # seconds, and a report reads what trials came to
+
     trial = replace(
         settings,
         seed=settings.tuning.seed,

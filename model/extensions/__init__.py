@@ -243,7 +243,7 @@ def build_extension(config: Mapping[str, Any], group: str = "extension") -> Exte
 
 def _shown(value: Any) -> str:
     if isinstance(value, Extension):
-        return f"{type(value).__name__}({value.describe()})"
+        return f"{type(value).__name__}({value.describe()})".removesuffix("()")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

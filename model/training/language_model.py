@@ -19,18 +19,6 @@ from model.training.graphs import Recorded
 from model.transformer import Transformer
 
 
-def learning_rate(training: TrainingSettings, step: int, steps: int) -> float:
-    """The learning rate at `step` of `steps`, as a share of `lr`: linear warm-up, then decay to `min_lr`."""
-    warmup = max(1, round(training.warmup * steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    if training.schedule == "constant":
-        return 1.0
-    done = min(1.0, (step - warmup) / max(1, steps - warmup))
-    decayed = (1 + math.cos(math.pi * done)) / 2 if training.schedule == "cosine" else 1 - done
-    return training.min_lr + (1 - training.min_lr) * decayed
-
-
 def pieces(batch_BT: Tensor, width: int) -> Tensor:
     """Windows (B, T + 1) cut into pieces of `width` tokens of context, (B · N, width + 1), every target in one of them;
     the last of a window is filled up with tokens that are read and not predicted.
@@ -191,9 +179,7 @@ class LanguageModel(L.LightningModule):
             own = optimizer.state_dict()
             optimizer.load_state_dict({**own, "state": self.averages})
         first, steps = self.schedule
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate(settings, first + step, steps)
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.rate(first + step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
