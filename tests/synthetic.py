@@ -136,6 +136,7 @@ def make_stage(
         "run": parent.name,
         "step": results["training"]["steps"],
         "tokens": before["training"]["tokens"] + (of["tokens"] if of else 0),
+        "rate": before["training"]["lr"] * before["training"]["min_lr"],
         "schedule_step": results["training"]["steps"],
         "schedule_steps": results["training"]["steps"],
         "context": of["context"] if of else before["context"],

@@ -8,8 +8,8 @@ figures *of its own* is lower, and the sweep is asked the same of two of its own
 - lengths: one encoding at its training context and beyond ("it degrades", "it gains").
 
 A figure with a `stage` is that of a run that was trained further, at a context of so many tokens: multiples are of that
-one, and the extension behind the plus is what it was trained with. Such figures are asked of second stages alone, which
-went on from as many tokens over the same contexts for as many more; all others of first runs alone.
+one, and the extension behind the plus is what it was trained with. Such figures are asked of second stages alone, the
+longest over the same contexts, which went on from as many tokens for as many more; all others of first runs alone.
 
 A study supports a statement where its two figures are apart: by more than SDS standard deviations of their difference
 where it gives both, else by more than MARGIN, which is two of them at the 0.7 % that seeds differ by in small models.
@@ -119,9 +119,10 @@ def find_statements(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
     """The statements "lower is below higher" that studies support, and that the sweep has both sides of: `kind`, what
     `published` has and the columns of the summary's rows, ..._lower and ..._higher. Controls take no part, and no two
     of which one is a second stage and the other none."""
-    ours = _named(summary[summary["control"].isna()])
+    ours = summary[summary["control"].isna()]
     if ours.empty:
         return pd.DataFrame()
+    ours = _named(ours)
     studies = []
     published = published.assign(staged=published.reindex(columns=["published_stage"])["published_stage"].notna())
     for (_, protocol, staged), figures in published.groupby(["study", "protocol", "staged"], sort=False):
@@ -152,7 +153,8 @@ def _named(summary: pd.DataFrame) -> pd.DataFrame:
     test time and `ratio` of the training context; of a second stage (`staged`) with the extension that it was trained
     with, without another at test time, and of its last context, `stage_context` (0 for a first run)."""
     rows = summary.reindex(columns=list(dict.fromkeys([*summary, *STAGES, "trained_extension"])))
-    rows = rows[rows["contexts"].isna() | (rows["extension"] == "none")]
+    longest = rows.groupby("contexts")["stage_tokens"].transform("max")
+    rows = rows[rows["contexts"].isna() | ((rows["extension"] == "none") & (rows["stage_tokens"] == longest))]
     staged = rows["contexts"].notna()
     last = rows["contexts"].map(lambda each: int(each.split(">")[-1]), na_action="ignore").fillna(0).astype(int)
     extension = rows["extension"].where(~staged, rows["trained_extension"].fillna("none"))

@@ -90,7 +90,7 @@ def _against(comparison: Comparison, stages: Stages, group: Group) -> Iterator[s
     beaten = []
     for question, own in rows.groupby("question", sort=False):
         if question != "ceiling":
-            won = f"{(own['verdict'] == 'better').sum()} of {len(own)}{' arms are better' * (not beaten)} than "
+            won = f"{(own['verdict'] == 'better').sum()} of {len(own)}{_arms_are(len(own)) * (not beaten)} than "
             change = own["difference_percent"][own["label"] == lowest].map(show_percent)
             beaten.append(won + _asked(question, own, group, comparison) + "".join(f" ({each})" for each in change))
     if beaten:
@@ -101,6 +101,10 @@ def _against(comparison: Comparison, stages: Stages, group: Group) -> Iterator[s
         what = f"the ceiling {found.against}, trained there from scratch on as many tokens in all"
         change = show_change(found, comparison.level)
         yield f"The nearest to {what}, {group.names[found.label]}, is {SAID[found.verdict]} it: {change}."
+
+
+def _arms_are(count: int) -> str:
+    return " arms are better" if count > 1 else " arm is better"
 
 
 def _inside(comparison: Comparison, stages: Stages, group: Group) -> Iterator[str]:
@@ -162,7 +166,7 @@ def _asked(question: str, rows: pd.DataFrame, group: Group, comparison: Comparis
     told = {
         "same": f"{name}, which went on at {comparison.context:,}",
         "longer": f"{name}, which had the longer windows alone",
-        "test": f"{name} under the same extension at test time",
+        "test": f"{name} as it was, under the same extension at test time",
         "ceiling": f"{name}, from scratch on as many tokens in all",
     }
     return told[question]

@@ -334,8 +334,8 @@ def _costs(comparison: Comparison, groups: Sequence[Group]) -> Iterator[dict[str
     told = {label: what for group in groups for (label, extension), what in group.sides.items() if extension == "none"}
     for label, what in told.items():
         runs = [run for run in comparison.compared if run.label == label]
-        stage = runs[0].settings.training.tokens if runs[0].stage else 0
-        first = runs[0].tokens - stage
+        trained = runs[0].results["training"]["tokens"]  # rounded up to whole steps
+        first, stage = (runs[0].stage.tokens, trained) if runs[0].stage else (trained, 0)
         seconds = {"seconds_before": [before(run) for run in runs], "seconds": [_seconds(run) for run in runs]}
         medians = {name: float(np.median(values)) for name, values in seconds.items()}
         yield {"label": label, "what": what, "tokens_before": first, "stage_tokens": stage} | medians
