@@ -41,7 +41,7 @@ SCORED_MORE = (
     "eval.extension_settings",
     "eval.batch_tokens",
 )  # what leaves the other rows as they are
-FREE = (*NOT_IDENTITY, "encoding", "seed", *MACHINE, *SCORED_MORE)
+FREE = (*NOT_IDENTITY, "training.keep", "encoding", "seed", *MACHINE, *SCORED_MORE)
 KNOWN = "there already"
 KEPT = ("schema", "run_id", "encoding", "seed", "context", "identity", "config_hash", "corpus", "corpus_hash")
 KEPT += ("tokenizer_hash", "weights_hash", "commit", "machine", "versions", "parameters", "training", "evaluation")

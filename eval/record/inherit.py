@@ -7,6 +7,7 @@ in `stage`: the run's config.json is whole by itself, and is read without the pa
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,7 +25,7 @@ ARM, PARENT = "arm", "parent"  # the group of a sweep's arms, and the arm that t
 OWN = ("run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "force", "tuning")
 OWN += ("init", "init_at", "extension", "extend")
 OWN_TRAINING = ("keep", "schedule_from", "optimizer_from", "context_schedule")
-NOT_SET = ("stage",)  # found, never given
+FOUND = "stage"  # and never given
 
 _commands: ContextVar[tuple[str, ...] | None] = ContextVar("commands", default=None)
 
@@ -109,8 +110,8 @@ def completed(
     Raises ValueError, naming the setting, for what can't follow on the parent.
     """
     keys = given_keys(overrides)
-    if wrong := next((key for key in keys if key.partition(".")[0] in NOT_SET), None):
-        raise ValueError(f"{wrong}: is found, not set; a second stage starts by init=RUN")
+    if any(re.match(rf"[+~]*{FOUND}[.=]", override) for override in overrides):
+        raise ValueError(f"{FOUND}: is found, not set; a second stage starts by init=RUN")
     if values.get("init") is None:
         return dict(values)
     parent = parent_of(values["init"], overrides)
@@ -118,9 +119,9 @@ def completed(
     found |= {key: copy.deepcopy(values[key]) for key in OWN if key in values}
     found["training"] |= {key: values["training"][key] for key in OWN_TRAINING}
     for key in keys:
-        if key.partition(".")[0] not in OWN:
+        if key.partition(".")[0] not in (*OWN, FOUND):
             _put(found, key.split("."), values)
-    found["stage"] = stage = _stage(values, parent)
+    found[FOUND] = stage = _stage(values, parent)
     context, before = found["context"], parent.config["context"]
     if context < before:
         raise ValueError(
