@@ -464,6 +464,10 @@ class Settings(Checked):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
         if self.extend is not None and not isinstance(self.extend, ExtendSettings):
             self.extend = typed(ExtendSettings, self.extend, "extend")
+        problem = (
+            "can't be chosen by trials in experiment=extend, whose arms start from the parent's rate: leave it out"
+        )
+        self.check("tuning", not (self.extend and self.tuning), problem, "{...}")
         if self.stage is not None and not isinstance(self.stage, StageSettings):
             self.stage = typed(StageSettings, self.stage, "stage")
         self._check_stage()

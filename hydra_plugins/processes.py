@@ -21,7 +21,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from eval.record.jobs import DIED
 from model.devices import wait_asleep
@@ -52,7 +52,7 @@ class Processes(Launcher):
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a process that has looked by CUDA can't be forked
         for name in JOBS_NEED:  # seconds, once and not in each job; nothing is computed, and no device touched
             importlib.import_module(name)
-        if self.config.logger.name != "none":
+        if (OmegaConf.select(self.config, "logger.name") or "none") != "none":  # of a run; a scoring has no logger
             with suppress(ImportError):  # its own affair, and another tomorrow
                 importlib.import_module(WANDB_NEEDS)
         waiting = deque(enumerate(job_overrides, initial_job_idx))

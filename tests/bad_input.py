@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -138,7 +139,8 @@ def forward(settings: Settings) -> None:
 def check_extended(evaluation: EvaluationSettings) -> None:
     """`check_extensions` of the encodings that they fit."""
     for encoding in ENCODINGS:
-        check_extensions(evaluation, encoding, SHAPE.context)
+        model = SimpleNamespace(encoding=encoding, trained_length=SHAPE.context)
+        check_extensions(evaluation, model, evaluation.context_lengths(SHAPE.context)[-1])
 
 
 def select(values: Any, key: str) -> Any:

@@ -7,6 +7,7 @@ python -m pytest tests/test_bad_input.py -m slow         every setting, every va
 import random
 import resource
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,11 +95,12 @@ def test_no_more_processes_are_started_than_a_machine_has_a_use_for(setting):
 def test_settings_of_extensions_that_do_not_suit_the_model_are_refused_before_any_row_is_scored():
     encoding = build_encoding(encoding_config("rope"), Shape(dim=32, num_heads=2, num_layers=2, context=32))
     asked = settings_of("eval.extensions=[rerope]", "+eval.extension_settings.rerope.window=32").eval
+    model = SimpleNamespace(encoding=encoding, trained_length=32)
     with pytest.raises(ValueError, match=r"^eval\.extension_settings\.rerope\.window=32: must be below"):
-        check_extensions(asked, encoding, 32)
+        check_extensions(asked, model, 256)
     with pytest.raises(ValueError, match=r"^extension\.window=32: must be below"), as_chosen({"name": "rerope"}):
-        check_extensions(asked, encoding, 32)
-    check_extensions(settings_of("eval.extensions=[all]").eval, encoding, 32)
+        check_extensions(asked, model, 256)
+    check_extensions(settings_of("eval.extensions=[all]").eval, model, 256)
 
 
 def test_settings_of_an_extension_that_is_not_scored_are_refused_too():

@@ -270,11 +270,13 @@ def test_what_can_not_follow_is_refused_before_training(composed, runs, parent, 
         ("extension=yarn", "extension=yarn: is for a second stage.*eval.extensions=\\[yarn\\]"),
         ("init_at=0.5", "init_at=0.5: is for a second stage"),
         ("training.optimizer_from=parent", "training.optimizer_from=parent: is for a second stage"),
+        ("arm=yarn", "arm=yarn: is an arm of experiment=extend: give that too"),
+        ("experiment=extend arm=parent tuning={lr:[1e-3],seed:0}", "tuning={...}: can't be chosen by trials"),
     ],
 )
 def test_a_stage_needs_a_parent(given, problem):
     with pytest.raises(ValueError, match=problem):
-        settings_of(given)
+        settings_of(*given.split())
 
 
 def test_a_parent_that_is_not_finished_or_another_by_now_is_refused(composed, runs, parent):

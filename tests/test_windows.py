@@ -191,16 +191,8 @@ def test_batches_are_the_windows_from_the_start_sample_on(texts, tmp_path, worke
     assert torch.equal(torch.cat([first, second]), module.train_windows().__getitems__(range(8, 16)))
 
 
-def test_training_begins_with_the_first_window_that_is_left_to_it(texts, tmp_path):
-    module = prepared(data_of(texts), BYTE, context=16, batch_size=4, cache_dir=tmp_path / "c", first=6)
-    for start, begin in ((None, 6), (8, 14)):
-        module.start_sample = start
-        batch = next(iter(module.train_dataloader()))
-        assert torch.equal(batch, module.train_windows().__getitems__(range(begin, begin + 4)))
-
-
 def test_a_resumed_run_goes_on_from_its_first_window(texts, tmp_path):
-    module = prepared(data_of(texts), BYTE, context=16, batch_size=4, cache_dir=tmp_path / "c", first=6)
+    module = prepared(data_of(texts), BYTE, context=16, batch_size=4, cache_dir=tmp_path / "c", start_sample=6)
     module.trainer = SimpleNamespace(global_rank=1, world_size=2, global_step=5, accumulate_grad_batches=3)
     batch = next(iter(module.train_dataloader()))
     begin = 6 + 5 * 3 * 4 * 2

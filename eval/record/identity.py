@@ -18,7 +18,7 @@ from conf.signature import is_number
 from conf.source import source_hash
 from conf.typed import digest, plain, typed
 from data.inputs import input_hash
-from eval.record.inherit import ARM, PARENT, Parent, commanded, completed, for_the_arm, given
+from eval.record.inherit import ARM, PARENT, Parent, arm_of, commanded, completed, for_the_arm, given, is_arm
 
 # Settings that change where and how a run is carried out, and not what it computes.
 NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
@@ -76,7 +76,7 @@ def run_hash(config: Mapping[str, Any]) -> str:
 def run_id(config: Mapping[str, Any]) -> str:
     """Readable and unique, as in rope-s0-1f2e3d or, of a stage under an extension, rope-yarn-s0-4a5b6c: the same
     settings, source and files find the same folder again."""
-    name = "-".join([config["encoding"]["name"], *([config["extension"]["name"]] if config.get("extension") else [])])
+    name = "-".join(f"{part['name']}" for part in (config["encoding"], config.get("extension")) if part)
     return f"{name}-s{config['seed']}-{run_hash(config)[:6]}"
 
 
@@ -99,6 +99,8 @@ def _as_of_the_arm(config: DictConfig) -> Iterator[DictConfig]:
     """The config of a command; where it has an arm, with what that settles itself, whatever the command gives for the
     parent in its place."""
     overrides = given(config)
+    if (arm := arm_of(overrides)) and config.get("extend") is None:
+        raise ValueError(f"arm={arm}: is an arm of experiment=extend: give that too")
     own = for_the_arm(overrides)
     if len(own) == len(overrides):
         yield config
@@ -158,10 +160,9 @@ def parent_of(init: str, overrides: Sequence[str]) -> Parent:
 
 def arms_parent(overrides: Sequence[str]) -> schema.Settings | None:
     """The settings of the parent of an arm; None where a command names no arm, or the parent itself."""
-    arms = [override for override in overrides if override.partition("=")[0].lstrip("+") == ARM]
-    if not arms or arms[-1].endswith(f"={PARENT}"):
+    if arm_of(overrides) in (None, PARENT):
         return None
-    return settings_of(*(f"{ARM}={PARENT}" if override in arms else override for override in overrides))
+    return settings_of(*(f"{ARM}={PARENT}" if is_arm(override) else override for override in overrides))
 
 
 def _resolve_parent(key: str, *, _root_: DictConfig) -> Any:

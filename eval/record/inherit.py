@@ -75,13 +75,24 @@ def given_keys(overrides: Sequence[str]) -> list[str]:
     return keys
 
 
+def is_arm(override: str) -> bool:
+    """Whether an argument chooses an arm."""
+    return override.lstrip("+").startswith(f"{ARM}=")
+
+
+def arm_of(overrides: Sequence[str]) -> str | None:
+    """The arm that a command chooses, or None."""
+    chosen = [override.partition("=")[2] for override in overrides if is_arm(override)]
+    return chosen[-1] if chosen and chosen[-1] != "null" else None
+
+
 def for_the_arm(overrides: Sequence[str]) -> list[str]:
     """A command's arguments without those that its arm settles itself: they are meant for the parent.
 
     >>> for_the_arm(["experiment=extend", "context=64", "seed=1", "arm=longer"])
     ['experiment=extend', 'seed=1', 'arm=longer']
     """
-    arms = [override for override in overrides if override.lstrip("+").startswith(f"{ARM}=")]
+    arms = [override for override in overrides if is_arm(override)]
     settled = [*given_keys(arms), *(f"+{key}" for key in given_keys(arms))]
     return [override for override in overrides if override in arms or override.partition("=")[0] not in settled]
 
@@ -114,6 +125,10 @@ def completed(
         raise ValueError(f"{FOUND}: is found, not set; a second stage starts by init=RUN")
     if values.get("init") is None:
         return dict(values)
+    for override in overrides:
+        group, _, option = override.lstrip("+").partition("=")
+        if group == "experiment" and not (CONF / group / f"{option}.yaml").exists():
+            raise ValueError(f"{override}: a stage takes over its parent's settings but for those given one by one")
     parent = parent_of(values["init"], overrides)
     found = copy.deepcopy(parent.config)
     found |= {key: copy.deepcopy(values[key]) for key in OWN if key in values}
