@@ -381,23 +381,21 @@ class TuningSettings(Checked):
 class StageSettings(Checked):
     """`stage`: what a second stage starts from, as eval/record/inherit.py finds it; nothing in it is set by hand.
 
-    parent: the hash of the run whose weights it starts from; run: the name of that run's folder. step: the optimizer
-    steps after which it takes them; tokens: those trained on until then, by all runs before. rate: the parent's
-    learning rate there; schedule_step of schedule_steps: where its schedule is then. context: L, that of the first run,
-    in tokens, from which an encoding derives what depends on a context; contexts: those of all runs before, the oldest
-    first; trained_length: that which the parent was trained for. extended: the extensions that runs before were trained
-    with, each with the lengths from which to which it stretched, [{"extension": {...}, "lengths": [128, 512]}].
-    extension: the own one with what it has chosen for itself by `tune`; None where it chooses nothing.
+    parent: the hash of the run whose weights it starts from; run: the name of that run's folder. step: the parent's
+    optimizer steps after which it takes them; steps and tokens: those of all runs until then. schedule_step of
+    schedule_steps: where the schedule of the parent's learning rate is then. contexts: those of all runs before, in
+    tokens, the oldest first; trained_length: that which the parent was trained for. extended: the extensions that runs
+    before were trained with, each with the lengths from which to which it stretched, [{"extension": {...}, "lengths":
+    [128, 512]}]. extension: the own one with what it has chosen for itself by `tune`; None where it chooses nothing.
     """
 
     parent: str
     run: str
     step: int
+    steps: int
     tokens: int
-    rate: float
     schedule_step: int
     schedule_steps: int
-    context: int
     contexts: list[int]
     trained_length: int
     extended: list[Any] = field(default_factory=list)
@@ -498,10 +496,15 @@ class Settings(Checked):
             self.training.check(name, getattr(self.training, name) is None, alone)
 
     @property
+    def contexts(self) -> list[int]:
+        """The training contexts of all its stages, its own last, tokens."""
+        return [*(self.stage.contexts if self.stage else ()), self.context]
+
+    @property
     def first_context(self) -> int:
         """L: the context that the encoding derives its settings from and context lengths are multiples of, tokens: that
         of the first run, where this is a second stage."""
-        return self.stage.context if self.stage else self.context
+        return self.contexts[0]
 
     @property
     def trained_length(self) -> int:
@@ -509,15 +512,13 @@ class Settings(Checked):
         return (self.extension or {}).get("length") or self.context
 
     @property
-    def extensions(self) -> list[tuple[dict[str, Any], int, int]]:
-        """The extensions that it is trained with, the own one last, each with the lengths from which to which it
-        stretches the encoding, tokens."""
-        if self.stage is None:
-            return []
-        found = [(each["extension"], *each["lengths"]) for each in self.stage.extended]
-        if self.extension:
-            found.append((self.stage.extension or self.extension, self.stage.trained_length, self.trained_length))
-        return found
+    def extended(self) -> list[dict[str, Any]]:
+        """The extensions that it is trained with, the own one last, as `StageSettings.extended` has them."""
+        own, stage = self.extension, self.stage
+        if not own:
+            return stage.extended if stage else []
+        lengths = [stage.trained_length, self.trained_length]
+        return [*stage.extended, {"extension": stage.extension or own, "lengths": lengths}]
 
     @property
     def steps(self) -> int:

@@ -34,20 +34,12 @@ def build_transformer(
     shown = f"model.dim={sizes.dim}, model.num_layers={sizes.num_layers}, context={settings.context}"
     with within_memory(f"with {shown} and a vocabulary of {vocab_size:,} tokens: choose a smaller model"):
         model = _around(_encoding(settings, separators), settings, vocab_size)
-        *before, own = [*settings.extensions] if settings.extension else [*settings.extensions, None]
-        for each in before:
-            model.encoding = _extended(model.encoding, *each)
         if parent is not None:
             _load(model, parent, settings)
-        if own:
-            model.encoding = _extended(model.encoding, *own)
+        if settings.extension:
+            model.encoding = _extended(model.encoding, **settings.extended[-1])
         model.trained_length = settings.trained_length
         return model
-
-
-def _extended(encoding: PositionEncoding, extension: Mapping[str, Any], before: int, after: int) -> PositionEncoding:
-    """An encoding under an extension, as it is trained with."""
-    return build_extension(extension).apply(encoding, before, after)
 
 
 def _load(model: Transformer, weights: Weights, settings: Settings) -> None:
@@ -79,24 +71,21 @@ def check_model(settings: Settings) -> None:
 
 def _check_stage(encoding: PositionEncoding, settings: Settings) -> None:
     """Raises ValueError where a stage can't be trained under its extension, or the encoding is not defined so far."""
-    *before, own = [*settings.extensions] if settings.extension else [*settings.extensions, None]
-    for each in before:
-        encoding = _extended(encoding, *each)
-    if own:
-        extension, trained, length = own
-        built = build_extension(extension)
+    if settings.extension:
+        name, trained = settings.extension["name"], settings.stage.trained_length
+        extension = build_extension(settings.extended[-1]["extension"])
         with evaluated(encoding):
-            reason = built.fits(encoding) or built.trains()
+            reason = extension.fits(encoding) or extension.trains()
         if reason:
-            raise ValueError(f"extension={extension['name']} can't be trained with here: {reason}")
-        built.final_length(settings.context)  # refuses one that can't be
-        if length <= trained and not built.at_any_length:
+            raise ValueError(f"extension={name} can't be trained with here: {reason}")
+        length = extension.final_length(settings.context)
+        if length <= trained and not extension.at_any_length:
             raise ValueError(
-                f"extension={extension['name']}: there is nothing to extend at context={length}, since the parent was "
-                f"trained for {trained} tokens: give a longer context"
+                f"extension={name}: there is nothing to extend at context={length}, since the parent was trained for "
+                f"{trained} tokens: give a longer context"
             )
-        if not built.needs_tuning:  # what it then chooses changes no shape
-            encoding = built.apply(encoding, trained, length)
+        if not extension.needs_tuning:  # what it then chooses changes no shape
+            encoding = extension.apply(encoding, trained, length)
     if settings.stage:
         try:
             encoding.check_length(settings.context)
@@ -145,9 +134,18 @@ def _no_more_than(more: int) -> Iterator[None]:
 
 
 def _encoding(settings: Settings, separators: Separators) -> PositionEncoding:
+    """The encoding that a run begins with, under the extensions that the runs before it were trained with."""
     sizes = settings.model
     shape = Shape(sizes.dim, sizes.num_heads, sizes.num_layers, settings.first_context, separators)
-    return build_encoding(settings.encoding, shape, settings.seed)
+    encoding = build_encoding(settings.encoding, shape, settings.seed)
+    for each in settings.stage.extended if settings.stage else ():
+        encoding = _extended(encoding, **each)
+    return encoding
+
+
+def _extended(encoding: PositionEncoding, extension: Mapping[str, Any], lengths: tuple[int, int]) -> PositionEncoding:
+    """An encoding under an extension that stretches it from one length to another, as it is trained with."""
+    return build_extension(extension).apply(encoding, *lengths)
 
 
 def _around(encoding: PositionEncoding, settings: Settings, vocab_size: int) -> Transformer:

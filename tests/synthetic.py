@@ -83,7 +83,7 @@ class Spec:
     @property
     def first_context(self) -> int:
         stage = self.config["stage"]
-        return stage["context"] if stage else self.config["context"]
+        return stage["contexts"][0] if stage else self.config["context"]
 
 
 def make_run(
@@ -135,11 +135,10 @@ def make_stage(
         "parent": results["config_hash"],
         "run": parent.name,
         "step": results["training"]["steps"],
+        "steps": results["training"]["steps"] + (of["steps"] if of else 0),
         "tokens": before["training"]["tokens"] + (of["tokens"] if of else 0),
-        "rate": before["training"]["lr"] * before["training"]["min_lr"],
         "schedule_step": results["training"]["steps"],
         "schedule_steps": results["training"]["steps"],
-        "context": of["context"] if of else before["context"],
         "contexts": [*(of["contexts"] if of else []), before["context"]],
         "trained_length": before["context"],
         "extended": _extended(before),

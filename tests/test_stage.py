@@ -49,9 +49,9 @@ def parent(composed, runs) -> RunFolder:
     return RunFolder.of(settings)
 
 
-def stage_of(context: int, extension: str | None = None, **changed) -> StageSettings:
+def stage_of(context: int, **changed) -> StageSettings:
     """What stands in config.json for a stage on a run of so much context."""
-    return replace(StageSettings("0" * 64, "parent", 1, 100, 3e-4, 1, 1, context, [context], context), **changed)
+    return replace(StageSettings("0" * 64, "parent", 1, 1, 100, 1, 1, [context], context), **changed)
 
 
 def first_and_second(encoding: str, context: int, extension: str | None = None):
@@ -143,13 +143,27 @@ def test_the_rest_of_a_run_as_a_stage_ends_as_the_run_does_bit_for_bit(composed,
     assert ends[0]["tokens"] == ends[1]["tokens"] == 20480 and ends[0]["lr"] == ends[1]["lr"]
 
 
+def test_the_rest_of_a_run_in_two_stages_ends_as_the_run_does_bit_for_bit(composed, runs, parent):
+    follow = ["training.schedule_from=parent", "training.optimizer_from=parent", f"runs={runs}"]
+    middle = composed(f"init={parent.path}", "init_at=0.5", "training.tokens=5120", *follow)
+    train(middle)
+    last = composed(f"init={RunFolder.of(middle).path}", *follow)
+    assert (last.stage.steps, last.steps) == (15, 5)
+    train(last)
+    ours, theirs = (
+        torch.load(checkpoints(run.checkpoints)[0], weights_only=True) for run in (RunFolder.of(last), parent)
+    )
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+
+
 def test_a_stage_at_a_longer_context_under_an_extension(composed, runs, parent):
     settings = composed(f"init={parent.path}", "context=128", "extension=yarn", "training.tokens=5120", f"runs={runs}")
     old = parent.settings
     assert settings.training.batch_size * settings.context == old.training.batch_size * old.context
     for group in ("data", "tokenizer", "model", "encoding", "seed", "eval"):
         assert getattr(settings, group) == getattr(old, group)
-    assert settings.training.lr == settings.stage.rate == pytest.approx(old.training.lr * old.training.min_lr)
+    assert settings.training.lr == pytest.approx(old.training.lr * old.training.min_lr)
     assert settings.stage.parent == parent.results["config_hash"] and settings.stage.tokens == 20480
     assert settings.run_id.startswith("rope-yarn-s0-")
     train(settings)
@@ -172,7 +186,7 @@ def test_a_stage_on_a_stage(composed, runs, parent):
     second = composed(f"init={parent.path}", "context=64", "extension=pi", "training.tokens=2048", f"runs={runs}")
     train(second)
     third = composed(f"init={RunFolder.of(second).path}", "context=128", "training.tokens=2048", f"runs={runs}")
-    assert third.extension is None and third.stage.context == 32 and third.stage.contexts == [32, 64]
+    assert third.extension is None and third.first_context == 32 and third.stage.contexts == [32, 64]
     assert [each["lengths"] for each in third.stage.extended] == [[32, 64]] and third.stage.tokens == 20480 + 2048
     train(third)
     trained = load(RunFolder.of(third).path, cache_dir=third.cache_dir).model

@@ -205,7 +205,7 @@ def _stage_fields(run: Run) -> dict[str, Any]:
     """STAGE of a run; empty where it is no second stage."""
     if run.stage is None:
         return dict.fromkeys(STAGE)
-    contexts = ">".join(map(str, [*run.stage.contexts, run.settings.context]))
+    contexts = ">".join(map(str, run.settings.contexts))
     values = (run.stage.run, run.stage.tokens, run.settings.training.tokens, contexts, run.extension or None)
     return dict(zip(STAGE, values, strict=True))
 

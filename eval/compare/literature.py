@@ -39,14 +39,8 @@ QUESTION = ["protocol", *(f"{name}_{side}" for side in ("lower", "higher") for n
 STAGES = ["contexts", "tokens_before", "stage_tokens"]  # what two second stages must have in common
 ANSWER = ["seeds", "percent", "percent_low", "percent_high", "covers", "p_holm", "verdict", "reason"]
 COLUMNS = ["kind", "statement", "study", "corpus", "evidence", "published_protocol", "published_lower"]
-COLUMNS += [
-    "published_stage",
-    "published_higher",
-    "published_ratio_lower",
-    "published_ratio_higher",
-    "published_percent",
-    "protocol",
-]
+COLUMNS += ["published_stage", "published_higher", "published_ratio_lower", "published_ratio_higher"]
+COLUMNS += ["published_percent", "protocol"]
 COLUMNS += ["lower", "higher", "ratio_lower", "ratio_higher", "perplexity_lower", "perplexity_higher", *ANSWER]
 
 

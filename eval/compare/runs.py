@@ -77,8 +77,8 @@ class Run:
         where there is none."""
         if self.stage is None:
             return ""
-        configs = [each["extension"] for each in self.stage.extended] + [self.settings.extension or {}]
-        return "+".join(name for config in configs if (name := config.get("name", "none")) != "none")
+        names = (each["extension"]["name"] for each in self.settings.extended)
+        return "+".join(name for name in names if name != "none")
 
     @property
     def tokens(self) -> int:

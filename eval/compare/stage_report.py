@@ -59,11 +59,15 @@ def _length_of(group: Group) -> str:
     return f"{group.tokens:,} tokens ({group.share:.3g} % of {group.root}'s {group.before:,})"
 
 
+def _ranked(stages: Stages, group: Group, length: int) -> pd.DataFrame:
+    """The figures of a group's arms at a length, best first."""
+    rows = of(stages.figures, group, length)
+    return rows[rows["label"].isin([arm.label for arm in group.arms]) & (rows["extension"] == "none")]
+
+
 def _verdict(comparison: Comparison, stages: Stages, group: Group, length: int) -> str:
     """Which arms can't be told from the best at a length, and by how much."""
-    arms = {arm.label for arm in group.arms}
-    rows = of(stages.figures, group, length)
-    rows = rows[rows["label"].isin(arms) & (rows["extension"] == "none")]
+    rows = _ranked(stages, group, length)
     if rows.empty:
         return "no arm has a figure."
     lowest, *others = rows.assign(name=rows["label"].map(group.names)).itertuples()
@@ -85,8 +89,7 @@ def _verdict(comparison: Comparison, stages: Stages, group: Group, length: int) 
 def _against(comparison: Comparison, stages: Stages, group: Group) -> Iterator[str]:
     """How many arms beat what they are held against, at N, and how near the ceiling is."""
     rows = of(stages.answers, group, group.places[0]).dropna(subset="verdict")
-    lowest = of(stages.figures, group, group.places[0])["label"]
-    lowest = lowest[lowest.isin([arm.label for arm in group.arms])].iloc[0]
+    lowest = _ranked(stages, group, group.places[0])["label"].iloc[0]
     beaten = []
     for question, own in rows.groupby("question", sort=False):
         if question != "ceiling":
@@ -127,8 +130,7 @@ def _inside(comparison: Comparison, stages: Stages, group: Group) -> Iterator[st
 def _growing(stages: Stages, group: Group) -> Iterator[str]:
     """How the best arm's perplexity at N goes with the stage's length."""
     length = group.places[0]
-    rows = of(stages.figures, group, length)
-    lowest = rows["label"][rows["label"].isin([arm.label for arm in group.arms])].head(1)
+    lowest = _ranked(stages, group, length)["label"].head(1)
     found = stages.growth[(stages.growth["root"] == group.root) & (stages.growth["context_length"] == length)]
     found = found[found["label"].isin(lowest)].sort_values("stage_tokens")
     if (found["stage_tokens"] > 0).sum() > 1:
@@ -207,8 +209,7 @@ def overview_table(comparison: Comparison, stages: Stages, group: Group) -> Tabl
 def against_table(comparison: Comparison, stages: Stages, group: Group, length: int) -> Table:
     """Each arm against what it must beat, at one length; best first."""
     here = of(stages.answers, group, length)
-    rows = of(stages.figures, group, length)
-    rows = rows[rows["label"].isin([arm.label for arm in group.arms]) & (rows["extension"] == "none")]
+    rows = _ranked(stages, group, length)
     shown, told = [], []
     for question in QUESTIONS:
         asked = here[here["question"] == question]
@@ -230,8 +231,7 @@ def against_table(comparison: Comparison, stages: Stages, group: Group, length: 
 def pairs_table(comparison: Comparison, stages: Stages, group: Group, length: int) -> Table:
     """Each arm against each other one, at one length."""
     here = of(stages.pairs, group, length)
-    rows = of(stages.figures, group, length)
-    rows = rows[rows["label"].isin([arm.label for arm in group.arms]) & (rows["extension"] == "none")]
+    rows = _ranked(stages, group, length)
     shown = [
         column(f"against {group.names[other]}", changes["difference_percent"].astype(float), show_percent, verdicts)
         for other in rows["label"]
@@ -294,29 +294,20 @@ def _growths(stages: Stages) -> list[tuple[str, int]]:
 def stage_cost_table(stages: Stages) -> Table:
     """What each label has cost: the parent, the arms, the ceiling."""
     rows = stages.costs
-    whole = rows["tokens_before"] + rows["stage_tokens"]
-    seconds = [column(title, rows[name], SECONDS) for title, name in _SECONDS.items()]
     return Table(
         "What a second stage costs",
         [
             *columns(rows, "label", "what", label="run", what="what it is"),
-            *(
-                column(title, values, show_count)
-                for title, values in (
-                    ("tokens before", rows["tokens_before"]),
-                    ("tokens of the stage", rows["stage_tokens"]),
-                    ("tokens in all", whole),
-                )
-            ),
-            *seconds,
+            column("tokens before", rows["tokens_before"], show_count),
+            column("tokens of the stage", rows["stage_tokens"], show_count),
+            column("tokens in all", rows["tokens_before"] + rows["stage_tokens"], show_count),
+            column("seconds before", rows["seconds_before"], SECONDS),
+            column("seconds of the stage", rows["seconds"], SECONDS),
             column("seconds in all", rows["seconds_before"] + rows["seconds"], SECONDS),
         ],
         "of training; medians over the seeds",
         labels=rows["label"],
     )
-
-
-_SECONDS = {"seconds before": "seconds_before", "seconds of the stage": "seconds"}
 
 
 def stage_tables(comparison: Comparison) -> Iterator[Table]:

@@ -92,9 +92,8 @@ def for_the_arm(overrides: Sequence[str]) -> list[str]:
     >>> for_the_arm(["experiment=extend", "context=64", "seed=1", "arm=longer"])
     ['experiment=extend', 'seed=1', 'arm=longer']
     """
-    arms = [override for override in overrides if is_arm(override)]
-    settled = [*given_keys(arms), *(f"+{key}" for key in given_keys(arms))]
-    return [override for override in overrides if override in arms or override.partition("=")[0] not in settled]
+    settled = given_keys([override for override in overrides if is_arm(override)])
+    return [override for override in overrides if override.partition("=")[0].lstrip("+") not in settled]
 
 
 def _keys_of(group: str, option: str) -> Iterator[str]:
@@ -136,7 +135,7 @@ def completed(
     for key in keys:
         if key.partition(".")[0] not in (*OWN, FOUND):
             _put(found, key.split("."), values)
-    found[FOUND] = stage = _stage(values, parent)
+    found[FOUND], rate = _stage(values, parent)
     context, before = found["context"], parent.config["context"]
     if context < before:
         raise ValueError(
@@ -146,9 +145,9 @@ def completed(
     if "training.batch_size" not in keys:
         training["batch_size"] = _windows(old["batch_size"], before, context, values["init"])
     if "training.lr" not in keys and not training["schedule_from"]:
-        training["lr"] = stage["rate"]
+        training["lr"] = rate
     if "training.tokens" not in keys and training["schedule_from"] == PARENT:
-        left = stage["schedule_steps"] - stage["schedule_step"]
+        left = found[FOUND]["schedule_steps"] - found[FOUND]["schedule_step"]
         if left < 1:
             raise ValueError(
                 f"training.schedule_from=parent: the schedule of {values['init']} has come to its end: give "
@@ -179,8 +178,8 @@ def _windows(count: int, before: int, context: int, init: str) -> int:
     return windows
 
 
-def _stage(values: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
-    """The plain values of StageSettings."""
+def _stage(values: Mapping[str, Any], parent: Parent) -> tuple[dict[str, Any], float]:
+    """The plain values of StageSettings, and the parent's learning rate where it starts."""
     settings = typed(Settings, parent.config)
     training, before = settings.training, settings.stage
     step = round(values["init_at"] * settings.steps)
@@ -189,21 +188,17 @@ def _stage(values: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
     at, steps = step, settings.steps  # in the schedule of the learning rate
     if training.schedule_from:
         at, steps = before.schedule_step + step, before.schedule_steps
-    extended = list(before.extended) if before else []
-    if settings.extension:
-        lengths = [before.trained_length, settings.trained_length]
-        extended.append({"extension": before.extension or settings.extension, "lengths": lengths})
-    return {
+    stage = {
         "parent": parent.hash,
         "run": parent.path.name,
         "step": step,
+        "steps": step + (before.steps if before else 0),
         "tokens": step * training.batch_size * settings.context + (before.tokens if before else 0),
-        "rate": float(f"{training.lr * training.rate(at, steps):.6g}"),
         "schedule_step": at,
         "schedule_steps": steps,
-        "context": settings.first_context,
-        "contexts": [*(before.contexts if before else []), settings.context],
+        "contexts": settings.contexts,
         "trained_length": settings.trained_length,
-        "extended": extended,
+        "extended": settings.extended,
         "extension": None,
     }
+    return stage, float(f"{training.lr * training.rate(at, steps):.6g}")

@@ -61,7 +61,7 @@ def start(settings: Settings, module: LanguageModel, data: WindowDataModule) -> 
 def check_documents(settings: Settings, data: WindowDataModule) -> None:
     """Says where a stage reads other documents than the runs before it. Raises ValueError where the arms of a sweep
     would, which are to differ in their contexts alone."""
-    contexts = [*(settings.stage.contexts if settings.stage else ()), settings.context]
+    contexts = settings.contexts
     if settings.extend and not settings.stage:
         contexts.append(settings.extend.context or round(settings.context * settings.extend.stretch))
     if data.task is not None or len(contexts) < 2:

@@ -46,9 +46,8 @@ def _before(settings: Settings) -> str:
 
 def trained_on(settings: Settings) -> str:
     """The context, or those of all stages: "128, then 512 under yarn"."""
-    contexts = [f"{context}" for context in (*(settings.stage.contexts if settings.stage else ()), settings.context)]
     under = f" under {settings.extension['name']}" if settings.extension else ""
-    return ", then ".join(contexts) + under
+    return ", then ".join(map(str, settings.contexts)) + under
 
 
 def _growth(settings: Settings) -> str:

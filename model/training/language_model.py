@@ -49,12 +49,8 @@ class LanguageModel(L.LightningModule):
         self, transformer: Transformer, training: TrainingSettings, steps: int, schedule: tuple[int, int] | None = None
     ):
         super().__init__()
-        self.transformer, self.settings, self.steps, self.schedule = (
-            transformer,
-            training,
-            steps,
-            schedule or (0, steps),
-        )
+        self.transformer, self.settings, self.steps = transformer, training, steps
+        self.schedule = schedule or (0, steps)
         self.first_bad_step = torch.tensor(-1)  # of this device; no buffer, or DDP would send the first device's to all
         self.grad_norm = torch.tensor(math.nan)  # at the last step, before it was clipped
         self.recorded: Recorded | None = None  # mean_loss, on one GPU
@@ -186,9 +182,8 @@ class LanguageModel(L.LightningModule):
 def build_language_model(settings: Settings, vocab_size: int, separators: Separators) -> LanguageModel:
     """The transformer of a run with its loss, optimizer and schedule, compiled where the settings say so."""
     transformer = build_transformer(settings, vocab_size, separators)
-    schedule, stage = None, settings.stage
-    if settings.training.schedule_from:
-        schedule = (stage.schedule_step, stage.schedule_steps)
+    stage = settings.stage
+    schedule = (stage.schedule_step, stage.schedule_steps) if settings.training.schedule_from else None
     module = LanguageModel(transformer, settings.training, settings.steps, schedule)
     if settings.trainer.compile:
         # The model and its loss in one graph; scoring, which calls the transformer, stays eager: it runs at any length.

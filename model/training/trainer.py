@@ -71,7 +71,7 @@ def build_trainer(settings: Settings, folder: Path, meter: Meter, run: str = "")
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=[
-            RandomNumbers(settings.seed, settings.stage.step if settings.stage else 0),
+            RandomNumbers(settings.seed, settings.stage.steps if settings.stage else 0),
             LastValidation(),
             meter,
             Checkpoint(
@@ -115,7 +115,7 @@ class LastValidation(L.Callback):
 class RandomNumbers(L.Callback):
     """The random numbers of a step (dropout's) are a function of the seed, the step and the device: a run that goes on
     draws what one that was never stopped does, and no job of a sweep depends on those before it. before: the steps of
-    the parent, whose numbers a second stage doesn't draw again."""
+    the runs before a second stage, whose numbers it doesn't draw again."""
 
     def __init__(self, seed: int, before: int = 0):
         self.seed, self.before = seed, before
