@@ -11,6 +11,8 @@ import torch
 
 from conf.schema import StageSettings
 from conf.typed import plain
+from eval.measure.extended import extended_encoding
+from eval.measure.scoring import Scorer
 from eval.record.folder import RunFolder
 from eval.record.identity import run_hash, settings_of
 from eval.record.inherit import given_keys
@@ -182,6 +184,20 @@ def test_a_stage_at_a_longer_context_under_an_extension(composed, runs, parent):
     assert torch.equal(logits(model, tokens_BT), logits(first, tokens_BT, encoding=view))
 
 
+def test_at_test_time_a_stage_is_stretched_from_the_length_that_it_was_trained_for(composed, runs, parent):
+    given = ["context=128", "extension=yarn", "training.tokens=5120", f"runs={runs}"]
+    settings = composed(f"init={parent.path}", *given)
+    train(settings)
+    trained = load(RunFolder.of(settings).path, cache_dir=settings.cache_dir)
+    stream = trained.data.streams["validation"]
+    scorer = Scorer(trained.model, stream, settings.eval.batch_tokens)
+    own, longer = (
+        extended_encoding(scorer, stream, extension_config("pi"), length, settings.eval)[0] for length in (128, 256)
+    )
+    assert own is trained.model.encoding
+    torch.testing.assert_close(longer.frequencies(0), own.frequencies(0) / 2)
+
+
 def test_a_stage_on_a_stage(composed, runs, parent):
     second = composed(f"init={parent.path}", "context=64", "extension=pi", "training.tokens=2048", f"runs={runs}")
     train(second)
@@ -248,6 +264,9 @@ def test_a_name_says_parent_and_share_and_nothing_of_where_the_parent_lies(compo
         for path, *more in ((parent.path,), (moved,), (parent.path, "init_at=0.5"))
     )
     assert here.run_id == there.run_id != half.run_id
+    rate = f"training.lr={here.training.lr}"  # so that nothing but the parent's step differs
+    whole, half = (composed(f"init={parent.path}", *given, rate, f"init_at={at}").run_id for at in (1, 0.5))
+    assert here.run_id == whole != half
 
 
 # ------------------------------------------------------------------------------------------------ what can't follow
