@@ -36,7 +36,7 @@ FLEX_BLOCK = 128  # its blocks, rows and keys
 # Its forward pass where a table is looked up, a block of which lies in shared memory, too.
 FLEX_LOOKUP = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64, "fwd_num_stages": 2}
 HANKEL_ROWS = 1024  # queries a block of `hankel`
-NEAR_ROWS, NEAR_HANKEL_ROWS = 32, 128  # queries a block at least, where rows see the keys near them alone
+BAND_ROWS, BAND_HANKEL_ROWS = 32, 128  # queries a block at least, where rows see a band of keys
 FOLDED_LENGTH = 8192  # tokens up to which a bias beside q·k leaves the scores exact to about 1e-3
 ALIGNED = 8  # fused kernels want widths that are multiples of it
 
@@ -85,7 +85,7 @@ def attention(
     if executor in ("dense", "blocked"):
         given = (q_BHTK, k_BHTK, v_BHTK, mod, claims, scale)
         if _skips(claims, T):
-            rows = functools.partial(_near_rows, *given)
+            rows = functools.partial(_band_rows, *given)
         else:
             rows = functools.partial(_rows, *given, encoding, positions, x_BTD, layer)
         # rows(first, last): those rows of the output
@@ -135,12 +135,12 @@ def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, fir
 
 def _skips(encoding: PositionEncoding, length: int) -> bool:
     """Whether what lies outside of a window is left out: from four windows on, where it saves time (docs/speed.md)."""
-    return encoding.near is not None and not encoding.rescores and length >= 4 * encoding.near
+    return encoding.band is not None and not encoding.rescores and length >= 4 * encoding.band
 
 
 def _keys(encoding: PositionEncoding, length: int) -> int:
     """Keys that a row is scored with."""
-    return min(length, encoding.near + max(encoding.near, NEAR_ROWS)) if _skips(encoding, length) else length
+    return min(length, encoding.band + max(encoding.band, BAND_ROWS)) if _skips(encoding, length) else length
 
 
 def _require_whole_rows_unused(encoding: PositionEncoding, executor: str, first: int) -> None:
@@ -176,12 +176,12 @@ def _rows(
         return weights_BHQT.to(v_BHTK.dtype) @ v_BHTK
 
 
-def _near_rows(q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, first: int, last: int) -> Tensor:
-    """`_rows` where a row sees W keys at most, `near`: in blocks of N rows, each of which is given its own keys and the
+def _band_rows(q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, first: int, last: int) -> Tensor:
+    """`_rows` where a row sees a band of W keys: in blocks of N rows, each of which is given its own keys and the
     W − 1 before them, S in all. Scores are (B, H, blocks, N, S)."""
     B, H, T, _ = k_BHTK.shape
-    rows, before = last - first, claims.near - 1
-    blocks = max(1, rows // max(claims.near, NEAR_ROWS))
+    rows, before = last - first, claims.band - 1
+    blocks = max(1, rows // max(claims.band, BAND_ROWS))
     N = math.ceil(rows / blocks)
     spare = blocks * N - rows
     start = first - before  # the first key, which may lie before the text
@@ -197,18 +197,19 @@ def _near_rows(q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, first: int, last: int
     with torch.autocast(device.type, enabled=False):
         scores = (q_BHMNK * scale) @ k_BHMSK.mT
         if claims.distance_bias:
-            hidden = claims.near  # what stands in the table at W
+            hidden = claims.band  # what stands in the table at W
             distance_NS = before + torch.arange(N, device=device)[:, None] - torch.arange(before + N, device=device)
             distance_NS = distance_NS.masked_fill(distance_NS < 0, hidden).clamp_max(hidden)
-            table_HW = F.pad(_distance_table(mod, H, claims.near, scores), (0, 1), value=float("-inf"))
+            table_HW = F.pad(_distance_table(mod, H, claims.band, scores), (0, 1), value=float("-inf"))
             bias_HMNS = table_HW.to(scores.dtype)[:, None, distance_NS].expand(-1, blocks, -1, -1)
             if start < 0:
                 bias_HMNS = bias_HMNS.masked_fill(j_M1S < 0, float("-inf"))
             scores = scores + bias_HMNS
         else:
-            b = torch.arange(B, device=device)[:, None, None, None, None]
-            h = torch.arange(H, device=device)[:, None, None, None]
-            scores = mod(scores, b, h, i_MN1.clamp_max(T - 1), j_M1S.clamp(0, T - 1))
+            b = torch.arange(B, device=device)[:, None, None, None]
+            h = torch.arange(H, device=device)[:, None, None]
+            places = zip(scores.unbind(2), i_MN1.clamp_max(T - 1), j_M1S.clamp(0, T - 1)[:, 0], strict=True)
+            scores = torch.stack([mod(block, b, h, i_N1, j_S) for block, i_N1, j_S in places], dim=2)
             hidden = (j_M1S > i_MN1) | (j_M1S < 0) | (i_MN1 - j_M1S > before)
             scores = scores.masked_fill(hidden, float("-inf"))
         return (torch.softmax(scores, dim=-1).to(v_BHTK.dtype) @ v_BHMSK).flatten(2, 3)[:, :, :rows]
@@ -283,15 +284,15 @@ def _hankel(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
     """The fused kernel, its float mask a view of one table: with the queries in reverse order, mask[r, j] = bias at
     distance (last − 1 − r) − j depends on r + j alone, so row r is the table read from r on; −inf beyond the diagonal.
     A long text is cut by heads and blocks of queries, whose keys are those before their end and within the bias's
-    reach; where rows see the keys near them alone, every text by blocks."""
+    reach; where rows see a band of keys, every text by blocks."""
     if mod is None or not encoding.distance_bias:
         raise ValueError(
             f"executor='hankel' can't be used: {type(encoding).__name__}'s scores have no bias of the distance alone"
         )
     _, H, T, _ = q_BHTK.shape
     line_HN = _bias_line(mod, encoding, T, q_BHTK).expand(H, -1)
-    if encoding.near is not None:
-        step, before = max(encoding.near, NEAR_HANKEL_ROWS), encoding.near - 1
+    if encoding.band is not None:
+        step, before = max(encoding.band, BAND_HANKEL_ROWS), encoding.band - 1
         starts = [(max(0, first - before), first, min(first + step, T)) for first in range(0, T, step)]
         return torch.cat([_hankel_rows(line_HN, q_BHTK, k_BHTK, v_BHTK, scale, *block) for block in starts], dim=2)
     if T <= HANKEL_ROWS:
@@ -361,7 +362,7 @@ def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
         table_HN = _distance_table(mod, q_BHTK.shape[1], length, q_BHTK)
         mod = lambda score, b, h, i, j: score + table_HN[h, (i - j).clamp_min(0)]  # noqa: E731
     run = _compiled_flex() if q_BHTK.is_cuda and not torch.compiler.is_compiling() else flex_attention
-    blocks = _causal_blocks(length, q_BHTK.device, encoding.near)
+    blocks = _causal_blocks(length, q_BHTK.device, encoding.band)
     return run(q_BHTK, k_BHTK, v_BHTK, score_mod=mod, block_mask=blocks, scale=scale, kernel_options=options)
 
 
@@ -373,23 +374,23 @@ def _compiled_flex():
 
 
 @functools.cache
-def _causal(near: int | None):
-    """FlexAttention's mask: the past, or of it the keys that are near."""
-    return (lambda b, h, i, j: i >= j) if near is None else lambda b, h, i, j: (i >= j) & (i - j < near)
+def _causal(band: int | None):
+    """FlexAttention's mask: the past, or a band of it."""
+    return (lambda b, h, i, j: i >= j) if band is None else lambda b, h, i, j: (i >= j) & (i - j < band)
 
 
 @functools.lru_cache(maxsize=8)
-def _causal_blocks(length: int, device: torch.device, near: int | None = None):
+def _causal_blocks(length: int, device: torch.device, band: int | None = None):
     """The block mask of causal attention: a partial block on the diagonal, full ones before it; of a window also
     partial ones where it ends, and none before."""
     from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
     if length % FLEX_BLOCK:
-        return create_block_mask(_causal(near), None, None, length, length, device=str(device))
+        return create_block_mask(_causal(band), None, None, length, length, device=str(device))
     blocks = length // FLEX_BLOCK  # written down, since create_block_mask would look at all T × T pairs
     row_N = torch.arange(blocks, dtype=torch.int32, device=device)
-    full = blocks if near is None else max(0, near // FLEX_BLOCK - 1)  # blocks before a row's own that it sees whole
-    reached = blocks if near is None else (near - 2) // FLEX_BLOCK + 1  # and those of which it sees some
+    full = blocks if band is None else max(0, band // FLEX_BLOCK - 1)  # blocks before a row's own that it sees whole
+    reached = blocks if band is None else (band - 2) // FLEX_BLOCK + 1  # and those of which it sees some
     number_N, reached_N = row_N.clamp_max(full), row_N.clamp_max(reached)
     back_NN = row_N  # the places of a list: how many blocks back, the nearest first
     whole_NN = (row_N[:, None] - 1 - back_NN) % blocks
@@ -400,7 +401,7 @@ def _causal_blocks(length: int, device: torch.device, near: int | None = None):
         number_N[None, None],
         whole_NN[None, None],
         BLOCK_SIZE=FLEX_BLOCK,
-        mask_mod=_causal(near),
+        mask_mod=_causal(band),
         seq_lengths=(length, length),
     )
 

@@ -90,7 +90,7 @@ PUBLISHED = {  # windows and chunks as the presets scale them to a context of 32
             "sliding_window": 4,
             "global_head_dim": WIDTH,
             "hidden_size_per_layer_input": 0,
-            "num_hidden_layers": 12,  # its last layer is global in any case, as in the published models a period ends there
+            "num_hidden_layers": 12,  # whose last is global in any case
         },
     ),
     "gpt_oss": (

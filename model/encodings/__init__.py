@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from conf.signature import check_types, parameters, whole
 
 # score_mod(score, b, h, i, j) -> score: pointwise; b, h, i, j are integer tensors that broadcast against score.
-# The dense executors pass index tensors of shape (B,1,1,1), (H,1,1), (Tq,1), (Tk,), or in blocks of rows one axis more
-# before Tq; FlexAttention passes scalars.
+# The dense executors pass index tensors of shape (B,1,1,1), (H,1,1), (Tq,1), (Tk,); FlexAttention passes scalars.
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -74,7 +73,7 @@ class PositionEncoding(nn.Module):
     lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
     reach: all positions lie within so many tokens of one another; None: within the sequence's length.
     sees: a row sees no more than so many keys, itself included; None: all up to itself.
-    near: the keys that a row sees are among so many, itself the last of them, so that executors leave out the rest;
+    band: the keys that a row sees are among so many, itself the last of them, so that executors leave out the rest;
         None: they may lie anywhere before it.
     outermost: it can't stand inside another encoding.
     capturable: a pass is kernels alone, which a CUDA graph can replay: nothing waits for the device or copies to it,
@@ -91,7 +90,7 @@ class PositionEncoding(nn.Module):
     lr_scale: float = 1.0
     reach: int | None = None
     sees: int | None = None
-    near: int | None = None
+    band: int | None = None
     outermost: bool = False
     capturable: bool = True
 
@@ -226,7 +225,7 @@ class Wrapper(PositionEncoding):
             "prefix_consistent",
             "order_blind",
             "sees",
-            "near",
+            "band",
         ):
             setattr(self, claim, getattr(inner, claim))
 

@@ -32,7 +32,7 @@ class Chunked(Wrapper):
             )
         self.relative = self.distance_bias = self.separable_bias = self.order_blind = False
         self.narrow(self.chunk)
-        self.near = min(self.chunk, inner.near or self.chunk)
+        self.band = min(self.chunk, inner.band or self.chunk)
 
     def score_mod(self, q_BHTK, k_BHTK, positions, x_BTD, layer):
         inner = super().score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer)

@@ -21,7 +21,7 @@ class Local(Window):
 
     def __init__(self, shape: Shape, inner: PositionEncoding, window: int):
         super().__init__(shape, inner, window)
-        self.near = min(self.window, inner.near or self.window)
+        self.band = min(self.window, inner.band or self.window)
         self.order_blind = False
         only_distance = inner.distance_bias or not uses(inner, "score_mod")
         self.distance_bias = only_distance and not uses(inner, "positions")
@@ -113,7 +113,7 @@ class Layers(PositionEncoding):
         self.prefix_consistent = all(part.prefix_consistent for part in every)
         self.order_blind = all(part.order_blind for part in every)
         self.sees = None if any(part.sees is None for part in every) else max(part.sees for part in every)
-        self.near = None if any(part.near is None for part in every) else max(part.near for part in every)
+        self.band = None if any(part.band is None for part in every) else max(part.band for part in every)
         self.axes: dict[str, tuple[int, int]] = {}  # of parts with coordinates of their own: the first, and how many
         with evaluated(self):
             for name, part in self.parts.items():
@@ -126,7 +126,8 @@ class Layers(PositionEncoding):
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
     def at(self, layer: int) -> PositionEncoding:
-        return self.parts[self.places[layer][0]]
+        changed = type(self) is not Layers  # a view whose hooks are not the parts': what holds in all layers does
+        return self if changed else self.parts[self.places[layer][0]]
 
     def positions(self, tokens_BT: Tensor) -> Tensor:
         """(T,), or where parts have coordinates of their own (B, T, A): the tokens' own, then each of those in turn."""
