@@ -129,7 +129,7 @@ def _sections(comparison: Comparison, style: Mapping[str, Style], statements: pd
         Section("training", figures.training_figures(comparison, style)),
         Section("tuning", _filled(tables.tuning_table(comparison))),
         Section("cost", _filled(figures.cost_figure(comparison, style), tables.cost_table(comparison))),
-        Section("literature", [] if statements.empty else [tables.literature_table(statements)]),
+        Section("literature", tables.literature_tables(statements)),
         Section("controls", _filled(tables.control_table(comparison), tables.apart_table(comparison))),
         Section("missing", _filled(tables.left_out_table(comparison), tables.undefined_table(comparison))),
         Section("provenance", [tables.provenance_table(comparison)], texts=_settings(comparison)),

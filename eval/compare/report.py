@@ -107,8 +107,7 @@ def _markdown_tables(comparison: Comparison, statements: pd.DataFrame) -> Iterat
     yield from (tables.task_table(comparison, *place) for place in tables.tasks(comparison.tasks))
     yield from probe_tables(comparison)
     yield from (tables.tuning_table(comparison), tables.cost_table(comparison))
-    if len(statements):
-        yield tables.literature_table(statements)
+    yield from tables.literature_tables(statements)
     yield from (tables.control_table(comparison), tables.apart_table(comparison), tables.undefined_table(comparison))
     yield from (tables.left_out_table(comparison), tables.provenance_table(comparison))
 

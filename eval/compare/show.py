@@ -128,6 +128,8 @@ NUMBERS = {
     "evaluation": ("evaluation s", "{:.1f}".format),
     "published_percent": ("difference there", show_percent),
     "percent": ("difference here", show_percent),
+    "published_points": ("difference there", "{:+.1f}".format),
+    "difference": ("difference", "{:+.3g}".format),
 }
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from eval.compare.comparison import BEST, FIELDS, HEADLINE, Comparison, frame_of
 from eval.compare.show import (
+    Column,
     Table,
     column,
     columns,
@@ -259,19 +260,41 @@ def left_out_table(comparison: Comparison) -> Table:
     return Table("Failed and skipped", columns(rows, *rows))
 
 
+def literature_tables(statements: pd.DataFrame) -> list[Table]:
+    """The published orderings of perplexity and those of retrieval, where there are any."""
+    if statements.empty:
+        return []
+    return [table for table in (literature_table(statements), retrieval_literature_table(statements)) if len(table)]
+
+
 def literature_table(statements: pd.DataFrame) -> Table:
     """The published orderings that the sweep can be asked about (see `literature.check`), and its answers."""
-    counts = statements["verdict"].value_counts()
-    protocols = statements["published_protocol"] + " there, " + statements["protocol"] + " here"
+    rows = statements[statements["kind"] != "retrieval"]
+    shown = columns(rows, "published_percent", "percent")
+    note = "; orderings alone are compared, never perplexities across corpora"
+    return _orderings("Published orderings", rows, shown, note)
+
+
+def retrieval_literature_table(statements: pd.DataFrame) -> Table:
+    """Those of what is found: needles, and tasks answered."""
+    rows = statements[statements["kind"] == "retrieval"]
+    note = "; in points of the accuracy there; here in nats a token that a needle gains, or points of a task's examples"
+    shown = columns(rows, "published_points", "difference", "unit", difference="difference here", unit="")
+    return _orderings("Published orderings of retrieval", rows, shown, note)
+
+
+def _orderings(title: str, rows: pd.DataFrame, shown: list[Column], note: str) -> Table:
+    counts = rows["verdict"].value_counts()
+    protocols = rows["published_protocol"] + " there, " + rows["protocol"] + " here"
     return Table(
-        "Published orderings",
+        title,
         [
-            *columns(statements, "statement"),
-            column("study", statements["study"], details=protocols.tolist()),
-            *columns(statements, "published_percent", "percent", "seeds", "verdict"),
+            *columns(rows, "statement"),
+            column("study", rows["study"], details=protocols.tolist()),
+            *shown,
+            *columns(rows, "seeds", "verdict"),
         ],
-        ", ".join(f"{counts.get(word, 0)} {word}" for word in ("agree", "disagree", "not separable"))
-        + "; orderings alone are compared, never perplexities across corpora",
+        ", ".join(f"{counts.get(word, 0)} {word}" for word in ("agree", "disagree", "not separable")) + note,
     )
 
 

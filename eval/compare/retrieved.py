@@ -1,0 +1,88 @@
+"""What a sweep's runs find again or answer, as the literature check asks for it, and what studies say of the like.
+
+published_retrieval.csv says how much of what was asked a model found: needles and passkeys in a long text, and tasks
+with an answer. A needle is asked of the grid's needle `pair` (a key and its value): which of two gains more, in nats a
+token and over all depths; a task of the like-named task of ours: which answers more of its examples, in points of 100.
+
+Seeds differ by more in what they find than in perplexity: at one perplexity, one finds 14 % and another 98 % (Möbius
+RoPE). So a study's two accuracies are apart
+
+- by more than SDS standard errors of their difference, where both have a spread over seeds;
+- else, of one training that is stretched in two ways, by more than POINTS, twice the standard error that the
+  difference of two shares of 200 trials has at worst; less than that is never enough;
+- else by more than TRAININGS: twice the standard deviation of the difference of two runs at 10.6 points each, which
+  lies between the median and the root mean square of those in the file.
+
+What a method does within the training context by a factor beyond 1 (NTK, YaRN and others in STRING's table 1) is not in
+the file: at test time ours are the trained encoding there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from eval.compare.comparison import STAGE, Comparison
+
+# What is asked of ours where a study has this task, by its first word: a needle of the grid, a task.
+TASKS = {"NIAH": "pair", "passkey": "pair", "copy": "copy", "reverse": "reverse"}
+NEEDLES = ("pair",)  # what is found of others is counted in examples
+SDS = 2.0
+POINTS, TRAININGS = 10.0, 30.0  # of the accuracy in %
+FIGURE = ["protocol", "extension", "context_length", "length_ratio", "label"]
+
+
+def retrieved(comparison: Comparison) -> pd.DataFrame:
+    """A row a window like those of `comparison.windows`: protocol is the needle or the task, nats what was gained, or
+    100 for an example of a task that is answered; none where neither was measured."""
+    frames = [_recalled(comparison), _answered(comparison)]
+    frames = [frame.reindex(columns=[*FIGURE, "seed", "block", "nats", "tokens"]) for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True).assign(position=0) if frames else pd.DataFrame()
+
+
+def _recalled(comparison: Comparison) -> pd.DataFrame:
+    grid = getattr(comparison, "recalled", pd.DataFrame())
+    if grid.empty:
+        return grid
+    ratio = grid["context_length"] / comparison.context
+    return grid.rename(columns={"needle": "protocol", "gain": "nats"}).assign(length_ratio=ratio)
+
+
+def _answered(comparison: Comparison) -> pd.DataFrame:
+    """Of `answered`, a row an example of a task: task, extension, length, label, seed, example, exact."""
+    examples = getattr(comparison, "answered", pd.DataFrame())
+    if examples.empty:
+        return examples
+    places = comparison.tasks[["task", "extension", "length", "label", "context_length", "length_ratio"]]
+    own = examples[["task", "extension", "length", "label", "seed", "example", "exact"]].merge(places)
+    return own.assign(protocol=own["task"], block=own["example"], nats=100.0 * own["exact"], tokens=1)
+
+
+def retrieved_rows(comparison: Comparison, finds: pd.DataFrame) -> pd.DataFrame:
+    """A row for each figure, as in `comparison.summary`: `retrieved` on average, with the label's encoding and stage.
+
+    finds: of `retrieved`.
+    """
+    sums = finds.groupby(FIGURE)[["nats", "tokens"]].sum().reset_index()
+    names = comparison.rows.reindex(columns=["label", "encoding", *STAGE]).drop_duplicates("label")
+    controls = {run.label: run.control for run in comparison.compared if run.control}
+    control = sums["label"].map(controls).astype(object)
+    return sums.assign(retrieved=sums["nats"] / sums["tokens"], control=control).merge(names)
+
+
+def apart_points(pairs: pd.DataFrame) -> pd.Series:
+    """Whether a study can tell two accuracies from each other, and `higher` is the higher; see the module's docstring.
+
+    pairs: published, sd, published_seeds, encoding and published_stage, each ..._lower and ..._higher.
+    """
+    lower, higher = (
+        pairs[
+            [f"{name}_{side}" for name in ("published", "sd", "published_seeds", "encoding", "published_stage")]
+        ].set_axis(["published", "sd", "seeds", "encoding", "stage"], axis="columns")
+        for side in ("lower", "higher")
+    )
+    errors = [side["sd"] / np.sqrt(side["seeds"]) for side in (lower, higher)]
+    one = lower["encoding"].str.split("+").str[0] == higher["encoding"].str.split("+").str[0]
+    one &= lower["stage"].isna() & higher["stage"].isna()
+    least = one.map({True: POINTS, False: TRAININGS})
+    return higher["published"] - lower["published"] > (SDS * np.hypot(*errors)).clip(lower=POINTS).fillna(least)
