@@ -16,7 +16,7 @@ longest over the same contexts, which went on from as many tokens for as many mo
 A study supports a statement where its two figures are apart: by more than SDS standard deviations of their difference
 where it gives both, else by more than MARGIN, which is two of them at the 0.7 % that seeds differ by in small models.
 Protocols are compared with their like alone, and multiples of the training context with the nearest within FACTOR.
-What of a study retrieval is asked of, and when its figures are apart, is in retrieved.py.
+What of a study retrieval is asked of, and when its figures are apart, is in published_retrieval.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from eval.compare.comparison import Comparison, difference_fields, frame_of
-from eval.compare.retrieved import NEEDLES, SDS, TASKS, apart_points, retrieved, retrieved_rows
+from eval.compare.published_retrieval import NEEDLES, SDS, TASKS, apart_points, figures_of, finds_of
 from eval.measure.statistics import difference, judged
 
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -69,7 +69,10 @@ def read_published(path: Path = PUBLISHED) -> pd.DataFrame:
 
 
 def check(
-    comparison: Comparison, published: pd.DataFrame | None = None, retrieval: pd.DataFrame | None = None
+    comparison: Comparison,
+    published: pd.DataFrame | None = None,
+    retrieval: pd.DataFrame | None = None,
+    finds: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """A row for each published statement that the sweep can be asked about, with both sides' numbers and a verdict.
 
@@ -79,12 +82,13 @@ def check(
     published_points are the like for what is retrieved. unit: of difference (nats a token, or points of 100 examples),
     or "%". Several studies may ask the same question.
 
-    published, retrieval: figures instead of those of published.csv and published_retrieval.csv.
+    published, retrieval: figures instead of those of published.csv and published_retrieval.csv; finds: instead of the
+    sweep's own.
     """
     found = find_statements(comparison.summary, read_published() if published is None else published)
-    finds = retrieved(comparison)
+    finds = finds_of(comparison) if finds is None else finds
     if len(finds):
-        rows = retrieved_rows(comparison, finds)
+        rows = figures_of(comparison, finds)
         asked = find_retrieval(rows, read_published(RETRIEVAL) if retrieval is None else retrieval)
         found = pd.concat([each for each in (found, asked) if len(each)] or [pd.DataFrame()], ignore_index=True)
     if found.empty:
@@ -162,7 +166,7 @@ def find_retrieval(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """The statements "higher finds more than lower", like `find_statements`. A second stage and a first run are held
     against each other where, there as here, both are at the same length: the stage has kept the context.
 
-    rows: of `retrieved_rows`.
+    rows: of `figures_of`.
     """
     pairs = _pairs(rows, published, "retrieved")
     if pairs.empty:

@@ -1,6 +1,6 @@
 """Published orderings of retrieval, on sweeps made of files with made-up finds, whose true order is known.
 
-python -m pytest tests/test_retrieved.py
+python -m pytest tests/test_published_retrieval.py
 """
 
 import csv
@@ -13,8 +13,8 @@ import pytest
 from eval.compare.comparison import read_comparison
 from eval.compare.literature import RETRIEVAL, check, read_published
 from eval.compare.page import page
+from eval.compare.published_retrieval import POINTS, TASKS, TRAININGS, apart_points, found_in_grid, found_in_tasks
 from eval.compare.report import markdown
-from eval.compare.retrieved import POINTS, TASKS, TRAININGS, apart_points
 from eval.measure.statistics import holm
 from model.catalogue import encoding_names, extension_names
 from scripts.literature import print_statements
@@ -51,12 +51,13 @@ def finds(gains, seeds=3, needle="pair", length=4 * CONTEXT, depths=DEPTHS, nois
     return pd.DataFrame(rows)
 
 
-def asked(sweep, published=None, recalled=None, perplexity=NONE, **frames):
+def asked(sweep, published=None, recalled=None, perplexity=NONE, answered=None):
     comparison = read_comparison(sweep)
     assert comparison.objection is None
-    frames |= {} if recalled is None else {"recalled": recalled}
-    vars(comparison).update(frames)
-    return check(comparison, perplexity, None if published is None else pd.DataFrame(published))
+    found = [] if recalled is None or recalled.empty else [found_in_grid(recalled, CONTEXT)]
+    found += [] if answered is None else [found_in_tasks(answered)]
+    published = None if published is None else pd.DataFrame(published)
+    return check(comparison, perplexity, published, pd.concat(found) if found else pd.DataFrame())
 
 
 def two(sweep, seeds=3):
@@ -78,6 +79,16 @@ def test_the_verdict_goes_by_what_the_sweep_finds(tmp_path):
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
         assert row["retrieved_higher"] - row["retrieved_lower"] == pytest.approx(row["difference"])
         assert math.isnan(row["percent"]) and math.isnan(row["published_percent"])
+
+
+def test_what_a_comparison_has_found_is_asked(tmp_path):
+    comparison = read_comparison(two(tmp_path))
+    assert check(comparison, NONE).empty
+    grid, tasks = finds({("rope", "none"): 1.0, ("alibi", "none"): 2.0}), answers({"rope": 0.1, "alibi": 0.8})
+    vars(comparison).update(recalled=grid, answered=tasks)
+    published = [*ALIBI_FINDS, figure("alibi", 60.0, 2.0, task="copy"), figure("rope", 0.0, 2.0, task="copy")]
+    rows = check(comparison, NONE, pd.DataFrame(published))
+    assert rows["protocol"].tolist() == ["pair", "copy"] and set(rows["verdict"]) == {"agree"}
 
 
 def test_what_was_not_asked_of_the_sweep_makes_no_statement(tmp_path):
@@ -172,7 +183,7 @@ def test_a_stage_that_kept_the_context_is_held_against_first_runs_as_in_the_stud
 
 
 def test_a_stage_at_another_context_is_not_held_against_first_runs(tmp_path):
-    grid = grid_of_stages(2 * CONTEXT, 4 * CONTEXT)
+    grid = pd.concat([grid_of_stages(2 * CONTEXT, length * CONTEXT) for length in (2, 4)])
     rows = asked(dropped(tmp_path, 2 * CONTEXT), [*DROP_FINDS, figure("rope+yarn", 20.0, 2.0)], grid)
     assert rows["statement"].tolist() == ["rope+drop@64 at 2x of 64 above rope@64 at 2x of 64"]
 
@@ -181,27 +192,26 @@ def test_a_stage_at_another_context_is_not_held_against_first_runs(tmp_path):
 
 
 def answers(shares, task="copy", seeds=3, examples=200):
-    """`tasks` and `answered` of labels that answer these shares of the examples, at twice the trained length."""
+    """`answered` of labels that answer these shares of the examples, at twice the trained length."""
     rows = []
     for label, share in shares.items():
         for seed in range(seeds):
             right = np.random.default_rng([seed, *label.encode()]).random(examples) < share
-            place = {"task": task, "extension": "none", "length": 14, "label": label}
-            rows += [{**place, "seed": seed, "example": number, "exact": each} for number, each in enumerate(right)]
-    answered = pd.DataFrame(rows)
-    places = answered[["task", "extension", "length", "label"]].drop_duplicates()
-    return {"tasks": places.assign(context_length=30, length_ratio=2.0), "answered": answered}
+            place = {"task": task, "extension": "none", "length": 14, "context_length": 30, "length_ratio": 2.0}
+            place |= {"label": label, "seed": seed}
+            rows += [{**place, "example": number, "exact": each} for number, each in enumerate(right)]
+    return pd.DataFrame(rows)
 
 
 def test_a_task_is_asked_of_the_like_named_task(tmp_path):
     two(tmp_path)
     published = [figure("alibi", 60.0, 1.65, task="copy"), figure("rope", 0.0, 1.65, task="copy")]
-    (row,) = asked(tmp_path, published, **answers({"alibi": 0.8, "rope": 0.1})).to_dict("records")
+    (row,) = asked(tmp_path, published, answered=answers({"alibi": 0.8, "rope": 0.1})).to_dict("records")
     assert (row["verdict"], row["unit"], row["protocol"]) == ("agree", "points", "copy")
     assert row["difference"] == pytest.approx(70, abs=5)
-    (row,) = asked(tmp_path, published, **answers({"alibi": 0.1, "rope": 0.8})).to_dict("records")
+    (row,) = asked(tmp_path, published, answered=answers({"alibi": 0.1, "rope": 0.8})).to_dict("records")
     assert row["verdict"] == "disagree"
-    assert asked(tmp_path, published, **answers({"alibi": 0.8, "rope": 0.1}, task="reverse")).empty
+    assert asked(tmp_path, published, answered=answers({"alibi": 0.8, "rope": 0.1}, task="reverse")).empty
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -264,8 +274,8 @@ def test_what_the_papers_are_known_for_is_among_their_statements(tmp_path):
     gains = {(label, "none"): 1.0 for label in [*labels, "rope+drop@32", "rope@32"]}
     gains |= {("rope", name): 1.0 for name in ("yarn", "ntk", "pi", "dynamic_ntk")}
     grid = pd.concat([finds(gains, length=length * CONTEXT) for length in (2, 4, 8)])
-    tasks = answers({"none": 0.5, "rope": 0.5, "alibi": 0.5, "t5": 0.5})
-    found = asked(tmp_path, None, grid, **tasks)
+    answered = answers({"none": 0.5, "rope": 0.5, "alibi": 0.5, "t5": 0.5})
+    found = asked(tmp_path, None, grid, answered=answered)
     said = set(zip(found["study"].str.split(",").str[0], found["statement"], strict=True))
     assert ("DroPE", "rope+drop@32 at 8x of 32 above rope+yarn at 8x") in said
     assert ("DroPE", "none at 2x above alibi at 2x") in said

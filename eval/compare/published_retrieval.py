@@ -30,38 +30,34 @@ NEEDLES = ("pair",)  # what is found of others is counted in examples
 SDS = 2.0
 POINTS, TRAININGS = 10.0, 30.0  # of the accuracy in %
 FIGURE = ["protocol", "extension", "context_length", "length_ratio", "label"]
+FIND = [*FIGURE, "seed", "block", "nats", "tokens"]
 
 
-def retrieved(comparison: Comparison) -> pd.DataFrame:
+def finds_of(comparison: Comparison) -> pd.DataFrame:
     """A row a window like those of `comparison.windows`: protocol is the needle or the task, nats what was gained, or
     100 for an example of a task that is answered; none where neither was measured."""
-    frames = [_recalled(comparison), _answered(comparison)]
-    frames = [frame.reindex(columns=[*FIGURE, "seed", "block", "nats", "tokens"]) for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True).assign(position=0) if frames else pd.DataFrame()
+    recalled, answered = (getattr(comparison, name, pd.DataFrame()) for name in ("recalled", "answered"))
+    frames = [found_in_grid(recalled, comparison.context)] if len(recalled) else []
+    frames += [found_in_tasks(answered)] if len(answered) else []
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _recalled(comparison: Comparison) -> pd.DataFrame:
-    grid = getattr(comparison, "recalled", pd.DataFrame())
-    if grid.empty:
-        return grid
-    ratio = grid["context_length"] / comparison.context
-    return grid.rename(columns={"needle": "protocol", "gain": "nats"}).assign(length_ratio=ratio)
+def found_in_grid(recalled: pd.DataFrame, context: int) -> pd.DataFrame:
+    """recalled: of each window needle, extension, context_length, depth, label, seed, block, tokens and gain (nats)."""
+    found = recalled.rename(columns={"needle": "protocol", "gain": "nats"})
+    return found.assign(length_ratio=recalled["context_length"] / context)[FIND].assign(position=0)
 
 
-def _answered(comparison: Comparison) -> pd.DataFrame:
-    """Of `answered`, a row an example of a task: task, extension, length, label, seed, example, exact."""
-    examples = getattr(comparison, "answered", pd.DataFrame())
-    if examples.empty:
-        return examples
-    places = comparison.tasks[["task", "extension", "length", "label", "context_length", "length_ratio"]]
-    own = examples[["task", "extension", "length", "label", "seed", "example", "exact"]].merge(places)
-    return own.assign(protocol=own["task"], block=own["example"], nats=100.0 * own["exact"], tokens=1)
+def found_in_tasks(answered: pd.DataFrame) -> pd.DataFrame:
+    """answered: of each example task, extension, context_length, length_ratio, label, seed, example and exact."""
+    found = answered.rename(columns={"task": "protocol", "example": "block"})
+    return found.assign(nats=100.0 * answered["exact"], tokens=1)[FIND].assign(position=0)
 
 
-def retrieved_rows(comparison: Comparison, finds: pd.DataFrame) -> pd.DataFrame:
+def figures_of(comparison: Comparison, finds: pd.DataFrame) -> pd.DataFrame:
     """A row for each figure, as in `comparison.summary`: `retrieved` on average, with the label's encoding and stage.
 
-    finds: of `retrieved`.
+    finds: of `finds_of`.
     """
     sums = finds.groupby(FIGURE)[["nats", "tokens"]].sum().reset_index()
     names = comparison.rows.reindex(columns=["label", "encoding", *STAGE]).drop_duplicates("label")
