@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval.compare.comparison import Comparison, difference_fields, frame_of
+from eval.compare.comparison import Comparison
+from eval.compare.paired import difference_fields, frame_of
 from eval.measure.statistics import difference, judged
 
 PUBLISHED = Path(__file__).with_name("published.csv")
