@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -68,6 +68,7 @@ class Measurement:
         """Of the evaluation that its rows are of."""
         return self.perplexity.key
 
-    def asked(self, rows: Iterable[Row]) -> list[Row]:
-        """Those rows of perplexity that this evaluation asks for."""
-        return self.perplexity.asked(rows)
+    def asked(self, results: Mapping[str, Any]) -> dict[str, list[Row]]:
+        """Those rows of perplexity and of retrieval that this evaluation asks for."""
+        retrieval = self.retrieval.asked(results.get("retrieval", [])) if self.retrieval else []
+        return {"rows": self.perplexity.asked(results["rows"]), "retrieval": retrieval}

@@ -18,7 +18,7 @@ nats instead of a judged answer is what a model of a few million parameters can 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,17 @@ class Retrieval:
                     places = [self._place(name, config, length, depth) for depth in self.evaluation.depths]
                     if missing := [place for place in places if _identity(place) not in there]:
                         yield self._measure(scorer, config, missing)
+
+    def asked(self, rows: Iterable[Row]) -> list[Row]:
+        """Those of the rows that this evaluation asks for."""
+        identities = {
+            _identity(self._place(name, config, length, depth))
+            for name in self.needles
+            for config in self.extensions
+            for length in self.lengths
+            for depth in self.evaluation.depths
+        }
+        return [row for row in rows if _identity(row) in identities]
 
     def _place(self, needle: str, config: Mapping[str, Any], length: int, depth: float) -> dict[str, Any]:
         """The fields by which a row says what it is of."""
