@@ -27,6 +27,7 @@ SEEDS = 2**63  # so many there are: torch takes 64 bits with a sign
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("validation", "test")  # held out
 CONTROLS = ("unigram", "bigram")  # n-grams of order 1, 2
+NEEDLES = ("span", "pair")  # see eval/measure/retrieval.py
 CONTEXT_SCHEDULES = ("skyladder", "warmup")
 STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "64", "64-true")
@@ -48,6 +49,9 @@ def member(folder: str, module: str, name: str) -> Any:
     if not hasattr(found, name):
         raise ValueError(f"{folder}/{module}.py has no {name}, which all modules there must have: define it")
     return getattr(found, name)
+
+
+PROBES = modules("eval/measure/probes")
 
 
 @dataclass
@@ -173,7 +177,7 @@ class TrainingSettings(Checked):
 
 @dataclass
 class ProbeSettings(Checked):
-    """`eval.probe`: windows of every probe, and the repeat probe's span (tokens)."""
+    """`eval.probe`: windows of every probe and of retrieval, and retrieval's span (tokens)."""
 
     windows: int
     longest: Any  # a number or None: floats would name whole multiples anew
@@ -204,6 +208,8 @@ class EvaluationSettings(Checked):
     controls: list[str]
     probes: list[str]
     probe: ProbeSettings
+    retrieval: list[str] = field(default_factory=list)
+    depths: list[float] = field(default_factory=list)
 
     group = "eval"
 
@@ -214,7 +220,7 @@ class EvaluationSettings(Checked):
         self.check_each(counts, lambda value: value >= 1, "must be at least 1")
         self.check("lengths", all(map(is_number, self.lengths)), "must be finite numbers, such as [1, 2.5]")
         self.check_among("protocols", modules("eval/measure/protocols"))
-        self.check_among("probes", modules("eval/measure/probes"))
+        self.check_among("probes", PROBES)
         self.check_among("controls", CONTROLS)
         self.check_among("extensions", [*options("extension"), "all"])
         for name, changed in self.extension_settings.items():
@@ -222,7 +228,10 @@ class EvaluationSettings(Checked):
                 "extension_settings", name in options("extension"), "conf/extension has no such file", repr(name)
             )
             self.check("extension_settings", isinstance(changed, dict), "must be settings by name", {name: changed})
-        if self.probes:
+        self.check_among("retrieval", NEEDLES)
+        self.check("depths", all(0 <= depth <= 1 for depth in self.depths), "must be shares of the window, in [0, 1]")
+        self.check("depths", bool(self.depths or not self.retrieval), "give depths, or set eval.retrieval=[]")
+        if self.probes or self.retrieval:
             self.probe.check("windows", self.probe.windows >= 2, "must be at least 2")
 
     def context_lengths(self, context: int) -> list[int]:
@@ -241,17 +250,18 @@ class EvaluationSettings(Checked):
         return digest(chosen)[:8]
 
     def probe_lengths(self, context: int) -> list[int]:
-        """Those of `context_lengths` at which probes run."""
+        """Those of `context_lengths` at which probes run, and retrieval is measured."""
         longest, lengths = self.probe.longest, self.context_lengths(context)
         chosen = [length for length in lengths if longest is None or length <= longest * context]
         problem = (
-            f"the context lengths of eval.lengths, {lengths} tokens, are all longer; raise it, or set eval.probes=[]"
+            f"the context lengths of eval.lengths, {lengths} tokens, are all longer; raise it, or set eval.probes=[] "
+            "and eval.retrieval=[]"
         )
         self.probe.check("longest", bool(chosen), problem)
         return chosen
 
     def span(self, context: int) -> int:
-        """Tokens of the span that the repeat probe repeats: it must fit twice into the shortest length."""
+        """Tokens of the span that is looked for: it must fit twice into the shortest length."""
         shortest = self.probe_lengths(context)[0]
         span = self.probe.span
         if span is None:

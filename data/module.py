@@ -37,6 +37,7 @@ class WindowDataModule(L.LightningDataModule):
     """
 
     task: Task | None = None
+    tokenizer: TextTokenizer | None = None  # of a corpus of text
 
     def __init__(self, context: int, batch_size: int, seed: int, num_workers: int, start_sample: int):
         super().__init__()

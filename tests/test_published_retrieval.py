@@ -45,16 +45,16 @@ def finds(gains, seeds=3, needle="pair", length=4 * CONTEXT, depths=DEPTHS, nois
             for depth in depths:
                 shared = np.random.default_rng(round(100 * depth)).normal(size=WINDOWS)
                 for window, value in enumerate(gain + 0.5 * shared + own.normal(size=WINDOWS) * noise):
-                    place = {"needle": needle, "extension": extension, "context_length": length, "depth": depth}
-                    place |= {"label": label, "seed": seed, "window": window, "block": window}
-                    rows.append(place | {"tokens": 2, "gain": 2 * value, "exact": value > 1})
+                    place = {"needle": needle, "extension": extension, "context_length": length}
+                    place |= {"length_ratio": length / CONTEXT, "label": label, "seed": seed, "block": window}
+                    rows.append(place | {"tokens": 2, "gain": 2 * value})
     return pd.DataFrame(rows)
 
 
 def asked(sweep, published=None, recalled=None, perplexity=NONE, answered=None):
     comparison = read_comparison(sweep)
     assert comparison.objection is None
-    found = [] if recalled is None or recalled.empty else [found_in_grid(recalled, CONTEXT)]
+    found = [] if recalled is None or recalled.empty else [found_in_grid(recalled)]
     found += [] if answered is None else [found_in_tasks(answered)]
     published = None if published is None else pd.DataFrame(published)
     return check(comparison, perplexity, published, pd.concat(found) if found else pd.DataFrame())
@@ -81,14 +81,23 @@ def test_the_verdict_goes_by_what_the_sweep_finds(tmp_path):
         assert math.isnan(row["percent"]) and math.isnan(row["published_percent"])
 
 
-def test_what_a_comparison_has_found_is_asked(tmp_path):
-    comparison = read_comparison(two(tmp_path))
-    assert check(comparison, NONE).empty
-    grid, tasks = finds({("rope", "none"): 1.0, ("alibi", "none"): 2.0}), answers({"rope": 0.1, "alibi": 0.8})
-    vars(comparison).update(recalled=grid, answered=tasks)
-    published = [*ALIBI_FINDS, figure("alibi", 60.0, 2.0, task="copy"), figure("rope", 0.0, 2.0, task="copy")]
-    rows = check(comparison, NONE, pd.DataFrame(published))
-    assert rows["protocol"].tolist() == ["pair", "copy"] and set(rows["verdict"]) == {"agree"}
+def test_what_runs_have_found_and_answered_is_asked(tmp_path):
+    for seed in range(3):
+        for encoding, gain, right in (("alibi", 3.0, 20), ("rope", 1.0, 2)):
+            found = {"gain": lambda length, depth, extension, gain=gain: gain}
+            found |= {"exact": {25: np.arange(24) < right}, "extensions": {"yarn": 0.0}}
+            make_run(tmp_path, encoding, seed, **found)
+    published = [*ALIBI_FINDS, figure("rope+yarn", 20.0)]
+    published += [figure(name, share, 1.65, task="copy") for name, share in (("alibi", 60.0), ("rope", 0.0))]
+    rows = check(read_comparison(tmp_path), NONE, pd.DataFrame(published))
+    needle = ["alibi at 4x above rope at 4x", "alibi at 4x above rope+yarn at 4x"]
+    assert rows["statement"].tolist() == [*needle, "alibi at 1.66667x above rope at 1.66667x"]
+    assert rows["protocol"].tolist() == ["pair", "pair", "copy"] and set(rows["verdict"]) == {"agree"}
+    assert rows["difference"].tolist() == pytest.approx([2.0, 2.0, 75.0], abs=0.05)
+
+
+def test_runs_without_needles_and_tasks_are_not_asked(tmp_path):
+    assert check(read_comparison(two(tmp_path)), NONE).empty
 
 
 def test_what_was_not_asked_of_the_sweep_makes_no_statement(tmp_path):
@@ -97,7 +106,7 @@ def test_what_was_not_asked_of_the_sweep_makes_no_statement(tmp_path):
     assert asked(tmp_path, ALIBI_FINDS).empty
     assert asked(tmp_path, ALIBI_FINDS, grid[:0]).empty
     assert asked(tmp_path, ALIBI_FINDS, grid.assign(needle="span")).empty
-    assert asked(tmp_path, ALIBI_FINDS, grid.assign(context_length=CONTEXT)).empty
+    assert asked(tmp_path, ALIBI_FINDS, grid.assign(context_length=CONTEXT, length_ratio=1.0)).empty
     assert asked(tmp_path, [figure("alibi", 80.0), figure("rope", 20.0, study="another")], grid).empty
     assert asked(tmp_path, [figure("alibi", 80.0), figure("rope", 20.0, task="NIAH, multi-key")], grid).empty
 

@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval.compare.comparison import Comparison, difference_fields, frame_of
+from eval.compare.comparison import Comparison
+from eval.compare.paired import difference_fields, frame_of
 from eval.compare.published_retrieval import NEEDLES, SDS, TASKS, apart_points, figures_of, finds_of
 from eval.measure.statistics import difference, judged
 

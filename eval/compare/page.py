@@ -17,6 +17,7 @@ from eval.compare.comparison import MANY, Comparison, last_place
 from eval.compare.conclusion import conclude
 from eval.compare.plots import Figure, Section, Style, styles
 from eval.compare.probe_figures import probe_sections
+from eval.compare.retrieval_report import retrieval_panels
 from eval.compare.runs import differing, flatten
 from eval.compare.show import Table
 from eval.compare.stage_report import stage_panels
@@ -124,6 +125,7 @@ def _sections(comparison: Comparison, style: Mapping[str, Style], statements: pd
         Section("differences", differences),
         Section("positions", positions),
         Section("extensions", extensions),
+        Section("retrieval", retrieval_panels(comparison, style)),
         Section("tasks", tasks),
         *probe_sections(comparison, style),
         Section("training", figures.training_figures(comparison, style)),

@@ -22,7 +22,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from eval.compare.comparison import STAGE, Comparison
+from eval.compare.comparison import STAGE, Comparison, units_of
+from eval.compare.retrieval import retrieval_of
+from eval.measure.units import ANSWERED
 
 # What is asked of ours where a study has this task, by its first word: a needle of the grid, a task.
 TASKS = {"NIAH": "pair", "passkey": "pair", "copy": "copy", "reverse": "reverse"}
@@ -36,22 +38,30 @@ FIND = [*FIGURE, "seed", "block", "nats", "tokens"]
 def finds_of(comparison: Comparison) -> pd.DataFrame:
     """A row a window like those of `comparison.windows`: protocol is the needle or the task, nats what was gained, or
     100 for an example of a task that is answered; none where neither was measured."""
-    recalled, answered = (getattr(comparison, name, pd.DataFrame()) for name in ("recalled", "answered"))
-    frames = [found_in_grid(recalled, comparison.context)] if len(recalled) else []
-    frames += [found_in_tasks(answered)] if len(answered) else []
+    grid = retrieval_of(comparison)
+    frames = [found_in_grid(grid.recalled)] if grid and not grid.objection else []
+    frames += [found_in_tasks(_answered(comparison))] if len(comparison.tasks) else []
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def found_in_grid(recalled: pd.DataFrame, context: int) -> pd.DataFrame:
-    """recalled: of each window needle, extension, context_length, depth, label, seed, block, tokens and gain (nats)."""
-    found = recalled.rename(columns={"needle": "protocol", "gain": "nats"})
-    return found.assign(length_ratio=recalled["context_length"] / context)[FIND].assign(position=0)
+def found_in_grid(recalled: pd.DataFrame) -> pd.DataFrame:
+    """recalled: of eval/compare/retrieval.py, a row a window and depth."""
+    return recalled.rename(columns={"needle": "protocol", "gain": "nats"})[FIND].assign(position=0)
 
 
 def found_in_tasks(answered: pd.DataFrame) -> pd.DataFrame:
-    """answered: of each example task, extension, context_length, length_ratio, label, seed, example and exact."""
+    """answered: a row an example: task, extension, context_length, length_ratio, label, seed, example and exact."""
     found = answered.rename(columns={"task": "protocol", "example": "block"})
     return found.assign(nats=100.0 * answered["exact"], tokens=1)[FIND].assign(position=0)
+
+
+def _answered(comparison: Comparison) -> pd.DataFrame:
+    """What each example came to, of the labels that have a figure in every run."""
+    runs = [{"run_id": run.name, "label": run.label, "seed": run.seed} for run in comparison.compared]
+    examples = units_of(comparison.compared).reindex(columns=["run_id", "extension", "length", "unit", *ANSWERED])
+    places = comparison.tasks[["task", "extension", "length", "label", "context_length", "length_ratio"]]
+    found = examples.dropna(subset="right").merge(pd.DataFrame(runs)).merge(places)
+    return found.rename(columns={"unit": "example"}).assign(exact=found["right"] == found["tokens"])
 
 
 def figures_of(comparison: Comparison, finds: pd.DataFrame) -> pd.DataFrame:

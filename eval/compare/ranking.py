@@ -13,9 +13,10 @@ import pandas as pd
 from eval.compare import tables
 from eval.compare.bank import EXPERIMENT, VERSION, made_on
 from eval.compare.bank_file import Contents
-from eval.compare.comparison import HEADLINE, PLACE, Comparison, losses_by
+from eval.compare.comparison import HEADLINE, PLACE, Comparison
 from eval.compare.conclusion import conclude
 from eval.compare.literature import check
+from eval.compare.paired import losses_by
 from eval.compare.report import as_text, markdown_table
 from eval.compare.show import Table, column, columns, columns_by_length, show_length, show_percent, show_perplexity
 from eval.measure.statistics import tiers

@@ -17,6 +17,8 @@ from eval.compare.conclusion import conclude
 from eval.compare.literature import check
 from eval.compare.page import page
 from eval.compare.probe_figures import probe_tables
+from eval.compare.retrieval import retrieval_of, retrieval_rows
+from eval.compare.retrieval_report import retrieval_tables
 from eval.compare.show import Table
 from eval.compare.stage_report import stage_tables
 from eval.compare.stages import stage_rows, stages_of
@@ -55,9 +57,11 @@ def write_report(
 
 
 def write_files(comparison: Comparison) -> None:
-    """comparison.csv, summary.csv, report.md, report.html and, where there are second stages, stages.csv in the
-    comparison's folder, each whole or not at all."""
+    """comparison.csv, summary.csv, report.md, report.html and, where there is something of the kind, retrieval.csv and
+    stages.csv in the comparison's folder, each whole or not at all."""
     write_comparison(comparison)
+    if (retrieval := retrieval_of(comparison)) and not retrieval.objection:
+        write_table(comparison.path / "retrieval.csv", retrieval_rows(retrieval))
     if stages := stages_of(comparison):
         write_table(comparison.path / "stages.csv", stage_rows(stages))
     statements = check(comparison)
@@ -104,6 +108,7 @@ def _markdown_tables(comparison: Comparison, statements: pd.DataFrame) -> Iterat
     if comparison.objection:
         yield tables.run_table(comparison)
     yield from (tables.extension_table(comparison, *place) for place in tables.extended(summary))
+    yield from retrieval_tables(comparison)
     yield from (tables.task_table(comparison, *place) for place in tables.tasks(comparison.tasks))
     yield from probe_tables(comparison)
     yield from (tables.tuning_table(comparison), tables.cost_table(comparison))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from eval.compare.comparison import BEST, FIELDS, HEADLINE, Comparison, frame_of
+from eval.compare.comparison import BEST, FIELDS, HEADLINE, Comparison
+from eval.compare.paired import frame_of
 from eval.compare.show import (
     Column,
     Table,
@@ -12,10 +13,12 @@ from eval.compare.show import (
     columns,
     columns_by_length,
     intervals,
+    show_interval,
     show_length,
     show_level,
     show_percent,
     show_perplexity,
+    show_share,
 )
 from eval.record.tuning import widen
 
@@ -136,19 +139,27 @@ def control_table(comparison: Comparison) -> Table:
 def task_table(comparison: Comparison, task: str, extension: str = "none") -> Table:
     """Exact match: a row a label, a column a length; most exact first by the longest, then the next."""
     here = comparison.tasks.query("task == @task and extension == @extension").sort_values("length", kind="stable")
-    here = here.assign(at=here["length"], detail=[f"{row.low:.1%} to {row.high:.1%}" for row in here.itertuples()])
+    detail = [show_interval(*ends, show_share) for ends in zip(here["low"], here["high"], strict=True)]
+    here = here.assign(at=here["length"], detail=detail)
     titles = {row.length: show_length(row.length, row.length / row.length_ratio) for row in here.itertuples()}
     shares = here.pivot(index="label", columns="length", values="exact_match")
     rows = here.groupby("label").agg(seeds=("seeds", "max")).join(-shares).sort_values([*reversed(titles)])
-    shown = columns_by_length(here, rows.index, "exact_match", "{:.1%}".format, titles)
+    shown = columns_by_length(here, rows.index, "exact_match", show_share, titles)
     return Table(
         f"Exact match by length: {name_of(task, extension)}",
         [column("encoding", rows.index), *columns(rows, "seeds"), *shown],
-        f"share of {here['examples'].iloc[0]:,} examples whose answer is right in every token; in brackets: "
-        + " or ".join(sorted(here["range"].unique())),
+        f"share of {here['examples'].iloc[0]:,} examples whose answer is right in every token; "
+        + sure_of(here, comparison.level),
         {"extension": extension},
         rows.index,
     )
+
+
+def sure_of(rows: pd.DataFrame, level: float) -> str:
+    """What the intervals of rows cover, or why there are none."""
+    covers = " or ".join(sorted(rows["interval_covers"].dropna().unique()))
+    found = [f"{show_level(level)} intervals over {covers}" * bool(covers), *rows["interval_reason"].dropna().unique()]
+    return "; ".join(filter(None, found))
 
 
 def costs(comparison: Comparison) -> pd.DataFrame:

@@ -61,9 +61,12 @@ def _growth(settings: Settings) -> str:
 
 
 def print_results(results: Mapping[str, Any], settings: Settings) -> None:
-    """All that a run has come to: exact match where it was trained on a task, perplexity where it was scored for it."""
+    """All that a run has come to: exact match where it was trained on a task, retrieval and perplexity where it was
+    scored for them."""
     if results.get("tasks"):
         print_exact_match(results["tasks"])
+    if results.get("retrieval"):
+        print_retrieval(results["retrieval"])
     if results["rows"]:
         print_rows(results["rows"], f"{results['run_id']}: trained on a context of {trained_on(settings)} tokens")
 
@@ -83,6 +86,29 @@ def print_exact_match(rows: Sequence[Mapping[str, Any]]) -> None:
             continue
         figures = (f"{row['exact_match']:.1%}", f"{row['low']:.1%}-{row['high']:.1%}", f"{row['token_accuracy']:.1%}")
         table.add_row(*place, *figures, f"{row['examples']}", f"{row['context_length']}")
+    console().print(table)
+
+
+def print_retrieval(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A run's rows of retrieval: the gain by needle, extension and context length, a column a depth, and exact match
+    over all depths."""
+    depths = sorted({row["depth"] for row in rows})
+    table = Table(title="retrieval: what a needle in the context is worth, nats a token, by its depth")
+    for name in ("needle", "extension", "context"):
+        table.add_column(name)
+    for name in (*(f"{depth:g}" for depth in depths), "exact match"):
+        table.add_column(name, justify="right")
+    places: dict[tuple[str, str, str], dict[float, Mapping[str, Any]]] = {}
+    for row in rows:
+        place = (row["needle"], row["extension"], f"{row['context_length']} ({row['length_ratio']:g}x)")
+        places.setdefault(place, {})[row["depth"]] = row
+    for place, own in places.items():
+        good = [row for row in own.values() if row["status"] == "ok"]
+        if not good:
+            table.add_row(*place, next(iter(own.values()))["reason"])
+            continue
+        gains = ["-" if own.get(depth) not in good else f"{own[depth]['gain']:.3f}" for depth in depths]
+        table.add_row(*place, *gains, f"{sum(row['exact_match'] for row in good) / len(good):.1%}")
     console().print(table)
 
 

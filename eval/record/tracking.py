@@ -14,7 +14,7 @@ import secrets
 import shutil
 import socket
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -95,6 +95,7 @@ class Tracker:
         rows = [*results["rows"], *results.get("tasks", [])]
         self.log_rows(rows)
         self.log_figures(rows, settings.first_context)
+        self.log_retrieval(results.get("retrieval", []))
         facts = {name: value for name, value in results["training"].items() if name not in LOSSES}
         self.summarise({**facts, **{f"parameters/{part}": count for part, count in results["parameters"].items()}})
         if data.task is None:
@@ -121,6 +122,26 @@ class Tracker:
             self._try(lambda names=names, axis=axis: [self._define(name, axis) for name in names])
         for (axis, place), entry in sorted(entries.items()):
             self._log({axis: place, **entry})
+
+    def log_retrieval(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Heat maps of the gain by depth and context length, one a needle and extension, beside their rows as a table;
+        and to sort runs by, gain and exact match over all depths at each multiple of the training context."""
+        found = pd.DataFrame([row for row in rows if row["status"] == "ok"])
+        if found.empty or self.run is None:
+            return
+        import plotly.graph_objects as go
+        import wandb
+
+        self.log_table("retrieval", found)
+        for (needle, extension), own in found.groupby(["needle", "extension"], sort=False):
+            name = "/".join(["retrieval", needle, *([] if extension == "none" else [extension])])
+            grid = own.pivot(index="depth", columns="length_ratio", values="gain")
+            axes = {"x": [f"{ratio:g}x" for ratio in grid.columns], "y": [f"{depth:g}" for depth in grid.index]}
+            chart = go.Figure(go.Heatmap(z=grid.to_numpy(), colorscale="Cividis", zmin=0, **axes))
+            titles = {"xaxis_title": "context length", "yaxis_title": "depth", "title": f"{name}: gain, nats a token"}
+            self._log({name: wandb.Plotly(chart.update_layout(**titles))})
+            means = own.groupby("length_ratio")[["gain", "exact_match"]].mean().stack()
+            self.summarise({f"{name}/{figure}/{ratio:g}x": value for (ratio, figure), value in means.items()})
 
     def log_table(self, name: str, frame: pd.DataFrame) -> None:
         """A frame as a table, None where a value is missing."""
