@@ -20,8 +20,8 @@ class Source(Task):
     - `pairs`: keys in an example. `times`: how often each is written, every time with a value of its own.
     - `questions`: how many of the keys are asked; null: all.
     - `last`: true: of a key's values the last one counts; false: all are to be given, in the order of writing.
-    - `power`: null: all writing comes first and all fillers after it; else the writings lie scattered among the fillers,
-      at gaps before the questions that have the weight gap^(power - 1): 1 is uniform, towards 0 ever nearer ones.
+    - `power`: null: all writing comes first and all fillers after it; else what is written lies scattered among the
+      fillers, at gaps before the questions that have the weight gap^(power - 1): 1 is uniform, 0.01 mostly near.
     - `keys`, `values`, `fillers`: how many different ones there are.
     """
 
@@ -81,7 +81,7 @@ def check_power(power: float | None) -> None:
 def scattered(bits: np.random.PCG64, parts: np.ndarray, filler: np.ndarray, power: float | None) -> np.ndarray:
     """The rows of `parts` (P, W), in their order and each in one piece, among the fillers (F,): int64 (P · W + F,).
 
-    Their gaps, counted back from the end in pieces and fillers, are those of `drawn_gaps`; power None: all at the front.
+    Their gaps, counted back from the end in rows and fillers, are `drawn_gaps`; power None: all stand at the front.
     """
     count, width = parts.shape
     units = count + len(filler)

@@ -1,8 +1,9 @@
 """Selective copying: a fixed number of symbols at random places in n tokens of noise, then the symbols alone.
 
-As of Jing et al. 2019 (https://arxiv.org/abs/1706.02761, "denoise") and Gu & Dao 2023 (https://arxiv.org/abs/2312.00752):
-what is to be kept is told by its content, and no distance is the right one. The length is the noise. It departs from them
-in that each symbol of the answer is read before the next is asked for, as everywhere in these tasks.
+As of Jing et al. 2019 (https://arxiv.org/abs/1706.02761, denoising) and Gu & Dao 2023
+(https://arxiv.org/abs/2312.00752): what is to be kept is told by its content, and no distance is the right one. The
+length is the noise alone. It departs from them in that each symbol of the answer is read before the next is asked for,
+as everywhere in these tasks.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Variable tracking: x1 = v, x2 = x1, x3 = x2: which value does x3 hold? Each step of a chain is a look-up of its own.
 
 The form is RULER's (Hsieh et al. 2024, https://arxiv.org/abs/2404.06654): chains of a fixed number of hops, their
-statements scattered over n fillers. It departs from it in what is asked: the value at the end of each chain, and not all
-variables that hold a value.
+statements scattered over n fillers. It departs from it in what is asked: the value at the end of each chain, and not
+all variables that hold a value.
 """
 
 import numpy as np
