@@ -353,8 +353,6 @@ def _part(data: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 def mixed(*, _parent_: DictConfig) -> dict[str, Any]:
     """The `settings` of conf/data/mix.yaml, by what stands beside them. Raises ValueError, naming the setting."""
-    files = {name: OmegaConf.load(CONF / "data" / f"{name}.yaml") for name in options("data") if name != "mix"}
-    files = {name: OmegaConf.to_container(file.get("data", file)) for name, file in files.items()}
     changed = OmegaConf.to_container(OmegaConf.create({"given": _parent_.changed}))["given"]
     if not (
         isinstance(changed, dict)
@@ -366,14 +364,21 @@ def mixed(*, _parent_: DictConfig) -> dict[str, Any]:
         )
     found = {}
     for part, takes in {"text": corpus_of, "task": task_of}.items():
-        name, fitting = _parent_[part], [each for each, own in files.items() if takes(own) is not None]
-        if name not in fitting:
+        name = _parent_[part]
+        if name not in options("data") or name == "mix" or takes(_of_file(name)) is None:
+            fitting = [each for each in options("data") if each != "mix" and takes(_of_file(each)) is not None]
             raise ValueError(f"data.{part}={name}: must be one of {', '.join(fitting)}")
-        found[part] = {**files[name], **changed.get(part, {})}
+        found[part] = {**_of_file(name), **changed.get(part, {})}
         for key, value in found[part].items():
             if value == "???":
                 raise ValueError(f"data.changed.{part}.{key}: needs a value: +data.changed.{part}.{key}=VALUE")
     return found
+
+
+def _of_file(name: str) -> dict[str, Any]:
+    """The data settings of a file of conf/data."""
+    file = OmegaConf.load(CONF / "data" / f"{name}.yaml")
+    return OmegaConf.to_container(file.get("data", file))
 
 
 def as_of_the_mix(part: str, sentence: str) -> str:
