@@ -495,6 +495,11 @@ def test_settings_that_cannot_be_used_are_named(override, message):
         build_data(settings_for("copy", override))
 
 
+def test_every_task_stands_in_the_page_on_tasks():
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    assert [name for name in TASKS if f"\n| `{name}` |" not in page] == []
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_every_tasks_file_composes_and_builds(name):
     settings = settings_of(f"data={name}")
