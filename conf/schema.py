@@ -6,6 +6,8 @@ object is made, by a ValueError that names the setting. Light to import: nothing
 import importlib
 import math
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -310,6 +312,105 @@ class TaskSettings(Checked):
 
 
 @dataclass
+class MixSettings(Checked):
+    """The keys of conf/data/mix.yaml. settings: what comes of the others, the data settings of the "text" and of the
+    "task"; a run's config.json is whole by them."""
+
+    name: str
+    share: float
+    text: str
+    task: str
+    changed: dict[str, Any]
+    settings: dict[str, Any]
+
+    group = "data"
+
+    def __post_init__(self):
+        problem = "a share of the training windows, must lie in (0, 1); a task alone is data=TASK, a text data=TEXT"
+        self.check("share", 0 < self.share < 1, problem)
+        for part, cls in {"text": CorpusSettings, "task": TaskSettings}.items():
+            own = _part(vars(self), part)
+            others = own.get("name") != getattr(self, part) or own != {**own, **self.changed.get(part, {})}
+            self.check(part, not others, "these are the settings of another; a second stage keeps its parent's data")
+            with of_the_mix(part):
+                split(cls, own, "data")
+
+
+def is_mix(data: Mapping[str, Any]) -> bool:
+    """Whether settings of `data` are those of conf/data/mix.yaml."""
+    return {"text", "task", "share"} <= data.keys()
+
+
+def corpus_of(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of the text among those of `data`; None for a task."""
+    return _part(data, "text") if is_mix(data) else None if "examples" in data else data
+
+
+def task_of(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of the task among those of `data`; None for a text."""
+    return _part(data, "task") if is_mix(data) else data if "examples" in data else None
+
+
+def _part(data: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    settings = data["settings"]
+    if not (isinstance(settings, Mapping) and isinstance(settings.get(part), Mapping)):
+        raise ValueError(
+            f"data.settings={settings}: comes of the settings beside it: set data.text, data.task, "
+            "or of their files +data.changed.task.KEY=VALUE"
+        )
+    return settings[part]
+
+
+def mixed(*, _parent_: DictConfig) -> dict[str, Any]:
+    """The `settings` of conf/data/mix.yaml, by what stands beside them. Raises ValueError, naming the setting."""
+    changed = OmegaConf.to_container(OmegaConf.create({"given": _parent_.changed}))["given"]
+    if not (
+        isinstance(changed, dict)
+        and changed.keys() <= {"text", "task"}
+        and all(isinstance(own, dict) for own in changed.values())
+    ):
+        raise ValueError(
+            f"data.changed={changed}: must be settings of the text and of the task: {{text: {{}}, task: {{}}}}"
+        )
+    found = {}
+    for part, takes in {"text": corpus_of, "task": task_of}.items():
+        name = _parent_[part]
+        if name not in options("data") or name == "mix" or takes(_of_file(name)) is None:
+            fitting = [each for each in options("data") if each != "mix" and takes(_of_file(each)) is not None]
+            raise ValueError(f"data.{part}={name}: must be one of {', '.join(fitting)}")
+        found[part] = {**_of_file(name), **changed.get(part, {})}
+        for key, value in found[part].items():
+            if value == "???":
+                raise ValueError(f"data.changed.{part}.{key}: needs a value: +data.changed.{part}.{key}=VALUE")
+    return found
+
+
+def _of_file(name: str) -> dict[str, Any]:
+    """The data settings of a file of conf/data."""
+    file = OmegaConf.load(CONF / "data" / f"{name}.yaml")
+    return OmegaConf.to_container(file.get("data", file))
+
+
+def as_of_the_mix(part: str, sentence: str) -> str:
+    """A sentence on the settings of a part of data=mix, "text" or "task", in which they are named as a command sets
+    them.
+
+    >>> as_of_the_mix("task", "data.pairs=0: at least 1")
+    'data.changed.task.pairs=0: at least 1'
+    """
+    return re.sub(r"\bdata\.(?!changed\b)(?=\w)", f"data.changed.{part}.", sentence)
+
+
+@contextmanager
+def of_the_mix(part: str) -> Iterator[None]:
+    """Inside, errors name settings by `as_of_the_mix`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(as_of_the_mix(part, str(error))) from None
+
+
+@dataclass
 class CompareSettings(Checked):
     """conf/compare: how the encodings of a sweep are compared."""
 
@@ -466,7 +567,7 @@ class Settings(Checked):
         schedule, name = self.training.context_schedule, self.data.get("name")
         too_long = (schedule.start or 0) > self.context
         schedule.check("start", not too_long, f"must be at most the context, {self.context} tokens")
-        apart = schedule.kind is not None and "examples" in self.data
+        apart = schedule.kind is not None and task_of(self.data) is not None
         schedule.check("kind", not apart, f"would take the examples of data={name} apart: leave it out")
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
@@ -479,7 +580,8 @@ class Settings(Checked):
         if self.stage is not None and not isinstance(self.stage, StageSettings):
             self.stage = typed(StageSettings, self.stage, "stage")
         self._check_stage()
-        split(TaskSettings if "examples" in self.data else CorpusSettings, self.data, "data")
+        known = MixSettings if is_mix(self.data) else TaskSettings if "examples" in self.data else CorpusSettings
+        split(known, self.data, "data")
         for group in ("encoding", "data", "tokenizer"):
             check_label(group, getattr(self, group).get("name"))
         check_paths(runs=self.runs, cache_dir=self.cache_dir)
@@ -589,10 +691,12 @@ def check_paths(**paths: str | None) -> None:
 
 
 def register() -> None:
-    """Makes the schema known to Hydra, whose defaults lists name it, and `${groups:}`, for its help."""
+    """Makes the schema known to Hydra, whose defaults lists name it; `${groups:}`, for its help; `${mixed:}`, for
+    conf/data/mix.yaml."""
     ConfigStore.instance().store("schema", Settings)
     ConfigStore.instance().store("scoring", ScoringSettings)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
+    OmegaConf.register_new_resolver("mixed", mixed, replace=True)
 
 
 def groups(file: str) -> str:

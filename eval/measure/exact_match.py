@@ -46,7 +46,7 @@ def score_task(
     there = {_identity(row) for row in known if row["status"] != "ok" or row_key(row) in stored}
     for config in extension_configs(evaluation):
         for length in lengths:
-            row = {"protocol": "exact_match", "task": data.name, "extension": config["name"], "length": length}
+            row = {"protocol": "exact_match", "task": data.task_name, "extension": config["name"], "length": length}
             row |= {"split": evaluation.split, "precision": scorer.precision, **extension_identity(config)}
             row |= {"evaluation": key}
             if _identity(row) not in there:

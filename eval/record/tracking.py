@@ -26,7 +26,7 @@ import pandas as pd
 from conf.mistakes import one_sentence
 from conf.schema import LoggerSettings, Settings
 from conf.typed import plain
-from data.module import WindowDataModule
+from data.module import TextDataModule, WindowDataModule
 from eval.record.files import write_atomic
 from eval.record.folder import RunFolder
 from eval.record.sample import sample
@@ -98,7 +98,7 @@ class Tracker:
         self.log_retrieval(results.get("retrieval", []))
         facts = {name: value for name, value in results["training"].items() if name not in LOSSES}
         self.summarise({**facts, **{f"parameters/{part}": count for part, count in results["parameters"].items()}})
-        if data.task is None:
+        if isinstance(data, TextDataModule):
             self.log_table("sample", pd.DataFrame([sample(model, data, settings.context)]))
         if (report := folder.path / "report.html").exists():
             self.keep_file(report, "report")
