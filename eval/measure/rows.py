@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Row = Mapping[str, Any]
+HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
 PLACE = ("protocol", "extension", "context_length")
 PART = ("control", "position")  # of some rows alone: a floor in the model's place, a stretch of positions
 
