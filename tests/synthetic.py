@@ -65,7 +65,8 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a run's rows are made of. extensions: what each adds to the loss beyond the training context."""
+    """What a run's rows are made of. extensions: what each adds to the loss beyond the training context; tokens: of
+    fixed_targets without an extension the losses of all targets by length, (windows, TARGETS), instead of means."""
 
     encoding: str
     seed: int
@@ -79,6 +80,7 @@ class Spec:
     windows: int = WINDOWS
     noise: float = 0.02
     targets_id: str = "00000000"
+    tokens: Callable[[int], np.ndarray] | None = None
 
     @property
     def first_context(self) -> int:
@@ -212,7 +214,10 @@ def _measured(spec: Spec) -> Measured:
             reason = f"{spec.encoding} is not defined beyond {spec.first_context} tokens"
             rows.append(row | {"status": "undefined", "reason": reason})
             return
-        figures, values, table = _figures(mean + _noise(spec), targets)
+        exact = spec.tokens and row["protocol"] == "fixed_targets" and row["extension"] == "none"
+        exact = spec.tokens(row["context_length"]) if exact and "control" not in row else None
+        per_token = np.tile((mean + _noise(spec))[:, None], targets) if exact is None else exact
+        figures, values, table = _figures(per_token)
         rows.append(row | figures)
         losses.update({row_key(row): values, row_key(row) + "/windows": table})
 
@@ -232,10 +237,10 @@ def _measured(spec: Spec) -> Measured:
     return Measured(rows=rows, losses=losses)
 
 
-def _figures(per_window: np.ndarray, targets: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def _figures(losses_WT: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """A row's figures, its token losses, and its windows."""
-    windows = len(per_window)
-    losses = np.repeat(per_window, targets).astype(np.float32)
+    windows, targets = losses_WT.shape
+    losses = losses_WT.reshape(-1).astype(np.float32)
     scored, ends = np.full(windows, targets), (np.arange(windows) + 1) * 2048
     interval = perplexity_interval(losses.astype(np.float64).reshape(1, windows, targets).sum(axis=2), scored)
     figures = {

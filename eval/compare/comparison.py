@@ -191,9 +191,8 @@ def _key_tokens(
 
 
 def _gains(windows: pd.DataFrame, level: float) -> pd.DataFrame:
-    if windows.empty:
-        return gains(pd.DataFrame(columns=["extension"]), level)
-    return gains(windows.query("protocol == @HEADLINE and position == 0 and control != 'floor'"), level)
+    headline = "protocol == @HEADLINE and position == 0 and control != 'floor'"
+    return gains(windows if windows.empty else windows.query(headline), level)
 
 
 def _objections(runs: Sequence[Run], rows: pd.DataFrame) -> tuple[dict[str, str], str | None]:

@@ -25,9 +25,8 @@ import pandas as pd
 
 from conf.schema import CompareSettings
 from eval.compare.runs import Run, read_runs
-from eval.measure.rows import HEADLINE, PART, PLACE, Row, row_key
+from eval.measure.rows import HEADLINE, PART, PLACE, Row, interval_fields, row_key
 from eval.measure.statistics import MIN_BLOCKS, perplexity_interval
-from eval.measure.targets import interval_fields
 from eval.record.folder import WINDOW
 
 KEY = "key_tokens"

@@ -56,13 +56,16 @@ def gains(windows: pd.DataFrame, level: float) -> pd.DataFrame:
     windows: of a protocol that scores the same targets at every length: extension, label, context_length, seed, window,
     tokens, block, nats (their sum).
     """
-    records = []
-    for extension, here in windows.groupby("extension", sort=False):
+    records, by_length = [], {}
+    if windows.empty:
+        return pd.DataFrame(columns=DOUBLING)
+    for (*side, length), here in windows.sort_values(["seed", "window"]).groupby([*SIDE, "context_length"]):
+        by_length.setdefault(tuple(side), {})[length] = _losses(here)
+    for extension in windows["extension"].unique():
         found = {}
-        for label, own in here.groupby("label", sort=True):
-            by_length = {length: _losses(each) for length, each in own.groupby("context_length")}
-            for half, whole in doublings(by_length):
-                (before, *same), (after, *scored) = by_length[half], by_length[whole]
+        for label, losses in ((label, losses) for (name, label), losses in by_length.items() if name == extension):
+            for half, whole in doublings(losses):
+                (before, *same), (after, *scored) = losses[half], losses[whole]
                 if before.shape == after.shape and all(map(np.array_equal, same, scored)):
                     found[label, half, whole] = after, before, *scored
         differences = {key: difference(*each, level=level, comparisons=len(found)) for key, each in found.items()}
@@ -107,11 +110,10 @@ def of_one_run(windows: pd.DataFrame, level: float) -> pd.DataFrame:
 
 
 def _losses(windows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """loss_SW, and the tokens and blocks of the windows."""
-    ordered = windows.sort_values(["seed", "window"])
-    losses_SW = ordered["nats"].to_numpy(float).reshape(ordered["seed"].nunique(), -1)
-    first = ordered.iloc[: losses_SW.shape[1]]
-    return losses_SW, first["tokens"].to_numpy(), first["block"].to_numpy()
+    """loss_SW of windows in order of their seed, and the tokens and blocks of the windows."""
+    losses_SW = windows["nats"].to_numpy(float).reshape(windows["seed"].nunique(), -1)
+    count = losses_SW.shape[1]
+    return losses_SW, windows["tokens"].to_numpy()[:count], windows["block"].to_numpy()[:count]
 
 
 def _gain(found: Difference) -> dict[str, Any]:
