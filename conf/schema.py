@@ -416,11 +416,16 @@ class CompareSettings(Checked):
 
     reference: str | None
     level: float
+    evaluator: str | None = None
+    key_gain: float = 0.5
+    key_loss: float = 2.0
 
     group = "compare"
 
     def __post_init__(self):
         self.check("level", 0 < self.level < 1, "must lie in (0, 1), such as 0.95")
+        self.check_each("key_gain key_loss", lambda value: 0 < value < math.inf, "nats, must be above 0")
+        check_paths(**{"compare.evaluator": self.evaluator})
 
 
 @dataclass

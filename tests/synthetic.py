@@ -68,8 +68,9 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a run's rows are made of. extensions: what each adds to the loss beyond the training context. gain: of a
-    needle (nats a token) by context length, depth and extension, None where it is not defined."""
+    """What a run's rows are made of. extensions: what each adds to the loss beyond the training context; tokens: of
+    fixed_targets without an extension the losses of all targets by length, (windows, TARGETS), instead of means. gain:
+    of a needle (nats a token) by context length, depth and extension, None where it is not defined."""
 
     encoding: str
     seed: int
@@ -86,6 +87,7 @@ class Spec:
     gain: Callable[[int, float, str], float | None] | None = None
     needles: Iterable[str] = ("span", "pair")
     exact: Mapping[int, np.ndarray] = field(default_factory=dict)  # of a task's length: whether each example is right
+    tokens: Callable[[int], np.ndarray] | None = None
 
     @property
     def first_context(self) -> int:
@@ -219,7 +221,10 @@ def _measured(spec: Spec) -> Measured:
             reason = f"{spec.encoding} is not defined beyond {spec.first_context} tokens"
             rows.append(row | {"status": "undefined", "reason": reason})
             return
-        figures, values, table = _figures(mean + _noise(spec), targets)
+        exact = spec.tokens and row["protocol"] == "fixed_targets" and row["extension"] == "none"
+        exact = spec.tokens(row["context_length"]) if exact and "control" not in row else None
+        per_token = np.tile((mean + _noise(spec))[:, None], targets) if exact is None else exact
+        figures, values, table = _figures(per_token)
         rows.append(row | figures)
         losses.update({row_key(row): values, row_key(row) + "/windows": table})
 
@@ -273,10 +278,10 @@ def _answered(spec: Spec) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     return rows, units
 
 
-def _figures(per_window: np.ndarray, targets: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def _figures(losses_WT: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """A row's figures, its token losses, and its windows."""
-    windows = len(per_window)
-    losses = np.repeat(per_window, targets).astype(np.float32)
+    windows, targets = losses_WT.shape
+    losses = losses_WT.reshape(-1).astype(np.float32)
     scored, ends = np.full(windows, targets), (np.arange(windows) + 1) * 2048
     interval = perplexity_interval(losses.astype(np.float64).reshape(1, windows, targets).sum(axis=2), scored)
     figures = {

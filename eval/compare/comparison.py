@@ -9,20 +9,22 @@ Nothing here knows of tables or pages; eval/compare/report.py shows them. A fiel
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from conf.schema import CompareSettings
+from eval.compare.key_tokens import KeyTokens, find_key_tokens
 from eval.compare.paired import DIFFERENCE, frame_of, losses_by, paired_differences
 from eval.compare.runs import Run, find_objection, find_reference, read_runs
 from eval.compare.tasks import BEST, TASK, summarise_tasks
+from eval.measure.effective import EFFECTIVE, effective_contexts, gains
+from eval.measure.rows import HEADLINE
 from eval.measure.statistics import among_best, perplexity_interval
 from eval.record.files import write_table
 
-HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
 PLACE = ["protocol", "extension", "context_length"]
 STRETCH = [*PLACE, "position"]  # position: 0 where a row is about whole windows
 KEYS = [*STRETCH, "label"]
@@ -59,6 +61,10 @@ class Comparison:
         in its turn, of more than MANY the reference alone, and the best at the longest context.
     positions: likewise for each stretch of positions of the protocol `positions`, without differences.
     tasks: a row for each (task, extension, length, label), most exact first; see `summarise_tasks`.
+    gains, effective: what each doubling of the context brings under the headline's protocol, and the effective context
+        that this comes to; see eval/measure/effective.py. Controls are judged with the others, floors are not.
+    key_tokens: what an evaluator has chosen, where there is one: all frames but `rows` have rows of the protocol KEY
+        then; or, in words, why that of the settings can't choose. See eval/compare/key_tokens.py.
     objection: why nothing is compared (then these are empty), naming what differs; None where the runs are comparable.
     remarks: sentences that stand before the conclusion's own, of whoever has put the runs together.
     """
@@ -75,6 +81,9 @@ class Comparison:
     positions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=FIGURES, dtype=float))
     tasks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TASK, dtype=float))
     apart: Mapping[str, str] = field(default_factory=dict)
+    gains: pd.DataFrame = field(default_factory=pd.DataFrame)
+    effective: pd.DataFrame = field(default_factory=pd.DataFrame)
+    key_tokens: KeyTokens | str | None = None
     objection: str | None = None
     remarks: Sequence[str] = ()
 
@@ -110,16 +119,19 @@ def read_comparison(
     level: float | None = None,
     jobs: Collection[str] = (),
     compare: CompareSettings | None = None,
+    **chosen_by: Any,
 ) -> Comparison:
     """The comparison of a sweep's folder, or the figures of one run's own.
 
-    compare: the settings `compare.reference` and `compare.level`; None: those of the first run.
+    compare: the settings `compare.*`; None: those of the first run.
     reference, level: instead of them. A reference that is not among the runs is refused here.
+    chosen_by: evaluator, key_gain, key_loss, likewise; an evaluator that can't choose is refused here.
     jobs: names of runs that should be there; one without a folder is a run that is missing.
 
     Raises ValueError where the folder holds no run at all.
     """
-    return compare_runs(Path(path), read_runs(Path(path), jobs), reference=reference, level=level, compare=compare)
+    asked = {"reference": reference, "level": level, "compare": compare, **chosen_by}
+    return compare_runs(Path(path), read_runs(Path(path), jobs), **asked)
 
 
 def compare_runs(
@@ -130,6 +142,7 @@ def compare_runs(
     level: float | None = None,
     compare: CompareSettings | None = None,
     against: Collection[str] = (),
+    **chosen_by: Any,
 ) -> Comparison:
     """`read_comparison` of runs that have been read. path: where the comparison's own files lie; against: labels that
     differences are taken to in any case, however many there are."""
@@ -145,15 +158,19 @@ def compare_runs(
     apart, objection = _objections(compared, whole)
     compared = [run for run in compared if run.name not in apart]
     whole = whole[whole["run_id"].isin([run.name for run in compared])]
+    chosen, keyed = (None, []) if objection else _key_tokens(runs, compared, compare, chosen_by)
+    whole = pd.concat([tidy_rows(keyed), whole]) if keyed else whole
     whole = pd.concat([whole, *_lost(whole, runs)])
     scored = _stand_ins(whole[whole["task"].isna()], [run for run in runs if run.name not in apart])
     if objection:
         return Comparison(path, runs, found, level, rows, scored, apart=apart, objection=objection)
-    standing, windows = _standing(scored, compared)
+    standing, windows = _standing(scored, [*compared, *keyed])
     summaries = summarise(standing, windows, found, level, against)
     return Comparison(
         *(path, runs, found, level, rows, scored, windows),
         *(*summaries, summarise_tasks(whole[whole["task"].notna()], units_of(compared), found, level), apart),
+        *(doubled := _gains(windows, level), effective_contexts(doubled)),
+        key_tokens=chosen,
     )
 
 
@@ -161,6 +178,23 @@ def units_of(runs: Iterable[Run]) -> pd.DataFrame:
     """What is behind the rows of retrieval and tasks of runs."""
     units = [run.units.assign(run_id=run.name) for run in runs if len(run.units)]
     return pd.concat(units, ignore_index=True) if units else pd.DataFrame(columns=["run_id"])
+
+
+def _key_tokens(
+    runs: Sequence[Run], compared: Sequence[Run], compare: CompareSettings, chosen_by: Mapping[str, Any]
+) -> tuple[KeyTokens | str | None, list[Run]]:
+    """`find_key_tokens`; in words why the evaluator of the settings can't choose."""
+    try:
+        return find_key_tokens(runs, compared, replace(compare, **chosen_by))
+    except ValueError as error:
+        if chosen_by.get("evaluator"):
+            raise
+        return str(error), []
+
+
+def _gains(windows: pd.DataFrame, level: float) -> pd.DataFrame:
+    headline = "protocol == @HEADLINE and position == 0 and control != 'floor'"
+    return gains(windows if windows.empty else windows.query(headline), level)
 
 
 def _objections(runs: Sequence[Run], rows: pd.DataFrame) -> tuple[dict[str, str], str | None]:
@@ -317,11 +351,21 @@ def _best(windows: pd.DataFrame, level: float) -> pd.Series:
 
 
 def summary_table(comparison: Comparison) -> pd.DataFrame:
-    """What summary.csv holds: every label at every place; without the columns of differences, and of second stages,
-    where there are none."""
-    frames = [comparison.summary, comparison.positions, comparison.tasks]
+    """What summary.csv holds: every label at every place; without the columns of differences, of effective contexts
+    (which stand with the headline's protocol) and of second stages, where there are none."""
+    frames = [_with_effective(comparison), comparison.positions, comparison.tasks]
     table = pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame(columns=FIGURES)], ignore_index=True)
-    return _without_empty(table, DIFFERENCE, GAIN, STAGE)
+    return _without_empty(table, DIFFERENCE, GAIN, EFFECTIVE, STAGE)
+
+
+def _with_effective(comparison: Comparison) -> pd.DataFrame:
+    if comparison.effective.empty:
+        return comparison.summary
+    found = comparison.effective[["extension", "label", *EFFECTIVE]].assign(protocol=HEADLINE)
+    table = comparison.summary.merge(found, "left", on=["protocol", "extension", "label"])
+    ratio = table["effective_context"] * table["length_ratio"] / table["context_length"]
+    table.insert(table.columns.get_loc("effective_context") + 1, "effective_ratio", ratio)
+    return table
 
 
 def _without_empty(table: pd.DataFrame, *groups: Sequence[str]) -> pd.DataFrame:

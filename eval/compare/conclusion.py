@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from eval.compare.comparison import BEST, HEADLINE, Comparison, last_place
+from eval.compare.effective import effective_sentences
+from eval.compare.key_tokens import KEY
 from eval.compare.retrieval import retrieval_of
 from eval.compare.retrieval_report import retrieval_sentences
 from eval.compare.show import (
@@ -17,6 +19,7 @@ from eval.compare.show import (
     listed,
     show_change,
     show_interval,
+    show_length,
     show_level,
     show_percent,
     show_perplexity,
@@ -51,6 +54,7 @@ def conclude(comparison: Comparison) -> list[str]:
             if stages.labels.issuperset(rows["label"]):  # all are arms or their parents
                 found = [floor.strip(), ONE_SEED * bool(rows["seeds"].min() == 1)]
             found = [*stage_sentences(comparison), *filter(None, found)]
+        found += [*effective_sentences(comparison), *_key_tokens(comparison)]
     elif len(comparison.tasks):
         found = [_task_verdict(comparison.tasks, comparison.level)]
     else:
@@ -86,6 +90,23 @@ def _verdict(rows: pd.DataFrame, comparison: Comparison, best: list[str]) -> str
     over = "," if other.seeds == lowest.seeds else "; over the seeds that both have,"
     change = show_change(difference, comparison.level)
     return f"{said}, {other.label}, has {show_perplexity(other.perplexity)}{over} {change}."
+
+
+def _key_tokens(comparison: Comparison) -> Iterator[str]:
+    """Which tokens are key, and who is best on them alone at the context that makes them so."""
+    chosen = comparison.key_tokens
+    if isinstance(chosen, str):
+        yield f"No key tokens are chosen: {chosen}."
+    elif chosen:
+        yield f"Key tokens are {chosen.words}."
+        rows = comparison.summary.query("extension == 'none' and context_length == @chosen.long")
+        if len(rows := rows[(rows["protocol"] == KEY) & rows["control"].isna()]):
+            best, at = rows["label"][rows[BEST]].tolist(), show_length(chosen.long, comparison.context)
+            lowest = next(rows.itertuples())
+            among = f"{listed(best)} can't be told from the best of {len(rows)} encodings: the lowest, {lowest.label},"
+            among = among if len(best) > 1 else f"{lowest.label} is the best of {len(rows)} encodings: it"
+            figure = f"{show_perplexity(lowest.perplexity)} ({show_sure(lowest, comparison.level)})"
+            yield f"At {at} {among if len(rows) > 1 else lowest.label} has a LongPPL of {figure}."
 
 
 def _growth(row: Any, comparison: Comparison) -> str:

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from eval.compare import figures, tables
 from eval.compare.comparison import MANY, Comparison, last_place
 from eval.compare.conclusion import conclude
+from eval.compare.effective import effective_table
 from eval.compare.plots import Figure, Section, Style, styles
 from eval.compare.probe_figures import probe_sections
 from eval.compare.retrieval_report import retrieval_panels
@@ -123,6 +124,7 @@ def _sections(comparison: Comparison, style: Mapping[str, Style], statements: pd
         Section("perplexity", perplexity),
         Section("runs", [tables.run_table(comparison)] if comparison.objection else []),
         Section("differences", differences),
+        Section("effective", _filled(effective_table(comparison))),
         Section("positions", positions),
         Section("extensions", extensions),
         Section("retrieval", retrieval_panels(comparison, style)),

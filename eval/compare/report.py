@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +15,7 @@ from conf.schema import CompareSettings
 from eval.compare import tables
 from eval.compare.comparison import Comparison, read_comparison, write_comparison
 from eval.compare.conclusion import conclude
+from eval.compare.effective import effective_table
 from eval.compare.literature import check
 from eval.compare.page import page
 from eval.compare.probe_figures import probe_tables
@@ -37,11 +39,12 @@ def write_report(
     level: float | None = None,
     jobs: Collection[str] | None = None,
     compare: CompareSettings | None = None,
+    **chosen_by: Any,
 ) -> int:
     """Writes the report of a sweep's folder, or of one run's own, shows its table in the terminal, and returns how many
     runs failed or are missing.
 
-    reference, level: instead of those in the runs' configuration.
+    reference, level, chosen_by (evaluator, key_gain, key_loss): instead of those in the runs' configuration.
     jobs: names of the runs that were asked for; others that lie in the folder are reported, but not counted. None:
         all that lie there, and those that the last sweep there has started.
     compare: the `compare` settings of the sweep's command, instead of those that its first run was made with.
@@ -50,7 +53,7 @@ def write_report(
     """
     path = Path(path)
     asked = last_started(path) if jobs is None else jobs
-    comparison = read_comparison(path, reference=reference, level=level, jobs=asked, compare=compare)
+    comparison = read_comparison(path, reference=reference, level=level, jobs=asked, compare=compare, **chosen_by)
     write_files(comparison)
     print_comparison(comparison)
     return sum(jobs is None or run.name in jobs for run in comparison.left_out)
@@ -105,6 +108,7 @@ def _markdown_tables(comparison: Comparison, statements: pd.DataFrame) -> Iterat
             yield tables.perplexity_table(comparison, protocol)
             for length, other in tables.judged(comparison, protocol, extension)[:1]:
                 yield tables.difference_table(comparison, protocol, extension, length, other)
+    yield effective_table(comparison)
     if comparison.objection:
         yield tables.run_table(comparison)
     yield from (tables.extension_table(comparison, *place) for place in tables.extended(summary))

@@ -62,6 +62,11 @@ def show_level(level: float) -> str:
     return f"{100 * level:g}{SPACE}%"
 
 
+def show_nats(value: float) -> str:
+    """ "+0.0123": a difference in nats a token."""
+    return f"{round(value, 4) + 0.0:+.4f}".replace("-", MINUS)  # no minus before a zero
+
+
 def show_count(value: float) -> str:
     return f"{value:,.0f}"
 

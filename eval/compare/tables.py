@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from eval.compare.comparison import BEST, FIELDS, HEADLINE, Comparison
+from eval.compare.key_tokens import KEY
 from eval.compare.paired import frame_of
 from eval.compare.show import (
     Column,
@@ -75,7 +76,8 @@ def perplexity_table(comparison: Comparison, protocol: str, extension: str = "no
     return Table(
         f"Perplexity by context length: {name_of(protocol, extension)}",
         [column("encoding", rows.index), *columns(rows, "seeds"), *shown],
-        f"{show_level(comparison.level)} intervals over {covers}"
+        (f"LongPPL, on {comparison.key_tokens.words}; " if protocol == KEY else "")
+        + f"{show_level(comparison.level)} intervals over {covers}"
         + "; – is not defined or not scored" * bool(nats.isna().any(axis=None)),
         {"protocol": protocol, "extension": extension},
         rows.index,

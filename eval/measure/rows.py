@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from eval.measure.statistics import Interval
+
 Row = Mapping[str, Any]
+HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
 PLACE = ("protocol", "extension", "context_length")
 PART = ("control", "position")  # of some rows alone: a floor in the model's place, a stretch of positions
 UNIT = ("needle", "depth", "length")  # of rows that are no perplexity: of a needle, or of a task's examples
@@ -37,3 +40,14 @@ def row_key(row: Row) -> str:
     '1f2e3d4c/positions/none/64/8'
     """
     return "/".join(str(row[name]) for name in ("evaluation", *PLACE, *PART, *UNIT) if name in row)
+
+
+def interval_fields(interval: Interval) -> dict[str, Any]:
+    """How an interval stands in a row: its bounds and what it covers, or the reason why there is none."""
+    fields = {
+        "perplexity_low": interval.perplexity_low,
+        "perplexity_high": interval.perplexity_high,
+        "interval_level": interval.level,
+        "interval_covers": interval.covers,
+    }
+    return fields if interval.reason is None else fields | {"interval_reason": interval.reason}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from conf.schema import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def announce(settings: Settings, data, module, folder) -> None:
@@ -60,15 +63,18 @@ def _growth(settings: Settings) -> str:
     return f" ({schedule.kind}: {how} of {first} tokens, which grow to it in {100 * schedule.growing:g} % of the steps)"
 
 
-def print_results(results: Mapping[str, Any], settings: Settings) -> None:
+def print_results(results: Mapping[str, Any], settings: Settings, windows: pd.DataFrame) -> None:
     """All that a run has come to: exact match where it was trained on a task, retrieval and perplexity where it was
-    scored for them."""
+    scored for them, and then the effective context. windows: of `eval.record.folder`, behind the results' rows."""
+    from eval.measure.effective import of_one_run
+
     if results.get("tasks"):
         print_exact_match(results["tasks"])
     if results.get("retrieval"):
         print_retrieval(results["retrieval"])
     if results["rows"]:
         print_rows(results["rows"], f"{results['run_id']}: trained on a context of {trained_on(settings)} tokens")
+        print_effective(of_one_run(windows, settings.compare.level), settings.first_context)
 
 
 def print_exact_match(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -135,6 +141,21 @@ def print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
         bits = "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.3f}"
         table.add_row(*place, _figure(row["perplexity"]), interval, f"{row['nats']:.4f}", bits, f"{row['tokens']:,}")
     console().print(table)
+
+
+def print_effective(effective: pd.DataFrame, context: int) -> None:
+    """A line on the effective contexts of one run; nothing where no length and its double were scored. effective: of
+    eval.measure.effective."""
+    from eval.measure.effective import SIGNS
+
+    said = [
+        (f"{row.extension}: " if row.extension != "none" else "")
+        + f"{SIGNS.get(row.effective_bound, '')}{row.effective_context:,} ({row.effective_context / context:g}x)"
+        for row in effective.dropna(subset="effective_context").itertuples()
+    ]
+    if said:
+        over = "the last at which a doubling still lowers the loss, by the held-out windows of this one seed"
+        print(f"effective context, {over}: {'; '.join(said)}")
 
 
 def _figure(perplexity: float | None) -> str:

@@ -27,6 +27,8 @@ from conf.mistakes import one_sentence
 from conf.schema import LoggerSettings, Settings
 from conf.typed import plain
 from data.module import TextDataModule, WindowDataModule
+from eval.measure.effective import SIGNS, of_one_run
+from eval.measure.rows import HEADLINE
 from eval.record.files import write_atomic
 from eval.record.folder import RunFolder
 from eval.record.sample import sample
@@ -96,6 +98,8 @@ class Tracker:
         self.log_rows(rows)
         self.log_figures(rows, settings.first_context)
         self.log_retrieval(results.get("retrieval", []))
+        effective = of_one_run(folder.windows, settings.compare.level)
+        self.summarise(effective_fields(effective, settings.first_context))
         facts = {name: value for name, value in results["training"].items() if name not in LOSSES}
         self.summarise({**facts, **{f"parameters/{part}": count for part, count in results["parameters"].items()}})
         if isinstance(data, TextDataModule):
@@ -205,6 +209,18 @@ def figures(rows: Iterable[Mapping[str, Any]], context: int) -> dict[str, float]
             if row.get(figure) is not None:
                 name = metric(row["protocol"], figure, row["extension"]).removeprefix("eval/")
                 named.setdefault(f"{name}/{multiple:g}x", row[figure])
+    return named
+
+
+def effective_fields(effective: pd.DataFrame, context: int) -> dict[str, Any]:
+    """Effective contexts by W&B's names: in tokens and multiples of the training context, and of what they are a bound;
+    over the windows of this run alone. effective: of eval.measure.effective."""
+    named: dict[str, Any] = {}
+    for row in effective.dropna(subset="effective_context").itertuples():
+        name = metric(HEADLINE, "effective_context", row.extension).removeprefix("eval/")
+        named |= {name: int(row.effective_context), f"{name}_ratio": float(row.effective_context / context)}
+        if row.effective_bound in SIGNS:
+            named[f"{name}_bound"] = row.effective_bound
     return named
 
 
