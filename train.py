@@ -78,7 +78,7 @@ def train(settings: Settings) -> None:
                 if not settings.sweep:
                     write_files(read_comparison(folder.path))
                 tracker.log_run(folder, model.transformer, data)
-    print_results(folder.results, settings)
+    print_results(folder.results, settings, folder.windows)
     print(folder.path)
 
 

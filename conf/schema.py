@@ -6,6 +6,8 @@ object is made, by a ValueError that names the setting. Light to import: nothing
 import importlib
 import math
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -27,6 +29,7 @@ SEEDS = 2**63  # so many there are: torch takes 64 bits with a sign
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("validation", "test")  # held out
 CONTROLS = ("unigram", "bigram")  # n-grams of order 1, 2
+NEEDLES = ("span", "pair")  # see eval/measure/retrieval.py
 CONTEXT_SCHEDULES = ("skyladder", "warmup")
 STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "64", "64-true")
@@ -48,6 +51,9 @@ def member(folder: str, module: str, name: str) -> Any:
     if not hasattr(found, name):
         raise ValueError(f"{folder}/{module}.py has no {name}, which all modules there must have: define it")
     return getattr(found, name)
+
+
+PROBES = modules("eval/measure/probes")
 
 
 @dataclass
@@ -173,7 +179,7 @@ class TrainingSettings(Checked):
 
 @dataclass
 class ProbeSettings(Checked):
-    """`eval.probe`: windows of every probe, and the repeat probe's span (tokens)."""
+    """`eval.probe`: windows of every probe and of retrieval, and retrieval's span (tokens)."""
 
     windows: int
     longest: Any  # a number or None: floats would name whole multiples anew
@@ -204,6 +210,8 @@ class EvaluationSettings(Checked):
     controls: list[str]
     probes: list[str]
     probe: ProbeSettings
+    retrieval: list[str] = field(default_factory=list)
+    depths: list[float] = field(default_factory=list)
 
     group = "eval"
 
@@ -214,7 +222,7 @@ class EvaluationSettings(Checked):
         self.check_each(counts, lambda value: value >= 1, "must be at least 1")
         self.check("lengths", all(map(is_number, self.lengths)), "must be finite numbers, such as [1, 2.5]")
         self.check_among("protocols", modules("eval/measure/protocols"))
-        self.check_among("probes", modules("eval/measure/probes"))
+        self.check_among("probes", PROBES)
         self.check_among("controls", CONTROLS)
         self.check_among("extensions", [*options("extension"), "all"])
         for name, changed in self.extension_settings.items():
@@ -222,7 +230,10 @@ class EvaluationSettings(Checked):
                 "extension_settings", name in options("extension"), "conf/extension has no such file", repr(name)
             )
             self.check("extension_settings", isinstance(changed, dict), "must be settings by name", {name: changed})
-        if self.probes:
+        self.check_among("retrieval", NEEDLES)
+        self.check("depths", all(0 <= depth <= 1 for depth in self.depths), "must be shares of the window, in [0, 1]")
+        self.check("depths", bool(self.depths or not self.retrieval), "give depths, or set eval.retrieval=[]")
+        if self.probes or self.retrieval:
             self.probe.check("windows", self.probe.windows >= 2, "must be at least 2")
 
     def context_lengths(self, context: int) -> list[int]:
@@ -241,17 +252,18 @@ class EvaluationSettings(Checked):
         return digest(chosen)[:8]
 
     def probe_lengths(self, context: int) -> list[int]:
-        """Those of `context_lengths` at which probes run."""
+        """Those of `context_lengths` at which probes run, and retrieval is measured."""
         longest, lengths = self.probe.longest, self.context_lengths(context)
         chosen = [length for length in lengths if longest is None or length <= longest * context]
         problem = (
-            f"the context lengths of eval.lengths, {lengths} tokens, are all longer; raise it, or set eval.probes=[]"
+            f"the context lengths of eval.lengths, {lengths} tokens, are all longer; raise it, or set eval.probes=[] "
+            "and eval.retrieval=[]"
         )
         self.probe.check("longest", bool(chosen), problem)
         return chosen
 
     def span(self, context: int) -> int:
-        """Tokens of the span that the repeat probe repeats: it must fit twice into the shortest length."""
+        """Tokens of the span that is looked for: it must fit twice into the shortest length."""
         shortest = self.probe_lengths(context)[0]
         span = self.probe.span
         if span is None:
@@ -300,16 +312,120 @@ class TaskSettings(Checked):
 
 
 @dataclass
+class MixSettings(Checked):
+    """The keys of conf/data/mix.yaml. settings: what comes of the others, the data settings of the "text" and of the
+    "task"; a run's config.json is whole by them."""
+
+    name: str
+    share: float
+    text: str
+    task: str
+    changed: dict[str, Any]
+    settings: dict[str, Any]
+
+    group = "data"
+
+    def __post_init__(self):
+        problem = "a share of the training windows, must lie in (0, 1); a task alone is data=TASK, a text data=TEXT"
+        self.check("share", 0 < self.share < 1, problem)
+        for part, cls in {"text": CorpusSettings, "task": TaskSettings}.items():
+            own = _part(vars(self), part)
+            others = own.get("name") != getattr(self, part) or own != {**own, **self.changed.get(part, {})}
+            self.check(part, not others, "these are the settings of another; a second stage keeps its parent's data")
+            with of_the_mix(part):
+                split(cls, own, "data")
+
+
+def is_mix(data: Mapping[str, Any]) -> bool:
+    """Whether settings of `data` are those of conf/data/mix.yaml."""
+    return {"text", "task", "share"} <= data.keys()
+
+
+def corpus_of(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of the text among those of `data`; None for a task."""
+    return _part(data, "text") if is_mix(data) else None if "examples" in data else data
+
+
+def task_of(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of the task among those of `data`; None for a text."""
+    return _part(data, "task") if is_mix(data) else data if "examples" in data else None
+
+
+def _part(data: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    settings = data["settings"]
+    if not (isinstance(settings, Mapping) and isinstance(settings.get(part), Mapping)):
+        raise ValueError(
+            f"data.settings={settings}: comes of the settings beside it: set data.text, data.task, "
+            "or of their files +data.changed.task.KEY=VALUE"
+        )
+    return settings[part]
+
+
+def mixed(*, _parent_: DictConfig) -> dict[str, Any]:
+    """The `settings` of conf/data/mix.yaml, by what stands beside them. Raises ValueError, naming the setting."""
+    changed = OmegaConf.to_container(OmegaConf.create({"given": _parent_.changed}))["given"]
+    if not (
+        isinstance(changed, dict)
+        and changed.keys() <= {"text", "task"}
+        and all(isinstance(own, dict) for own in changed.values())
+    ):
+        raise ValueError(
+            f"data.changed={changed}: must be settings of the text and of the task: {{text: {{}}, task: {{}}}}"
+        )
+    found = {}
+    for part, takes in {"text": corpus_of, "task": task_of}.items():
+        name = _parent_[part]
+        if name not in options("data") or name == "mix" or takes(_of_file(name)) is None:
+            fitting = [each for each in options("data") if each != "mix" and takes(_of_file(each)) is not None]
+            raise ValueError(f"data.{part}={name}: must be one of {', '.join(fitting)}")
+        found[part] = {**_of_file(name), **changed.get(part, {})}
+        for key, value in found[part].items():
+            if value == "???":
+                raise ValueError(f"data.changed.{part}.{key}: needs a value: +data.changed.{part}.{key}=VALUE")
+    return found
+
+
+def _of_file(name: str) -> dict[str, Any]:
+    """The data settings of a file of conf/data."""
+    file = OmegaConf.load(CONF / "data" / f"{name}.yaml")
+    return OmegaConf.to_container(file.get("data", file))
+
+
+def as_of_the_mix(part: str, sentence: str) -> str:
+    """A sentence on the settings of a part of data=mix, "text" or "task", in which they are named as a command sets
+    them.
+
+    >>> as_of_the_mix("task", "data.pairs=0: at least 1")
+    'data.changed.task.pairs=0: at least 1'
+    """
+    return re.sub(r"\bdata\.(?!changed\b)(?=\w)", f"data.changed.{part}.", sentence)
+
+
+@contextmanager
+def of_the_mix(part: str) -> Iterator[None]:
+    """Inside, errors name settings by `as_of_the_mix`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(as_of_the_mix(part, str(error))) from None
+
+
+@dataclass
 class CompareSettings(Checked):
     """conf/compare: how the encodings of a sweep are compared."""
 
     reference: str | None
     level: float
+    evaluator: str | None = None
+    key_gain: float = 0.5
+    key_loss: float = 2.0
 
     group = "compare"
 
     def __post_init__(self):
         self.check("level", 0 < self.level < 1, "must lie in (0, 1), such as 0.95")
+        self.check_each("key_gain key_loss", lambda value: 0 < value < math.inf, "nats, must be above 0")
+        check_paths(**{"compare.evaluator": self.evaluator})
 
 
 @dataclass
@@ -456,7 +572,7 @@ class Settings(Checked):
         schedule, name = self.training.context_schedule, self.data.get("name")
         too_long = (schedule.start or 0) > self.context
         schedule.check("start", not too_long, f"must be at most the context, {self.context} tokens")
-        apart = schedule.kind is not None and "examples" in self.data
+        apart = schedule.kind is not None and task_of(self.data) is not None
         schedule.check("kind", not apart, f"would take the examples of data={name} apart: leave it out")
         if self.tuning is not None and not isinstance(self.tuning, TuningSettings):
             self.tuning = typed(TuningSettings, self.tuning, "tuning")
@@ -469,7 +585,8 @@ class Settings(Checked):
         if self.stage is not None and not isinstance(self.stage, StageSettings):
             self.stage = typed(StageSettings, self.stage, "stage")
         self._check_stage()
-        split(TaskSettings if "examples" in self.data else CorpusSettings, self.data, "data")
+        known = MixSettings if is_mix(self.data) else TaskSettings if "examples" in self.data else CorpusSettings
+        split(known, self.data, "data")
         for group in ("encoding", "data", "tokenizer"):
             check_label(group, getattr(self, group).get("name"))
         check_paths(runs=self.runs, cache_dir=self.cache_dir)
@@ -579,10 +696,12 @@ def check_paths(**paths: str | None) -> None:
 
 
 def register() -> None:
-    """Makes the schema known to Hydra, whose defaults lists name it, and `${groups:}`, for its help."""
+    """Makes the schema known to Hydra, whose defaults lists name it; `${groups:}`, for its help; `${mixed:}`, for
+    conf/data/mix.yaml."""
     ConfigStore.instance().store("schema", Settings)
     ConfigStore.instance().store("scoring", ScoringSettings)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
+    OmegaConf.register_new_resolver("mixed", mixed, replace=True)
 
 
 def groups(file: str) -> str:

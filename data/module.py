@@ -1,6 +1,7 @@
 """The data modules: everything a run reads, from the settings of `conf/data` and `conf/tokenizer`.
 
-`TextDataModule` reads windows of a corpus, `TaskDataModule` generates a task's examples; `build_data` chooses.
+`TextDataModule` reads windows of a corpus, `TaskDataModule` generates a task's examples, `MixDataModule` does both;
+`build_data` chooses.
 """
 
 import math
@@ -12,14 +13,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from conf.schema import CorpusSettings, Settings, TaskSettings
-from conf.typed import split
+from conf.schema import CorpusSettings, MixSettings, Settings, TaskSettings, as_of_the_mix, is_mix, of_the_mix
+from conf.typed import digest, split
 from data.corpus import SPLITS, build_corpus, source_class
 from data.prepare import Prepared, prepare
 from data.recipe import build_recipe
 from data.separators import separators
 from data.stream import TokenStream
-from data.task import ANSWER, SEPARATOR, Task, draw
+from data.task import ANSWER, SEPARATOR, Task, draw, uniform
 from data.tokenizer import TextTokenizer
 from data.windows import EndlessSampler, TrainingWindows, gather_windows, non_overlapping_windows
 
@@ -36,7 +37,9 @@ class WindowDataModule(L.LightningDataModule):
     The training loader never ends: bound it by the trainer's `max_steps`, with `use_distributed_sampler=False`.
     """
 
-    task: Task | None = None
+    task: Task | None = None  # that can be asked
+    task_name: str | None = None  # by which its results are known
+    tokenizer: TextTokenizer | None = None  # of a corpus of text
 
     def __init__(self, context: int, batch_size: int, seed: int, num_workers: int, start_sample: int):
         super().__init__()
@@ -155,7 +158,7 @@ class TextDataModule(WindowDataModule):
             f"{self.name}: {documents} documents, {tokens} tokens, {shares} % of the text (train/validation/test), "
             f"{self.streams['test'].bytes_per_token:.2f} bytes a test token, vocabulary {self.vocab_size}"
         )
-        windows = self.train_windows()
+        windows = self.text_windows()
         read = f"{100 * windows.readable:.3g} % of the training text can be read at a context of {self.context} tokens"
         if self.settings.min_tokens is not None:
             read += f", in documents of more than data.min_tokens={self.settings.min_tokens}"
@@ -168,8 +171,12 @@ class TextDataModule(WindowDataModule):
             )
         return f"{held}\n{read}"
 
-    def train_windows(self) -> TrainingWindows:
+    def train_windows(self) -> Dataset:
         """The endless sequence of training windows."""
+        return self.text_windows()
+
+    def text_windows(self) -> TrainingWindows:
+        """Those of text."""
         chosen = self.settings.cross_documents, self.settings.min_tokens
         return TrainingWindows(self.streams["train"], self.context, self.seed, *chosen)
 
@@ -228,7 +235,7 @@ class TaskDataModule(WindowDataModule):
     ):
         super().__init__(context, batch_size, seed, num_workers, start_sample)
         self.settings, of_source = split(TaskSettings, data, "data")
-        self.name = self.settings.name
+        self.name = self.task_name = self.settings.name
         self.task = build_corpus(self.settings.source, of_source)
         self.longest = self.task.longest(context)
 
@@ -289,6 +296,103 @@ class TaskWindows(Dataset):
         return torch.from_numpy(windows)
 
 
+class MixDataModule(TextDataModule):
+    """Windows of a corpus, some of which are examples of a task in their place, in ids after the text's.
+
+    - `data`: the keys of `conf/data/mix.yaml`; all others as of `TextDataModule`.
+
+    What is held out is text: the streams, and so the validation loss. `task` and `examples` are what can be asked.
+    """
+
+    def __init__(self, data: Mapping[str, object], tokenizer: Mapping[str, object], *args, **loading):
+        self.mix, others = split(MixSettings, data, "data")
+        if others:
+            key = next(iter(others))
+            raise ValueError(
+                f"data.{key}: there is no such setting of a mix; one of the task is +data.changed.task.{key}=VALUE"
+            )
+        with of_the_mix("text"):
+            super().__init__(self.mix.settings["text"], tokenizer, *args, **loading)
+        with of_the_mix("task"):
+            self._examples = TaskDataModule(self.mix.settings["task"], self.context, self.batch_size, self.seed)
+        self.name, self.task_name = self.mix.name, self._examples.name
+        self.task, self.longest = self._examples.task, self._examples.longest
+
+    @property
+    def first_id(self) -> int:
+        """Of the task."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.first_id + self.task.vocab_size
+
+    @property
+    def corpus_hash(self) -> str:
+        """Of the corpus' and the task's."""
+        return digest([super().corpus_hash, self.task.hash])
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """Of the tokenizer's and the task's."""
+        return digest([super().tokenizer_hash, self.task.hash])
+
+    @property
+    def separators(self) -> dict[str, tuple[int, ...]]:
+        own = self._examples.separators
+        return {kind: (*ids, *(self.first_id + each for each in own[kind])) for kind, ids in super().separators.items()}
+
+    def examples(self, split: str, length: int) -> np.ndarray:
+        """As of a `TaskDataModule`, in the ids of the mix."""
+        return self.first_id + self._examples.examples(split, length)
+
+    def describe(self) -> str:
+        share = f"{100 * self.mix.share:.3g} % of the training windows are examples"
+        of_text = as_of_the_mix("text", super().describe())
+        return f"{of_text}\n{share} of {self.task_name}, at lengths 1 to {self.longest}"
+
+    def prepare(self) -> "MixDataModule":
+        with of_the_mix("text"):
+            return super().prepare()
+
+    def text_windows(self) -> TrainingWindows:
+        with of_the_mix("text"):
+            return super().text_windows()
+
+    def val_dataloader(self) -> DataLoader:
+        """Of text alone."""
+        with of_the_mix("text"):
+            return super().val_dataloader()
+
+    def train_windows(self) -> "MixedWindows":
+        task = self._examples.train_windows()
+        return MixedWindows(self.text_windows(), task, self.mix.share, self.first_id, [len(SPLITS), self.seed])
+
+
+class MixedWindows(Dataset):
+    """Window n is that of the task, whose ids begin at `first_id`, with a chance of `share` that is drawn from
+    [*seed, n], and otherwise that of the text; int64 (context + 1,) each."""
+
+    def __init__(self, text: TrainingWindows, task: TaskWindows, share: float, first_id: int, seed: list[int]):
+        self.text, self.task, self.share, self.first_id, self.seed = text, task, share, first_id, seed
+
+    def is_example(self, n: int) -> bool:
+        """Whether a window is one of the task."""
+        return bool(uniform(np.random.PCG64(np.random.SeedSequence([*self.seed, n])), 1)[0] < self.share)
+
+    def __getitem__(self, n: int) -> torch.Tensor:
+        return self.__getitems__([n])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> torch.Tensor:
+        """A batch at once, int64 (B, context + 1)."""
+        of_task = torch.tensor([self.is_example(n) for n in indices])
+        windows = torch.empty(len(indices), self.text.context + 1, dtype=torch.int64)
+        windows[~of_task] = self.text.__getitems__([n for n, task in zip(indices, of_task, strict=True) if not task])
+        examples = self.task.__getitems__([n for n, task in zip(indices, of_task, strict=True) if task])
+        windows[of_task] = torch.where(examples < 0, examples - self.first_id, examples + self.first_id)
+        return windows
+
+
 def example_stream(examples_NT: np.ndarray) -> TokenStream:
     """Examples as the documents of a token stream."""
     count, width = examples_NT.shape
@@ -315,6 +419,8 @@ def data_module(settings: Settings) -> TextDataModule | TaskDataModule:
         "start_sample": math.ceil(settings.stage.tokens / settings.context) if settings.stage else 0,
     }
     data, tokenizer = settings.data, settings.tokenizer
+    if is_mix(data):
+        return MixDataModule(data, tokenizer, **loading, cache_dir=settings.cache_dir)
     if not issubclass(source_class(data["source"]), Task):
         return TextDataModule(data, tokenizer, **loading, cache_dir=settings.cache_dir)
     if tokenizer["name"] != "none":

@@ -52,6 +52,11 @@ def draw(bits: np.random.PCG64, count: int, below: int) -> np.ndarray:
     return (bits.random_raw(count) % below).astype(np.int64)
 
 
+def uniform(bits: np.random.PCG64, count: int) -> np.ndarray:
+    """`count` numbers in (0, 1), float64, likewise."""
+    return ((bits.random_raw(count) >> np.uint64(11)) + 0.5) / 2**53
+
+
 def shuffled(bits: np.random.PCG64, count: int) -> np.ndarray:
     """The numbers 0..count - 1 in random order, int64 (count,)."""
     return np.argsort(bits.random_raw(count), kind="stable")

@@ -123,7 +123,8 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
     write_files(read_comparison(folder.path))
     track_scored(folder, trained.model, trained.data)
     results = folder.results
-    print_results({**results, "rows": measurement.asked(results["rows"])}, settings)
+    asked = measurement.asked(results)
+    print_results({**results, **asked}, settings, folder.windows_of(asked["rows"]))
 
 
 def as_given(asked: ScoringSettings, configured: EvaluationSettings, given: Iterable[str]) -> EvaluationSettings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scripts.command import end_with, folder_and_options
 
@@ -32,11 +32,25 @@ def main(arguments: list[str]) -> None:
     if rows.empty:
         raise ValueError(
             f"{folder}: no published study has an ordering that this sweep has both sides of; score two of "
-            "its encodings, or lengths beyond the training context, by the same protocol"
+            "its encodings, or lengths beyond the training context, by the same protocol, or two by the same needle"
         )
     write_table(folder / "literature.csv", rows)
     print_statements(rows)
     print(folder / "literature.csv")
+
+
+def differences(row: Any) -> tuple[str, str, str]:
+    """That there, that here, and its interval: of perplexity, or of what is retrieved."""
+    if row.kind == "retrieval":
+        there, numbers = (
+            f"{row.published_points:+.1f} points",
+            (row.difference, row.difference_low, row.difference_high),
+        )
+    else:
+        there, numbers = f"{row.published_percent:+.1f} %", (row.percent, row.percent_low, row.percent_high)
+    here, low, high = (f"{number:+.3f}" if row.unit == "nats" else f"{number:+.1f}" for number in numbers)
+    bounded = row.reason if math.isnan(numbers[1]) else f"{low} to {high} {row.unit}"
+    return there, "-" if math.isnan(numbers[0]) else f"{here} {row.unit}", bounded
 
 
 def print_statements(rows: pd.DataFrame) -> None:
@@ -52,12 +66,8 @@ def print_statements(rows: pd.DataFrame) -> None:
             table.add_column(name, justify="right")
         table.add_column("verdict")
         for row in group.itertuples():
-            change = "-" if math.isnan(row.percent) else f"{row.percent:+.1f} %"
-            bounded = not math.isnan(row.percent_low)
-            interval = f"{row.percent_low:+.1f} to {row.percent_high:+.1f} %" if bounded else row.reason
             p = "-" if math.isnan(row.p_holm) else f"{row.p_holm:.2g}"
-            there = f"{row.published_percent:+.1f} %"
-            table.add_row(row.statement, there, change, interval, p, str(row.seeds), row.verdict)
+            table.add_row(row.statement, *differences(row), p, str(row.seeds), row.verdict)
         console().print(table)
     counts = rows["verdict"].value_counts()
     verdicts = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("agree", "disagree", "not separable"))

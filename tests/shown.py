@@ -15,15 +15,17 @@ def line(loss, by=0.0):
 
 def probes(gain):
     base = {"context_length": 64, "length_ratio": 2.0, "status": "ok"}
-    repeat = [{**base, "distance": n, "gain": gain / n, "gain_low": 0.0, "gain_high": 1.0} for n in (4, 8, 16)]
+    attention = [
+        {**base, "layer": layer, "attention_distance": gain / layer, "attention_entropy": gain} for layer in (1, 2)
+    ]
     undefined = [{"context_length": 64, "length_ratio": 2.0, "status": "undefined", "reason": "adds nothing"}]
-    return {"repeat": repeat, "bias": undefined, "novel": [{**base, "score": gain}]}
+    return {"attention": attention, "bias": undefined, "novel": [{**base, "score": gain}]}
 
 
 def make_sweep(path):
     """Its report is written, and one of its runs has failed."""
     for seed in (0, 1):
-        rows = {"positions": True, "floor": True}
+        rows = {"positions": True, "floor": True, "gain": lambda length, depth, extension: 3 * CONTEXT / length + depth}
         extended = {**rows, "extensions": {"yarn": -0.2}}
         make_run(path, "rope", seed, line(4.0, 0.1), results={"probes": probes(1.0)}, **extended)
         make_run(path, "alibi", seed, line(4.0, 0.0), results={"probes": probes(2.0)}, **rows)

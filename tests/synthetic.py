@@ -7,6 +7,7 @@ own, the same windows for all encodings, so that differences are paired as in a 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from conf.typed import digest, plain
 from eval.measure.rows import Measured, row_key
 from eval.measure.statistics import perplexity_interval
+from eval.measure.units import answered, retrieved
 from eval.record.files import write_json, write_table
 from eval.record.folder import RunFolder
 from eval.record.identity import run_id, settings_of
@@ -24,6 +26,7 @@ from eval.record.identity import run_id, settings_of
 CONTEXT = 32
 LENGTHS = (32, 64, 128, 256)
 WINDOWS, TARGETS = 24, 16  # of fixed_targets
+DEPTHS = (0.1, 0.5, 0.9)
 
 CONFIG = plain(
     settings_of(
@@ -65,7 +68,9 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a run's rows are made of. extensions: what each adds to the loss beyond the training context."""
+    """What a run's rows are made of. extensions: what each adds to the loss beyond the training context; tokens: of
+    fixed_targets without an extension the losses of all targets by length, (windows, TARGETS), instead of means. gain:
+    of a needle (nats a token) by context length, depth and extension, None where it is not defined."""
 
     encoding: str
     seed: int
@@ -79,6 +84,10 @@ class Spec:
     windows: int = WINDOWS
     noise: float = 0.02
     targets_id: str = "00000000"
+    gain: Callable[[int, float, str], float | None] | None = None
+    needles: Iterable[str] = ("span", "pair")
+    exact: Mapping[int, np.ndarray] = field(default_factory=dict)  # of a task's length: whether each example is right
+    tokens: Callable[[int], np.ndarray] | None = None
 
     @property
     def first_context(self) -> int:
@@ -212,7 +221,10 @@ def _measured(spec: Spec) -> Measured:
             reason = f"{spec.encoding} is not defined beyond {spec.first_context} tokens"
             rows.append(row | {"status": "undefined", "reason": reason})
             return
-        figures, values, table = _figures(mean + _noise(spec), targets)
+        exact = spec.tokens and row["protocol"] == "fixed_targets" and row["extension"] == "none"
+        exact = spec.tokens(row["context_length"]) if exact and "control" not in row else None
+        per_token = np.tile((mean + _noise(spec))[:, None], targets) if exact is None else exact
+        figures, values, table = _figures(per_token)
         rows.append(row | figures)
         losses.update({row_key(row): values, row_key(row) + "/windows": table})
 
@@ -229,13 +241,47 @@ def _measured(spec: Spec) -> Measured:
         place = {"protocol": "positions", "extension": "none", "context_length": max(spec.lengths)}
         for high in range(8, max(spec.lengths) + 1, 8):
             add({**place, "position_from": high - 7, "position": high}, (spec.nats(high) or 6.0) + 2 / np.sqrt(high), 8)
-    return Measured(rows=rows, losses=losses)
+    (retrieval, windows), (tasks, examples) = _retrieved(spec), _answered(spec)
+    return Measured(rows=rows, losses=losses | windows | examples, retrieval=retrieval, tasks=tasks)
 
 
-def _figures(per_window: np.ndarray, targets: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def _retrieved(spec: Spec) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The rows of retrieval and the windows behind them: the answer is right where a needle is worth 6 nats a token."""
+    rows, units = [], {}
+    for needle, extension, length, depth in itertools.product(
+        spec.needles if spec.gain else (), ["none", *spec.extensions], spec.lengths, DEPTHS
+    ):
+        row = {"evaluation": "", "protocol": "retrieval", "needle": needle, "extension": extension}
+        row |= {"context_length": length, "length_ratio": length / spec.first_context, "depth": depth}
+        row |= {"split": "test", "precision": "32", "targets_id": spec.targets_id, "distance": round(length * depth)}
+        gain = spec.gain(length, depth, extension)
+        if gain is None:
+            rows.append(row | {"status": "undefined", "reason": f"{spec.encoding} is not defined there"})
+            continue
+        gain_W, tokens = gain + _noise(spec), 2
+        found_W = np.maximum(8 - gain_W, 0)
+        block_W = np.arange(spec.windows)
+        table = [block_W, np.full(spec.windows, tokens), tokens * (found_W + gain_W), tokens * found_W, found_W < 2]
+        units[row_key(row)] = np.stack(table, axis=1).astype(float)
+        rows.append(row | {"status": "ok", **retrieved(units[row_key(row)])})
+    return rows, units
+
+
+def _answered(spec: Spec) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The rows of a task, trained at lengths up to 15, and the examples behind them, of three tokens each."""
+    rows, units = [], {}
+    for length, exact in spec.exact.items():
+        row = {"evaluation": "", "protocol": "exact_match", "task": "copy", "extension": "none", "length": length}
+        row |= {"length_ratio": length / 15, "context_length": 2 * length + 2, "split": "test", "precision": "32"}
+        units[row_key(row)] = np.stack([np.where(exact, 3, 1), np.full(len(exact), 3)], axis=1)
+        rows.append(row | {"status": "ok", **answered(units[row_key(row)])})
+    return rows, units
+
+
+def _figures(losses_WT: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """A row's figures, its token losses, and its windows."""
-    windows = len(per_window)
-    losses = np.repeat(per_window, targets).astype(np.float32)
+    windows, targets = losses_WT.shape
+    losses = losses_WT.reshape(-1).astype(np.float32)
     scored, ends = np.full(windows, targets), (np.arange(windows) + 1) * 2048
     interval = perplexity_interval(losses.astype(np.float64).reshape(1, windows, targets).sum(axis=2), scored)
     figures = {

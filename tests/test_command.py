@@ -61,6 +61,7 @@ def test_a_choice_that_an_experiment_leaves_nothing_of_is_refused(capsys, choice
     [
         ["experiment=standard", "model=tiny", "trainer=gpu", "encoding=alibi", "logger=none", "model.dim=64"],
         ["experiment=tasks", "model=tiny"],
+        ["experiment=tasks", "context=64"],  # a number beside the experiment's
         ["experiment=ceiling", "eval=smoke"],
         ["model=nano"],
     ],

@@ -11,7 +11,7 @@ import pytest
 from eval.compare.comparison import FIGURES, STAGE, Comparison, read_comparison, write_comparison
 from eval.compare.conclusion import conclude
 from eval.compare.tables import apart_table
-from eval.measure.statistics import compare, holm, perplexity_interval
+from eval.measure.statistics import compare, holm, perplexity_interval, share_interval
 from eval.record.files import read_json, write_json
 from tests.shown import line
 from tests.synthetic import CONTEXT, LENGTHS, make_run
@@ -188,45 +188,70 @@ def test_rows_by_position_stand_apart_from_those_that_are_compared(tmp_path):
     )
 
 
-def test_exact_match_is_averaged_over_seeds(tmp_path):
-    for seed, share in ((0, 0.25), (1, 0.75)):
-        task = {"protocol": "exact_match", "task": "copy", "extension": "none", "length": 64, "length_ratio": 2.0}
-        task |= {"context_length": 130, "status": "ok", "exact_match": share, "low": 0.1, "high": 0.9, "level": 0.95}
-        task |= {"examples": 256, "token_accuracy": 0.9, "tokens": 1000, "split": "test", "precision": "32"}
-        make_run(tmp_path, "rope", seed, protocols=(), results={"tasks": [task]})
+def right(share, examples=256, shift=0):
+    """So many examples, of which the share is right."""
+    return np.roll(np.arange(examples) < round(share * examples), shift)
+
+
+def test_exact_match_has_an_interval_over_seeds_and_examples(tmp_path):
+    for seed, share in ((0, 0.25), (1, 0.5), (2, 0.75)):
+        make_run(tmp_path, "rope", seed, protocols=(), exact={30: right(share, shift=17 * seed)})
     (row,) = read_comparison(tmp_path).tasks.to_dict("records")
-    assert (row["exact_match"], row["low"], row["high"], row["seeds"]) == (0.5, 0.25, 0.75, 2)
+    assert (row["exact_match"], row["seeds"], row["length_ratio"]) == (0.5, 3, 2.0)
+    assert (row["worst_seed"], row["best_seed"]) == (0.25, 0.75)
+    assert row["interval_covers"] == "seeds and examples"
+    expected = share_interval(np.stack([right(share, shift=17 * seed) for seed, share in enumerate((0.25, 0.5, 0.75))]))
+    assert (row["low"], row["high"]) == (expected.low, expected.high)
+    assert row["low"] < 0.25 and row["high"] > 0.75  # wider than the seeds lie apart
+
+
+def test_a_task_is_paired_over_seeds_and_examples(tmp_path):
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "rope", seed, protocols=(), exact={30: right(0.5, shift=seed)})
+        make_run(tmp_path, "alibi", seed, protocols=(), exact={30: right(0.6, shift=seed)})
+        make_run(tmp_path, "none", seed, protocols=(), exact={30: right(0.5, shift=1 + seed)})
+    comparison = read_comparison(tmp_path, reference="rope")
+    rows = comparison.tasks.set_index("label")
+    assert rows["verdict"].to_dict()["alibi"] == "better" and rows["verdict"]["none"] == "not separable"
+    assert rows["difference_share"]["alibi"] == pytest.approx(-0.1, abs=0.005)
+    assert rows.index[rows["among_best"]].tolist() == ["alibi"]
+
+
+def test_answers_that_an_earlier_version_did_not_keep_have_no_interval(tmp_path):
+    task = {"protocol": "exact_match", "task": "copy", "extension": "none", "length": 64, "length_ratio": 2.0}
+    task |= {"context_length": 130, "status": "ok", "exact_match": 0.5, "low": 0.1, "high": 0.9, "level": 0.95}
+    task |= {"examples": 256, "token_accuracy": 0.9, "tokens": 1000, "split": "test", "precision": "32"}
+    make_run(tmp_path, "rope", protocols=(), results={"tasks": [task]})
+    comparison = read_comparison(tmp_path)
+    (row,) = comparison.tasks.to_dict("records")
+    assert row["exact_match"] == 0.5 and pd.isna(row["low"]) and "score the runs again" in row["interval_reason"]
+    assert "score the runs again" in conclude(comparison)[0]
 
 
 def task_verdict(path, **shares):
     """What is said of encodings that answer such shares at 1x, 2x, ..."""
     for name, exact in shares.items():
-        tasks = []
-        for ratio, share in zip((1.0, 2.0, 4.0), exact, strict=False):
-            task = {"protocol": "exact_match", "task": "copy", "extension": "none", "length": int(15 * ratio)}
-            task |= {"length_ratio": ratio, "context_length": 32, "status": "ok", "exact_match": share, "level": 0.95}
-            task |= {"low": max(0, share - 0.05), "high": min(1, share + 0.05), "examples": 256, "token_accuracy": 0.1}
-            tasks.append(task | {"tokens": 1000, "split": "test", "precision": "32"})
-        make_run(path, name, protocols=(), results={"tasks": tasks})
+        make_run(path, name, protocols=(), exact={15 * 2**n: right(share) for n, share in enumerate(exact)})
     (said,) = (each for each in conclude(read_comparison(path)) if "copy" in each)
-    return said
+    return said.replace("\xa0", " ")
 
 
 def test_a_task_that_none_has_learned_says_so_and_has_no_best(tmp_path):
     said = task_verdict(tmp_path, rope=(0.01, 0.0), alibi=(0.0, 0.0))
-    assert said.startswith("At 1x and 2x the longest trained length no encoding answers more than 1.0% of the")
+    assert said.startswith("At 1x and 2x the longest trained length no encoding answers more than 1.2 % of the")
     assert "rope" not in said and "train on more tokens (training.tokens)" in said
 
 
 def test_a_task_is_judged_at_the_longest_length_at_which_any_answers(tmp_path):
     said = task_verdict(tmp_path, rope=(0.9, 0.45, 0.0), alibi=(0.9, 0.2, 0.0))
-    assert said.startswith("At 2x the longest trained length (30), rope answers 45.0% of the examples of copy exactly")
-    assert "the most of 2" in said and "At 4x the longest trained length no encoding answers more than 0.0%" in said
+    assert said.startswith("At 2x the longest trained length (30), rope answers 44.9 % of the examples of copy exactly")
+    assert "95 % interval over examples 38.9 % to" in said and "the most of 2" in said
+    assert "At 4x the longest trained length no encoding answers more than 0 %" in said
 
 
-def test_encodings_whose_ranges_meet_are_not_told_apart_by_a_task(tmp_path):
-    said = task_verdict(tmp_path, rope=(0.9,), alibi=(0.88,), none=(0.3,))
-    assert "can't be told from alibi, whose range" in said and "the most of" not in said
+def test_encodings_that_answer_alike_are_not_told_apart_by_a_task(tmp_path):
+    said = task_verdict(tmp_path, rope=(0.9,), alibi=(0.89,), none=(0.3,))
+    assert "can't be told from alibi" in said and "the most of" not in said and "none" not in said
 
 
 def test_among_the_best_are_those_that_no_other_is_better_than_with_them_as_the_reference(tmp_path):

@@ -48,6 +48,7 @@ SWEEPS = {  # experiments that are sweeps: what makes them small, and how many r
     "compare": (["encoding=none,rope"], 2),
     "controls": ([], 2),
     "fair": (["tuning.lr=[1e-3,3e-3]"], 1),
+    "retrieval": (["encoding=none,rope", "seed=0", "data=shakespeare"], 2),
 }
 
 

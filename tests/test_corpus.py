@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from conf.schema import CONF, CorpusSettings, TaskSettings, modules
+from conf.schema import CONF, CorpusSettings, MixSettings, TaskSettings, is_mix, modules
 from conf.signature import parameters
 from data.corpus import SPLITS, Document, build_corpus, source_class
 from data.module import TextDataModule
@@ -223,6 +223,9 @@ def test_every_data_file_bears_its_name_and_only_known_keys():
     for path in (CONF / "data").glob("*.yaml"):
         settings = yaml.safe_load(path.read_text())
         data = settings.get("data", settings)  # a task's file also sets the tokenizer and what is scored
+        if is_mix(data):
+            assert data.keys() == MixSettings.__dataclass_fields__.keys() and data["name"] == path.stem
+            continue
         assert data["name"] == path.stem and data["source"] in modules("data/sources")
         source = source_class(data["source"])
         common = TaskSettings if issubclass(source, Task) else CorpusSettings

@@ -7,8 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from eval.measure.statistics import among_best, compare, difference, perplexity_interval
+from eval.measure.statistics import (
+    among_best,
+    compare,
+    difference,
+    perplexity_interval,
+    ratio_interval,
+    share_interval,
+)
 from tests.losses import SEED_SD, TRUE_DIFFERENCE, synthetic_differences
 
 
@@ -146,3 +154,59 @@ def test_more_comparisons_raise_the_smallest_detectable_difference_and_nothing_e
     one, many = (difference(loss_SW, 0 * loss_SW, tokens_W, comparisons=n) for n in (1, 20))
     assert many.smallest_detectable > 1.5 * one.smallest_detectable
     assert replace(many, smallest_detectable=one.smallest_detectable) == one
+
+
+def answers(rng, seeds, share, seed_sd, examples=256, example_sd=1.0):
+    """Whether seeds answer examples rightly, bool (S, N), whose skill and difficulty differ by so much in log odds."""
+    skill_S, ease_N = seed_sd * rng.normal(size=(seeds, 1)), example_sd * rng.normal(size=examples)
+    return rng.random((seeds, examples)) < 1 / (1 + np.exp(-(np.log(share / (1 - share)) + skill_S + ease_N)))
+
+
+def true_share(share, seed_sd, example_sd=1.0):
+    odds = np.log(share / (1 - share)) + np.hypot(seed_sd, example_sd) * np.random.default_rng(0).normal(size=200_000)
+    return (1 / (1 + np.exp(-odds))).mean()
+
+
+@pytest.mark.parametrize(("seeds", "seed_sd"), [(3, 0.5), (3, 2.0), (5, 0.5), (5, 2.0)])
+def test_the_interval_of_a_share_covers_it_in_92_to_98_percent_where_seeds_differ(seeds, seed_sd):
+    rng, truth = np.random.default_rng([seeds, round(10 * seed_sd)]), true_share(0.5, seed_sd)
+    found = [share_interval(answers(rng, seeds, 0.5, seed_sd)) for _ in range(600)]
+    assert 0.92 <= np.mean([each.low <= truth <= each.high for each in found]) <= 0.98
+    assert {each.covers for each in found} == {"seeds and examples"}
+
+
+def test_where_seeds_are_alike_the_interval_of_a_share_is_on_the_careful_side():
+    rng, truth = np.random.default_rng(0), true_share(0.9, 0)
+    found = [share_interval(answers(rng, 3, 0.9, 0)) for _ in range(600)]
+    assert np.mean([each.low <= truth <= each.high for each in found]) >= 0.95
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_with_one_seed_the_interval_of_a_share_is_wilsons_and_covers_that_seeds_own(share):
+    rng, truth = np.random.default_rng(1), true_share(share, 0)
+    found = [share_interval(answers(rng, 1, share, 0)) for _ in range(600)]
+    assert 0.93 <= np.mean([each.low <= truth <= each.high for each in found]) <= 0.98
+    wilson = binomtest(100, 256).proportion_ci(0.95, method="wilson")
+    own = share_interval((np.arange(256) < 100)[None])
+    assert (own.low, own.high) == pytest.approx((wilson.low, wilson.high), abs=1e-3)
+
+
+def test_the_lowest_and_highest_seed_that_are_not_the_interval_cover_far_less():
+    rng, truth = np.random.default_rng(2), true_share(0.5, 2.0)
+    shares = [answers(rng, 3, 0.5, 2.0).mean(axis=1) for _ in range(600)]
+    assert np.mean([each.min() <= truth <= each.max() for each in shares]) < 0.82
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_interval_of_a_ratio_covers_it(seeds):
+    """Of gains that are kept to 60 %, over the same seeds and windows."""
+    rng, hits, runs, tokens_W = np.random.default_rng(seeds), 0, 600, np.full(40, 3)
+    for _ in range(runs):
+        size_SW = 5 + rng.normal(size=40) + 0.3 * (seeds > 1) * rng.normal(size=(seeds, 1))
+        b_SW = 3 * (size_SW + 0.5 * rng.normal(size=(seeds, 40)))
+        a_SW = 3 * (
+            0.6 * size_SW + 0.5 * rng.normal(size=(seeds, 40)) + 0.1 * (seeds > 1) * rng.normal(size=(seeds, 1))
+        )
+        _, low, high = ratio_interval(a_SW, b_SW, tokens_W)
+        hits += low <= 0.6 <= high
+    assert 0.93 <= hits / runs <= 0.98

@@ -39,7 +39,7 @@ def test_a_row_takes_the_place_of_the_one_of_its_key(folder):
 
 
 def test_the_evaluation_that_was_shown_is_kept_while_another_is(folder):
-    probes = {"probes": {"repeat": [{"n": 1}]}, "probe_settings": {"repeat": {"windows": 2}}}
+    probes = {"probes": {"bias": [{"n": 1}]}, "probe_settings": {"bias": {"windows": 2}}}
     folder.turn_to("one")
     folder.add(Measured(rows=[row(), row("pi")], **probes))
     shown = folder.results

@@ -15,12 +15,11 @@ from eval.measure.probes import Probed, run_probes
 from eval.measure.probes.attention import probe as attention
 from eval.measure.probes.bias import last_row_bias
 from eval.measure.probes.bias import probe as bias
-from eval.measure.probes.repeat import probe as repeat
 from eval.record.folder import RunFolder
 from model.catalogue import encoding_names
 from model.encodings.alibi import alibi_slopes
 from tests import laws
-from tests.small import CONTEXT, SETTINGS, small_model, small_stream, token_loss
+from tests.small import CONTEXT, SETTINGS, small_model, small_stream
 
 STREAM = small_stream(90, 70, 130)
 PROBE = replace(SETTINGS, lengths=[1, 2, 4], probe=ProbeSettings(windows=12, longest=2, span=3))
@@ -28,34 +27,6 @@ PROBE = replace(SETTINGS, lengths=[1, 2, 4], probe=ProbeSettings(windows=12, lon
 
 def probed(model, **changes) -> Probed:
     return Probed(model, STREAM, replace(PROBE, **changes))
-
-
-def test_the_repeat_probe_is_brute_force_on_text_that_comes_twice():
-    model = small_model()
-    given = probed(model)
-    rows = repeat(given)
-    assert [(row["context_length"], row["distance"]) for row in rows] == [(8, 3), (16, 3), (16, 6), (16, 12)]
-    for row in rows:
-        length, distance, unseen, repeated = row["context_length"], row["distance"], [], []
-        texts = [STREAM.tokens[end - length : end + 1] for end in given.ends]
-        for text, other in zip(texts, [texts[-1], *texts], strict=False):
-            begin = len(text) - 3 - distance  # of the first of the two spans
-            text = np.concatenate([text[:-3], text[begin : begin + 3]])
-            for sums in (repeated, unseen):
-                if sums is unseen:
-                    text[begin : begin + 3] = other[begin : begin + 3]
-                sums += [token_loss(model, text, 0, target) for target in (length - 1, length)]
-        assert row["nats_unseen"] == pytest.approx(np.mean(unseen), rel=1e-9)
-        assert row["nats_repeated"] == pytest.approx(np.mean(repeated), rel=1e-9)
-        assert row["gain"] == pytest.approx(np.mean(unseen) - np.mean(repeated), abs=1e-9)
-        assert row["tokens"] == len(repeated) == 2 * row["windows"]
-
-
-def test_the_gain_has_an_interval_where_there_are_windows_enough():
-    rows = repeat(Probed(small_model(), small_stream(*[40] * 12), PROBE))
-    assert all(row["gain_low"] <= row["gain"] <= row["gain_high"] for row in rows)
-    few = repeat(probed(small_model(), probe=ProbeSettings(windows=3, longest=2, span=3)))
-    assert all(row["gain_low"] is None and "at least 10" in row["interval_reason"] for row in few)
 
 
 def test_attention_that_is_even_has_the_distance_and_entropy_of_an_average():
@@ -102,8 +73,7 @@ def test_a_length_without_definition_says_so(name):
     rows = probed(
         small_model(name), lengths=[1, 20], probe=ProbeSettings(windows=12, longest=None, span=3), cross_documents=True
     )
-    for probe in (repeat, attention):
-        assert [row["status"] for row in probe(rows)][-1] == "undefined"
+    assert [row["status"] for row in attention(rows)][-1] == "undefined"
 
 
 def test_alibis_curve_is_its_slopes():
@@ -149,7 +119,7 @@ def test_what_a_window_hides_is_not_in_its_curve():
 
 
 def test_probes_are_run_once_and_again_with_other_settings(tmp_path, monkeypatch):
-    folder, model, settings = RunFolder(tmp_path), small_model(), replace(PROBE, probes=["repeat", "attention", "bias"])
+    folder, model, settings = RunFolder(tmp_path), small_model(), replace(PROBE, probes=["attention", "bias"])
 
     def run(settings):
         for found in run_probes(model, STREAM, settings, folder.results.get("probe_settings", {})):
@@ -163,4 +133,4 @@ def test_probes_are_run_once_and_again_with_other_settings(tmp_path, monkeypatch
     monkeypatch.undo()
     run(replace(settings, probes=["bias"], lengths=[1]))
     again = folder.results["probes"]
-    assert again["repeat"] == found["repeat"] and again["bias"] != found["bias"]
+    assert again["attention"] == found["attention"] and again["bias"] != found["bias"]

@@ -72,7 +72,7 @@ SMALL = ("model=nano", "context=16", "training.tokens=2048", "logger=none", "tok
 def test_the_six_examples_run(program, extended, tmp_path):
     """An encoding, an extension, a corpus, a probe and a protocol together."""
     assert len(FILES) == 12
-    protocols = ("eval=last_token", "eval.protocols=[fixed_targets,last_token]", "eval.probes=[repeat,confidence]")
+    protocols = ("eval=last_token", "eval.protocols=[fixed_targets,last_token]", "eval.probes=[bias,confidence]")
     scored = ("eval.windows=12", "eval.targets=4", "eval.extensions=[none,slower]", "eval.lengths=[1,2]")
     done = program(*SMALL, "data=topics", *protocols, *scored, "run_id=rope", runs=tmp_path, cwd=extended)
     assert done.returncode == 0, done.stderr

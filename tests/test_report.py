@@ -163,8 +163,8 @@ def test_rates_at_the_edge_of_their_grid_stand_in_the_report_with_advice(tmp_pat
 def test_a_probe_that_has_figures_on_the_page_has_a_table_in_markdown(sweep):
     comparison = read_comparison(sweep)
     text = markdown(comparison, check(comparison))
-    assert "## Probe: repeated text" in text and "at a context of 64 tokens" in text
-    assert "| alibi | 0.5 | 0.25 | 0.125 |" in text and "## novel" in text
+    assert "## Probe: attention distance" in text and "mean over layers" in text
+    assert "| alibi | 1.5 |" in text and "## novel" in text
 
 
 def test_the_verdict_says_when_the_reference_is_best(tmp_path):

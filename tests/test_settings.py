@@ -177,7 +177,17 @@ def test_every_group_of_the_settings_is_an_object_of_its_class():
 
 
 def test_what_can_be_chosen_is_what_lies_in_the_folders():
-    assert options("experiment") == ["ceiling", "compare", "controls", "extend", "fair", "smoke", "standard", "tasks"]
+    assert options("experiment") == [
+        "ceiling",
+        "compare",
+        "controls",
+        "extend",
+        "fair",
+        "retrieval",
+        "smoke",
+        "standard",
+        "tasks",
+    ]
     assert modules("eval/measure/protocols") == ["fixed_targets", "non_overlapping", "positions", "sliding"]
     assert all((CONF / "encoding" / f"{name}.yaml").exists() for name in options("encoding"))
     assert "__init__" not in modules("data/sources") and "text" in modules("data/sources")

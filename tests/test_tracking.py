@@ -35,6 +35,7 @@ SMOKE = [
     "eval.windows=12",
 ]
 SMOKE += ["eval.targets=8", "eval.lengths=[1,2]", "eval.protocols=[fixed_targets,positions]", "eval.probes=[]"]
+SMOKE += ["eval.retrieval=[]"]
 NAMES = ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "a;b", "a'b", "a b", "a,b", "ä", " ", "x" * 300]
 AXES = {"step", "tokens", "context_length", "position"}
 STEPS = [*range(2, 21, 2)]
@@ -145,6 +146,23 @@ def test_a_record_says_everything_once(composed, offline, tmp_path):
     (again,) = offline_runs(tmp_path)
     assert again != folder, "the record of a run that is scored again stands for the one before"
     assert [untabled(entry) for entry in history(again)] == [untabled(entry) for entry in entries]
+
+
+def test_retrieval_is_a_table_heat_maps_and_figures_to_sort_by(composed, offline, tmp_path):
+    asked = ["eval.retrieval=[pair]", "eval.depths=[0.25,0.75]", "eval.extensions=[none,pi]", "eval.probe.windows=12"]
+    settings = composed(*SMOKE, *asked, f"runs={tmp_path}")
+    train(settings)
+    rows = RunFolder.of(settings).results["retrieval"]
+    assert len(rows) == 2 * 2 * 2
+    (run,) = offline_runs(tmp_path)
+    last = summary(run)
+    for ratio in (1, 2):
+        gains = [row["gain"] for row in rows if row["length_ratio"] == ratio and row["extension"] == "none"]
+        assert last[f"retrieval/pair/gain/{ratio}x"] == pytest.approx(sum(gains) / 2)
+        assert f"retrieval/pair/pi/exact_match/{ratio}x" in last
+    logged = {key: value for entry in history(run) for key, value in entry.items()}
+    assert logged["retrieval._type"] == "table-file" and logged["retrieval.nrows"] == len(rows)
+    assert {logged[f"{name}._type"] for name in ("retrieval/pair", "retrieval/pair/pi")} == {"plotly-file"}
 
 
 def test_a_second_stage_is_a_run_of_its_own_that_begins_where_its_parent_ends(composed, offline, tmp_path):

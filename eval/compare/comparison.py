@@ -9,19 +9,22 @@ Nothing here knows of tables or pages; eval/compare/report.py shows them. A fiel
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from conf.schema import CompareSettings
+from eval.compare.key_tokens import KeyTokens, find_key_tokens
+from eval.compare.paired import DIFFERENCE, frame_of, losses_by, paired_differences
 from eval.compare.runs import Run, find_objection, find_reference, read_runs
-from eval.measure.statistics import Difference, among_best, compare, perplexity_interval, shared_seeds
+from eval.compare.tasks import BEST, TASK, summarise_tasks
+from eval.measure.effective import EFFECTIVE, effective_contexts, gains
+from eval.measure.rows import HEADLINE
+from eval.measure.statistics import among_best, perplexity_interval
 from eval.record.files import write_table
 
-HEADLINE = "fixed_targets"  # the protocol that the verdict goes by
 PLACE = ["protocol", "extension", "context_length"]
 STRETCH = [*PLACE, "position"]  # position: 0 where a row is about whole windows
 KEYS = [*STRETCH, "label"]
@@ -38,12 +41,7 @@ FIGURES = ["protocol", "extension", "context_length", "length_ratio", "position_
 FIGURES += ["encoding", "control", "seeds", "perplexity", "perplexity_low", "perplexity_high", "nats"]
 FIGURES += ["bits_per_byte", "tokens", "windows", "blocks", "interval_level", "interval_covers", "interval_reason"]
 FIGURES += ["precision", "executor", "settings", *STAGE]
-BEST = "among_best"
 GAIN = ["gain_percent", "gain_low", "gain_high", "gain_verdict"]
-DIFFERENCE = ["difference_nats", "difference_percent", "difference_low", "difference_high", "p", "p_holm"]
-DIFFERENCE += ["smallest_detectable", "verdict", "verdict_reason"]
-TASK = ["protocol", "task", "extension", "length", "length_ratio", "context_length", "label", "seeds", "exact_match"]
-TASK += ["low", "high", "range", "token_accuracy", "examples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +61,10 @@ class Comparison:
         in its turn, of more than MANY the reference alone, and the best at the longest context.
     positions: likewise for each stretch of positions of the protocol `positions`, without differences.
     tasks: a row for each (task, extension, length, label), most exact first; see `summarise_tasks`.
+    gains, effective: what each doubling of the context brings under the headline's protocol, and the effective context
+        that this comes to; see eval/measure/effective.py. Controls are judged with the others, floors are not.
+    key_tokens: what an evaluator has chosen, where there is one: all frames but `rows` have rows of the protocol KEY
+        then; or, in words, why that of the settings can't choose. See eval/compare/key_tokens.py.
     objection: why nothing is compared (then these are empty), naming what differs; None where the runs are comparable.
     remarks: sentences that stand before the conclusion's own, of whoever has put the runs together.
     """
@@ -79,6 +81,9 @@ class Comparison:
     positions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=FIGURES, dtype=float))
     tasks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TASK, dtype=float))
     apart: Mapping[str, str] = field(default_factory=dict)
+    gains: pd.DataFrame = field(default_factory=pd.DataFrame)
+    effective: pd.DataFrame = field(default_factory=pd.DataFrame)
+    key_tokens: KeyTokens | str | None = None
     objection: str | None = None
     remarks: Sequence[str] = ()
 
@@ -114,16 +119,19 @@ def read_comparison(
     level: float | None = None,
     jobs: Collection[str] = (),
     compare: CompareSettings | None = None,
+    **chosen_by: Any,
 ) -> Comparison:
     """The comparison of a sweep's folder, or the figures of one run's own.
 
-    compare: the settings `compare.reference` and `compare.level`; None: those of the first run.
+    compare: the settings `compare.*`; None: those of the first run.
     reference, level: instead of them. A reference that is not among the runs is refused here.
+    chosen_by: evaluator, key_gain, key_loss, likewise; an evaluator that can't choose is refused here.
     jobs: names of runs that should be there; one without a folder is a run that is missing.
 
     Raises ValueError where the folder holds no run at all.
     """
-    return compare_runs(Path(path), read_runs(Path(path), jobs), reference=reference, level=level, compare=compare)
+    asked = {"reference": reference, "level": level, "compare": compare, **chosen_by}
+    return compare_runs(Path(path), read_runs(Path(path), jobs), **asked)
 
 
 def compare_runs(
@@ -134,6 +142,7 @@ def compare_runs(
     level: float | None = None,
     compare: CompareSettings | None = None,
     against: Collection[str] = (),
+    **chosen_by: Any,
 ) -> Comparison:
     """`read_comparison` of runs that have been read. path: where the comparison's own files lie; against: labels that
     differences are taken to in any case, however many there are."""
@@ -149,16 +158,43 @@ def compare_runs(
     apart, objection = _objections(compared, whole)
     compared = [run for run in compared if run.name not in apart]
     whole = whole[whole["run_id"].isin([run.name for run in compared])]
+    chosen, keyed = (None, []) if objection else _key_tokens(runs, compared, compare, chosen_by)
+    whole = pd.concat([tidy_rows(keyed), whole]) if keyed else whole
     whole = pd.concat([whole, *_lost(whole, runs)])
     scored = _stand_ins(whole[whole["task"].isna()], [run for run in runs if run.name not in apart])
     if objection:
         return Comparison(path, runs, found, level, rows, scored, apart=apart, objection=objection)
-    standing, windows = _standing(scored, compared)
+    standing, windows = _standing(scored, [*compared, *keyed])
     summaries = summarise(standing, windows, found, level, against)
     return Comparison(
         *(path, runs, found, level, rows, scored, windows),
-        *(*summaries, summarise_tasks(whole[whole["task"].notna()]), apart),
+        *(*summaries, summarise_tasks(whole[whole["task"].notna()], units_of(compared), found, level), apart),
+        *(doubled := _gains(windows, level), effective_contexts(doubled)),
+        key_tokens=chosen,
     )
+
+
+def units_of(runs: Iterable[Run]) -> pd.DataFrame:
+    """What is behind the rows of retrieval and tasks of runs."""
+    units = [run.units.assign(run_id=run.name) for run in runs if len(run.units)]
+    return pd.concat(units, ignore_index=True) if units else pd.DataFrame(columns=["run_id"])
+
+
+def _key_tokens(
+    runs: Sequence[Run], compared: Sequence[Run], compare: CompareSettings, chosen_by: Mapping[str, Any]
+) -> tuple[KeyTokens | str | None, list[Run]]:
+    """`find_key_tokens`; in words why the evaluator of the settings can't choose."""
+    try:
+        return find_key_tokens(runs, compared, replace(compare, **chosen_by))
+    except ValueError as error:
+        if chosen_by.get("evaluator"):
+            raise
+        return str(error), []
+
+
+def _gains(windows: pd.DataFrame, level: float) -> pd.DataFrame:
+    headline = "protocol == @HEADLINE and position == 0 and control != 'floor'"
+    return gains(windows if windows.empty else windows.query(headline), level)
 
 
 def _objections(runs: Sequence[Run], rows: pd.DataFrame) -> tuple[dict[str, str], str | None]:
@@ -178,14 +214,6 @@ def _objections(runs: Sequence[Run], rows: pd.DataFrame) -> tuple[dict[str, str]
         else:
             standing += own
     return apart, None
-
-
-def frame_of(records: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """A column a field, in order of appearance; whole numbers stay whole where some records lack the field."""
-    frame = pd.DataFrame(records, columns=columns, dtype=object)
-    kinds = {name: pd.api.types.infer_dtype(frame[name], skipna=True) for name in frame}
-    types = {name: {"integer": "Int64", "empty": float}.get(kind) for name, kind in kinds.items()}
-    return frame.infer_objects().astype({name: kind for name, kind in types.items() if kind})
 
 
 def tidy_rows(runs: Iterable[Run]) -> pd.DataFrame:
@@ -284,8 +312,8 @@ def summarise(
     labels = rivals["label"].unique().tolist()
     few = {reference, *last_place(summary)["label"].head(1), *against}
     references = labels if len(labels) <= MANY else few
-    differences = _differences(rivals, PLACE, "label", references, level)
-    gains = _differences(whole, ["protocol", "context_length", "label"], "extension", ["none"], level)
+    differences = paired_differences(rivals, PLACE, "label", references, level)
+    gains = paired_differences(whole, ["protocol", "context_length", "label"], "extension", ["none"], level)
     gains = gains.rename(columns={name.replace("gain", "difference"): name for name in GAIN} | {"verdict": GAIN[-1]})
     gains = gains.droplevel("reference")[GAIN]
     summary = summary.join(_best(rivals, level), [*PLACE, "label"]).join(gains, gains.index.names)
@@ -322,81 +350,22 @@ def _best(windows: pd.DataFrame, level: float) -> pd.Series:
     return frame.set_index(keys)[BEST]
 
 
-def losses_by(
-    windows: pd.DataFrame, by: Sequence[str], side: str
-) -> Iterator[tuple[tuple, dict[str, dict[int, np.ndarray]], np.ndarray, np.ndarray]]:
-    """Of each group `by`: its place, of each side loss_W by seed, and of each window its tokens and its block."""
-    for place, here in windows.sort_values([side, "seed", "window"]).groupby(by):
-        first = here.iloc[: here["window"].nunique()]
-        runs = here.iloc[:: len(first)]
-        sides: dict[str, dict[int, np.ndarray]] = {}
-        losses = here["nats"].to_numpy().reshape(len(runs), -1)
-        for name, seed, loss_W in zip(runs[side], runs["seed"], losses, strict=True):
-            sides.setdefault(name, {})[seed] = loss_W
-        yield place, sides, first["tokens"].to_numpy(), first["block"].to_numpy()
-
-
-def _differences(
-    windows: pd.DataFrame, by: Sequence[str], side: str, references: Collection[str], level: float
-) -> pd.DataFrame:
-    """Within each group `by`, each side minus each of the references, paired over the seeds that both have; a side
-    without a common seed has none. Holm's correction is over all sides of a group that are held against one reference.
-
-    Columns: those of `difference_fields`; index: by, side, reference.
-    """
-    records = []
-    for place, losses, *scored in losses_by(windows, by, side):
-        for reference in losses.keys() & set(references):
-            others = {name: shared_seeds(own, losses[reference]) for name, own in losses.items() if name != reference}
-            pairs = {name: pair for name, pair in others.items() if pair}
-            found = compare(pairs, *scored, reference=reference, level=level)
-            shared = dict(zip(by, place, strict=True)) | {"reference": reference}
-            records += [shared | {side: name} | difference_fields(each) for name, each in found.items()]
-    keys = [*by, side]
-    frame = frame_of(records, [*keys, "reference", "covers", *DIFFERENCE]).astype(windows[keys].dtypes)
-    return frame.set_index([*keys, "reference"])
-
-
-def difference_fields(found: Difference) -> dict[str, Any]:
-    """How a difference stands in a row: DIFFERENCE, and what its interval covers."""
-    values = (found.nats, found.percent, found.percent_low, found.percent_high, found.p, found.adjusted_p)
-    values += (found.smallest_detectable, found.verdict, found.reason)
-    return {"covers": found.covers} | dict(zip(DIFFERENCE, values, strict=True))
-
-
-def summarise_tasks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Exact match over seeds: a row for each (task, extension, length, label), the most exact first within a place.
-
-    A label that has no figure there with one of its seeds has no row. `low` and `high` are the lowest and the highest
-    seed, or with a single seed its interval over the examples; `range` says which.
-    """
-    keys = ["task", "extension", "length", "label"]
-    rows = rows[rows["status"].eq("ok").groupby([rows[key] for key in keys]).transform("all").astype(bool)]
-    if rows.empty:
-        return pd.DataFrame(columns=TASK, dtype=float)
-    seeds = rows.groupby(keys)
-    tasks = rows.drop_duplicates(keys).set_index(keys)
-    several = seeds.size() > 1
-    interval = tasks["level"].map(lambda level: f"{100 * level:g} % interval over the examples")
-    tasks = tasks.assign(
-        seeds=seeds.size().astype("Int64"),
-        exact_match=seeds["exact_match"].mean(),
-        low=tasks["low"].mask(several, seeds["exact_match"].min()),
-        high=tasks["high"].mask(several, seeds["exact_match"].max()),
-        range=interval.mask(several, "lowest and highest seed"),
-        token_accuracy=seeds["token_accuracy"].mean(),
-        protocol="exact_match",
-    ).reset_index()
-    order = tasks.assign(wrong=-tasks["exact_match"]).sort_values([*keys[:3], "wrong"], kind="stable").index
-    return tasks.loc[order, TASK].reset_index(drop=True)
-
-
 def summary_table(comparison: Comparison) -> pd.DataFrame:
-    """What summary.csv holds: every label at every place; without the columns of differences, and of second stages,
-    where there are none."""
-    frames = [comparison.summary, comparison.positions, comparison.tasks]
+    """What summary.csv holds: every label at every place; without the columns of differences, of effective contexts
+    (which stand with the headline's protocol) and of second stages, where there are none."""
+    frames = [_with_effective(comparison), comparison.positions, comparison.tasks]
     table = pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame(columns=FIGURES)], ignore_index=True)
-    return _without_empty(table, DIFFERENCE, GAIN, STAGE)
+    return _without_empty(table, DIFFERENCE, GAIN, EFFECTIVE, STAGE)
+
+
+def _with_effective(comparison: Comparison) -> pd.DataFrame:
+    if comparison.effective.empty:
+        return comparison.summary
+    found = comparison.effective[["extension", "label", *EFFECTIVE]].assign(protocol=HEADLINE)
+    table = comparison.summary.merge(found, "left", on=["protocol", "extension", "label"])
+    ratio = table["effective_context"] * table["length_ratio"] / table["context_length"]
+    table.insert(table.columns.get_loc("effective_context") + 1, "effective_ratio", ratio)
+    return table
 
 
 def _without_empty(table: pd.DataFrame, *groups: Sequence[str]) -> pd.DataFrame:

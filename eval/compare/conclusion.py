@@ -10,12 +10,20 @@ from typing import Any
 import pandas as pd
 
 from eval.compare.comparison import BEST, HEADLINE, Comparison, last_place
+from eval.compare.effective import effective_sentences
+from eval.compare.key_tokens import KEY
+from eval.compare.retrieval import retrieval_of
+from eval.compare.retrieval_report import retrieval_sentences
 from eval.compare.show import (
     USELESS,
     listed,
     show_change,
+    show_interval,
+    show_length,
+    show_level,
     show_percent,
     show_perplexity,
+    show_share,
     show_sure,
     show_visible,
 )
@@ -39,26 +47,37 @@ def conclude(comparison: Comparison) -> list[str]:
         where = f"At {length / comparison.context:g}x the training context ({length:,} tokens)"
         where += f", by the protocol {protocol}" * (protocol != HEADLINE)
         floor = _below_floor(rows, comparison)
-        found = [f"{where}, {_verdict(rows, comparison)}{floor}", *_remarks(rows, comparison)]
+        best = _best(rows, comparison)
+        found = [f"{where}, {_verdict(rows, comparison, best)}{floor}", *retrieval_sentences(comparison, best)]
+        found += _remarks(rows, comparison)
         if stages := stages_of(comparison):
             if stages.labels.issuperset(rows["label"]):  # all are arms or their parents
                 found = [floor.strip(), ONE_SEED * bool(rows["seeds"].min() == 1)]
             found = [*stage_sentences(comparison), *filter(None, found)]
+        found += [*effective_sentences(comparison), *_key_tokens(comparison)]
     elif len(comparison.tasks):
-        found = [_task_verdict(comparison.tasks)]
+        found = [_task_verdict(comparison.tasks, comparison.level)]
     else:
         found = [f"Nothing to compare: of {len(comparison.runs)} runs none has finished with a figure."]
     return [*comparison.remarks, *found, *_doubts(comparison)]
 
 
-def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
+def _best(rows: pd.DataFrame, comparison: Comparison) -> list[str]:
+    """Which encodings can't be told from the best: as found by itself, or together with retrieval's verdict where there
+    is one."""
+    retrieval = retrieval_of(comparison)
+    if retrieval and retrieval.beside:
+        return [label for label in rows["label"] if label in retrieval.beside]
+    return rows["label"][rows[BEST]].tolist()
+
+
+def _verdict(rows: pd.DataFrame, comparison: Comparison, best: list[str]) -> str:
     """Which encodings can't be told from the best, and by how much the lowest is below another: the last of them, or
     the next behind them where it stands alone."""
     lowest, *others = rows.itertuples()
     figure = f"a perplexity of {show_perplexity(lowest.perplexity)} ({show_sure(lowest, comparison.level)})"
     if not others:
         return f"{lowest.label} has {figure}{_growth(lowest, comparison)}."
-    best = rows["label"][rows[BEST]].tolist()
     if best == [lowest.label]:
         other, said = others[0], f"{lowest.label} is the best of {len(rows)} encodings: it has {figure}; the next"
     else:
@@ -71,6 +90,23 @@ def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
     over = "," if other.seeds == lowest.seeds else "; over the seeds that both have,"
     change = show_change(difference, comparison.level)
     return f"{said}, {other.label}, has {show_perplexity(other.perplexity)}{over} {change}."
+
+
+def _key_tokens(comparison: Comparison) -> Iterator[str]:
+    """Which tokens are key, and who is best on them alone at the context that makes them so."""
+    chosen = comparison.key_tokens
+    if isinstance(chosen, str):
+        yield f"No key tokens are chosen: {chosen}."
+    elif chosen:
+        yield f"Key tokens are {chosen.words}."
+        rows = comparison.summary.query("extension == 'none' and context_length == @chosen.long")
+        if len(rows := rows[(rows["protocol"] == KEY) & rows["control"].isna()]):
+            best, at = rows["label"][rows[BEST]].tolist(), show_length(chosen.long, comparison.context)
+            lowest = next(rows.itertuples())
+            among = f"{listed(best)} can't be told from the best of {len(rows)} encodings: the lowest, {lowest.label},"
+            among = among if len(best) > 1 else f"{lowest.label} is the best of {len(rows)} encodings: it"
+            figure = f"{show_perplexity(lowest.perplexity)} ({show_sure(lowest, comparison.level)})"
+            yield f"At {at} {among if len(rows) > 1 else lowest.label} has a LongPPL of {figure}."
 
 
 def _growth(row: Any, comparison: Comparison) -> str:
@@ -138,7 +174,7 @@ def _doubts(comparison: Comparison) -> Iterator[str]:
         yield f"{left_out} of {len(comparison.runs)} runs failed or are missing, and are left out."
 
 
-def _task_verdict(tasks: pd.DataFrame) -> str:
+def _task_verdict(tasks: pd.DataFrame, level: float) -> str:
     """The most exact at the longest length of the first task that any has learned, and at which lengths none has."""
     plain = tasks[tasks["extension"] == "none"]
     rows = plain if len(plain) else tasks
@@ -148,19 +184,20 @@ def _task_verdict(tasks: pd.DataFrame) -> str:
     said = []
     if len(learned):
         best, *others = rows[rows["length_ratio"] == learned.index[-1]].itertuples()
-        near = [row.label for row in others if row.high >= best.low]
+        near = [row.label for row in others if pd.notna(row.among_best) and row.among_best]
         among = f", the most of {len(others) + 1}" if others else ""
         if near:
-            among = f"; it can't be told from {listed(near)}, whose range reaches as far"
+            among = f"; it can't be told from {listed(near)}"
+        interval = show_interval(best.low, best.high, show_share) or best.interval_reason
+        sure = interval if pd.isna(best.low) else f"{show_level(level)} interval over {best.interval_covers} {interval}"
         said.append(
             f"At {best.length_ratio:g}x the longest trained length ({best.length:,}), {best.label} answers "
-            f"{best.exact_match:.1%} of the examples of {task} exactly ({best.range}: {best.low:.1%} to "
-            f"{best.high:.1%}){among}."
+            f"{show_share(best.exact_match)} of the examples of {task} exactly ({sure}){among}."
         )
     if len(failed):
         at = listed(f"{ratio:g}x" for ratio in failed.index)
         who = "no encoding"
         why = "" if len(learned) else ": the task is not learned, so train on more tokens (training.tokens)"
-        share = f"more than {failed.max():.1%} of the examples of {task}"
+        share = f"more than {show_share(failed.max())} of the examples of {task}"
         said.append(f"At {at} the longest trained length {who} answers {share} exactly{why}.")
     return " ".join(said)

@@ -15,8 +15,10 @@ from plotly.offline import get_plotlyjs
 from eval.compare import figures, tables
 from eval.compare.comparison import MANY, Comparison, last_place
 from eval.compare.conclusion import conclude
+from eval.compare.effective import effective_table
 from eval.compare.plots import Figure, Section, Style, styles
 from eval.compare.probe_figures import probe_sections
+from eval.compare.retrieval_report import retrieval_panels
 from eval.compare.runs import differing, flatten
 from eval.compare.show import Table
 from eval.compare.stage_report import stage_panels
@@ -122,14 +124,16 @@ def _sections(comparison: Comparison, style: Mapping[str, Style], statements: pd
         Section("perplexity", perplexity),
         Section("runs", [tables.run_table(comparison)] if comparison.objection else []),
         Section("differences", differences),
+        Section("effective", _filled(effective_table(comparison))),
         Section("positions", positions),
         Section("extensions", extensions),
+        Section("retrieval", retrieval_panels(comparison, style)),
         Section("tasks", tasks),
         *probe_sections(comparison, style),
         Section("training", figures.training_figures(comparison, style)),
         Section("tuning", _filled(tables.tuning_table(comparison))),
         Section("cost", _filled(figures.cost_figure(comparison, style), tables.cost_table(comparison))),
-        Section("literature", [] if statements.empty else [tables.literature_table(statements)]),
+        Section("literature", tables.literature_tables(statements)),
         Section("controls", _filled(tables.control_table(comparison), tables.apart_table(comparison))),
         Section("missing", _filled(tables.left_out_table(comparison), tables.undefined_table(comparison))),
         Section("provenance", [tables.provenance_table(comparison)], texts=_settings(comparison)),

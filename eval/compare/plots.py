@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#5
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 GREY = "#8a8f98"
+MAPS, MAP_HEIGHT = 4, 230  # heat maps side by side; pixels
 HOVER = "%{customdata}<extra></extra>"  # what customdata says, and no box with the trace's name beside it
 
 
@@ -121,6 +122,42 @@ def curves(
             }
         )
     return data
+
+
+def heat_maps(
+    grids: Mapping[str, pd.DataFrame], titles: tuple[str, str], show: Callable[[float], str], unit: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Data and layout of heat maps side by side, in one scale from zero on: grids, rows upwards, by their titles.
+    titles: of the axes; unit: of the values, which `show` writes into the cells."""
+    across = min(MAPS, len(grids))
+    down = -(-len(grids) // across)
+    highest = max(float(np.nanmax(grid.to_numpy(float))) for grid in grids.values())
+    data, axes, names = [], {}, []
+    for number, (title, grid) in enumerate(grids.items()):
+        own = str(number + 1) if number else ""  # of plotly's axes
+        values = grid.to_numpy(float)
+        data.append(
+            {
+                "type": "heatmap",
+                "x": [str(name) for name in grid.columns],
+                "y": [str(name) for name in grid.index],
+                "z": [[None if np.isnan(value) else value for value in line] for line in values],
+                "text": [["" if np.isnan(value) else show(value) for value in line] for line in values],
+                "texttemplate": "%{text}",
+                "hovertemplate": f"{escape(title)}<br>%{{x}}, {titles[1]} %{{y}}: %{{text}} {unit}<extra></extra>",
+                "colorscale": "Cividis",
+                **{"zmin": 0, "zmax": max(highest, 1e-9), "showscale": False, "xgap": 2, "ygap": 2},
+                **{"xaxis": f"x{own}", "yaxis": f"y{own}"},
+            }
+        )
+        below, first = number + across >= len(grids), number % across == 0
+        axes[f"xaxis{own}"] = {"type": "category", "title": {"text": titles[0] if below else ""}}
+        axes[f"yaxis{own}"] = {"type": "category", "title": {"text": titles[1] if first else ""}, "automargin": True}
+        place = {"xref": f"x{own} domain", "yref": f"y{own} domain", "x": 0.5, "y": 1, "yanchor": "bottom"}
+        names.append({"text": escape(title), "showarrow": False, **place})
+    side_by_side = {"rows": down, "columns": across, "pattern": "independent", "xgap": 0.12, "ygap": 0.3}
+    found = layout({}, {}, height=80 + MAP_HEIGHT * down, grid=side_by_side, annotations=names)
+    return data, found | axes
 
 
 def points(own: pd.DataFrame, x: str, y: str) -> dict[str, Any]:

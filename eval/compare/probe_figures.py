@@ -31,14 +31,6 @@ LENGTHS = "context length, tokens (log)"
 POINTS = 6  # of a curve, in a table
 # By the name in results["probes"]; one that is not listed here is shown as a table.
 PROBES = {
-    "repeat": [
-        Probe(
-            *("Repeated text", "distance", "gain", ["context_length"]),
-            ("distance of the repetition, tokens (log)", "gain, nats a token"),
-            "A span of held-out text comes a second time, so many tokens later: how much lower is its loss than with "
-            "other text in the first one's place? Zero is no use of the first one.",
-        )
-    ],
     "attention": [
         Probe(
             *("Attention distance", "context_length", "attention_distance", ["layer"]),

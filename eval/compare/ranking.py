@@ -13,9 +13,10 @@ import pandas as pd
 from eval.compare import tables
 from eval.compare.bank import EXPERIMENT, VERSION, made_on
 from eval.compare.bank_file import Contents
-from eval.compare.comparison import HEADLINE, PLACE, Comparison, losses_by
+from eval.compare.comparison import HEADLINE, PLACE, Comparison
 from eval.compare.conclusion import conclude
 from eval.compare.literature import check
+from eval.compare.paired import losses_by
 from eval.compare.report import as_text, markdown_table
 from eval.compare.show import Table, column, columns, columns_by_length, show_length, show_percent, show_perplexity
 from eval.measure.statistics import tiers
@@ -93,13 +94,12 @@ def cost_table(comparison: Comparison, rows: pd.DataFrame) -> Table:
     )
 
 
-def literature_table(statements: pd.DataFrame) -> Table:
+def literature_tables(statements: pd.DataFrame) -> Iterator[Table]:
     """The published orderings that the bank decides, one way or the other; the note counts the others too."""
-    if statements.empty:
-        return Table("Published orderings", [])
-    whole = tables.literature_table(statements)
-    decided = tables.literature_table(statements[statements["verdict"] != "not separable"])
-    return replace(decided, note=f"{whole.note}; p corrected for all of them; what is not separable is left out below")
+    decided = statements[statements["verdict"] != "not separable"]
+    for table in (tables.literature_table, tables.retrieval_literature_table) if len(statements) else ():
+        note = f"{table(statements).note}; p corrected for all of them; what is not separable is left out below"
+        yield replace(table(decided), note=note)
 
 
 def origin_table(contents: Contents) -> Table:
@@ -146,7 +146,7 @@ def _page_tables(comparison: Comparison, contents: Contents, rows: pd.DataFrame)
     for protocol, label in tables.extended(comparison.summary):
         if protocol == HEADLINE:
             yield tables.extension_table(comparison, protocol, label)
-    yield literature_table(check(comparison))
+    yield from literature_tables(check(comparison))
     yield tables.control_table(comparison)
     yield tables.undefined_table(comparison)
     yield origin_table(contents)

@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,9 +15,12 @@ from conf.schema import CompareSettings
 from eval.compare import tables
 from eval.compare.comparison import Comparison, read_comparison, write_comparison
 from eval.compare.conclusion import conclude
+from eval.compare.effective import effective_table
 from eval.compare.literature import check
 from eval.compare.page import page
 from eval.compare.probe_figures import probe_tables
+from eval.compare.retrieval import retrieval_of, retrieval_rows
+from eval.compare.retrieval_report import retrieval_tables
 from eval.compare.show import Table
 from eval.compare.stage_report import stage_tables
 from eval.compare.stages import stage_rows, stages_of
@@ -35,11 +39,12 @@ def write_report(
     level: float | None = None,
     jobs: Collection[str] | None = None,
     compare: CompareSettings | None = None,
+    **chosen_by: Any,
 ) -> int:
     """Writes the report of a sweep's folder, or of one run's own, shows its table in the terminal, and returns how many
     runs failed or are missing.
 
-    reference, level: instead of those in the runs' configuration.
+    reference, level, chosen_by (evaluator, key_gain, key_loss): instead of those in the runs' configuration.
     jobs: names of the runs that were asked for; others that lie in the folder are reported, but not counted. None:
         all that lie there, and those that the last sweep there has started.
     compare: the `compare` settings of the sweep's command, instead of those that its first run was made with.
@@ -48,16 +53,18 @@ def write_report(
     """
     path = Path(path)
     asked = last_started(path) if jobs is None else jobs
-    comparison = read_comparison(path, reference=reference, level=level, jobs=asked, compare=compare)
+    comparison = read_comparison(path, reference=reference, level=level, jobs=asked, compare=compare, **chosen_by)
     write_files(comparison)
     print_comparison(comparison)
     return sum(jobs is None or run.name in jobs for run in comparison.left_out)
 
 
 def write_files(comparison: Comparison) -> None:
-    """comparison.csv, summary.csv, report.md, report.html and, where there are second stages, stages.csv in the
-    comparison's folder, each whole or not at all."""
+    """comparison.csv, summary.csv, report.md, report.html and, where there is something of the kind, retrieval.csv and
+    stages.csv in the comparison's folder, each whole or not at all."""
     write_comparison(comparison)
+    if (retrieval := retrieval_of(comparison)) and not retrieval.objection:
+        write_table(comparison.path / "retrieval.csv", retrieval_rows(retrieval))
     if stages := stages_of(comparison):
         write_table(comparison.path / "stages.csv", stage_rows(stages))
     statements = check(comparison)
@@ -101,14 +108,15 @@ def _markdown_tables(comparison: Comparison, statements: pd.DataFrame) -> Iterat
             yield tables.perplexity_table(comparison, protocol)
             for length, other in tables.judged(comparison, protocol, extension)[:1]:
                 yield tables.difference_table(comparison, protocol, extension, length, other)
+    yield effective_table(comparison)
     if comparison.objection:
         yield tables.run_table(comparison)
     yield from (tables.extension_table(comparison, *place) for place in tables.extended(summary))
+    yield from retrieval_tables(comparison)
     yield from (tables.task_table(comparison, *place) for place in tables.tasks(comparison.tasks))
     yield from probe_tables(comparison)
     yield from (tables.tuning_table(comparison), tables.cost_table(comparison))
-    if len(statements):
-        yield tables.literature_table(statements)
+    yield from tables.literature_tables(statements)
     yield from (tables.control_table(comparison), tables.apart_table(comparison), tables.undefined_table(comparison))
     yield from (tables.left_out_table(comparison), tables.provenance_table(comparison))
 

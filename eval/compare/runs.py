@@ -37,7 +37,8 @@ class Run:
     time: when it reached that state, ISO 8601.
     settings: None where they can't be read; flat: config.json as one level, {"training.lr": 0.003, ...}, and how the
         hash of the encoding's source begins.
-    windows, curve: of eval.record.folder; none where the run has a problem.
+    windows, units, curve: of eval.record.folder (units: behind its rows of retrieval and tasks); none where the run has
+        a problem.
     diverged: whether it failed since its training came to no finite loss or weights.
     """
 
@@ -51,6 +52,7 @@ class Run:
     flat: Mapping[str, Any] = field(default_factory=dict, repr=False)
     results: Mapping[str, Any] = field(default_factory=lambda: {"rows": []}, repr=False)
     windows: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    units: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     curve: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     diverged: bool = False
 
@@ -137,6 +139,7 @@ def _read_run(folder: RunFolder, evaluation: str | None = None) -> Run:
         if known["problem"] is None:
             folder.check_owner()
             known |= {"windows": folder.windows_of(results["rows"]), "curve": folder.curve}
+            known["units"] = folder.units_of([*results.get("retrieval", []), *results.get("tasks", [])])
     except (ValueError, OSError) as error:
         if known["state"] != "failed":  # settings that can't be may be what it failed by
             known |= {"state": "damaged", "problem": str(error)}

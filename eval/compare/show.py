@@ -38,6 +38,20 @@ def show_percent(value: float) -> str:
     return f"{digits.replace('-', MINUS)}{SPACE}%"
 
 
+def show_share(value: float) -> str:
+    """One decimal; none at 0 and 1.
+
+    >>> show_share(0.125), show_share(1)
+    ('12.5\xa0%', '100\xa0%')
+    """
+    return f"{100 * value:.{0 if value in (0, 1) else 1}f}{SPACE}%"
+
+
+def show_gain(nats: float) -> str:
+    """Nats a token, two decimals; three below a tenth, where two would hide what there is."""
+    return f"{nats:.{2 if abs(nats) >= 0.1 else 3}f}".replace("-", MINUS)
+
+
 def show_visible(nats: float) -> str:
     """The change of perplexity that a difference of so many nats is; one beyond USELESS is no finding."""
     return f">{SPACE}100{SPACE}%" if nats > USELESS else show_percent(100 * math.expm1(nats)).lstrip("+")
@@ -46,6 +60,11 @@ def show_visible(nats: float) -> str:
 def show_level(level: float) -> str:
     """ "95 %"."""
     return f"{100 * level:g}{SPACE}%"
+
+
+def show_nats(value: float) -> str:
+    """ "+0.0123": a difference in nats a token."""
+    return f"{round(value, 4) + 0.0:+.4f}".replace("-", MINUS)  # no minus before a zero
 
 
 def show_count(value: float) -> str:
@@ -128,6 +147,8 @@ NUMBERS = {
     "evaluation": ("evaluation s", "{:.1f}".format),
     "published_percent": ("difference there", show_percent),
     "percent": ("difference here", show_percent),
+    "published_points": ("difference there", "{:+.1f}".format),
+    "difference": ("difference", "{:+.3g}".format),
 }
 
 

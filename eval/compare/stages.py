@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval.compare.comparison import DIFFERENCE, HEADLINE, Comparison, difference_fields, frame_of, losses_by
+from eval.compare.comparison import HEADLINE, Comparison
+from eval.compare.paired import DIFFERENCE, difference_fields, frame_of, losses_by
 from eval.compare.runs import Run, as_many, differing
 from eval.measure.statistics import difference, judged, shared_seeds
 

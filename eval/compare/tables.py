@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import pandas as pd
 
-from eval.compare.comparison import BEST, FIELDS, HEADLINE, Comparison, frame_of
+from eval.compare.comparison import BEST, FIELDS, HEADLINE, Comparison
+from eval.compare.key_tokens import KEY
+from eval.compare.paired import frame_of
 from eval.compare.show import (
+    Column,
     Table,
     column,
     columns,
     columns_by_length,
     intervals,
+    show_interval,
     show_length,
     show_level,
     show_percent,
     show_perplexity,
+    show_share,
 )
 from eval.record.tuning import widen
 
@@ -71,7 +76,8 @@ def perplexity_table(comparison: Comparison, protocol: str, extension: str = "no
     return Table(
         f"Perplexity by context length: {name_of(protocol, extension)}",
         [column("encoding", rows.index), *columns(rows, "seeds"), *shown],
-        f"{show_level(comparison.level)} intervals over {covers}"
+        (f"LongPPL, on {comparison.key_tokens.words}; " if protocol == KEY else "")
+        + f"{show_level(comparison.level)} intervals over {covers}"
         + "; – is not defined or not scored" * bool(nats.isna().any(axis=None)),
         {"protocol": protocol, "extension": extension},
         rows.index,
@@ -135,19 +141,27 @@ def control_table(comparison: Comparison) -> Table:
 def task_table(comparison: Comparison, task: str, extension: str = "none") -> Table:
     """Exact match: a row a label, a column a length; most exact first by the longest, then the next."""
     here = comparison.tasks.query("task == @task and extension == @extension").sort_values("length", kind="stable")
-    here = here.assign(at=here["length"], detail=[f"{row.low:.1%} to {row.high:.1%}" for row in here.itertuples()])
+    detail = [show_interval(*ends, show_share) for ends in zip(here["low"], here["high"], strict=True)]
+    here = here.assign(at=here["length"], detail=detail)
     titles = {row.length: show_length(row.length, row.length / row.length_ratio) for row in here.itertuples()}
     shares = here.pivot(index="label", columns="length", values="exact_match")
     rows = here.groupby("label").agg(seeds=("seeds", "max")).join(-shares).sort_values([*reversed(titles)])
-    shown = columns_by_length(here, rows.index, "exact_match", "{:.1%}".format, titles)
+    shown = columns_by_length(here, rows.index, "exact_match", show_share, titles)
     return Table(
         f"Exact match by length: {name_of(task, extension)}",
         [column("encoding", rows.index), *columns(rows, "seeds"), *shown],
-        f"share of {here['examples'].iloc[0]:,} examples whose answer is right in every token; in brackets: "
-        + " or ".join(sorted(here["range"].unique())),
+        f"share of {here['examples'].iloc[0]:,} examples whose answer is right in every token; "
+        + sure_of(here, comparison.level),
         {"extension": extension},
         rows.index,
     )
+
+
+def sure_of(rows: pd.DataFrame, level: float) -> str:
+    """What the intervals of rows cover, or why there are none."""
+    covers = " or ".join(sorted(rows["interval_covers"].dropna().unique()))
+    found = [f"{show_level(level)} intervals over {covers}" * bool(covers), *rows["interval_reason"].dropna().unique()]
+    return "; ".join(filter(None, found))
 
 
 def costs(comparison: Comparison) -> pd.DataFrame:
@@ -259,19 +273,41 @@ def left_out_table(comparison: Comparison) -> Table:
     return Table("Failed and skipped", columns(rows, *rows))
 
 
+def literature_tables(statements: pd.DataFrame) -> list[Table]:
+    """The published orderings of perplexity and those of retrieval, where there are any."""
+    if statements.empty:
+        return []
+    return [table for table in (literature_table(statements), retrieval_literature_table(statements)) if len(table)]
+
+
 def literature_table(statements: pd.DataFrame) -> Table:
     """The published orderings that the sweep can be asked about (see `literature.check`), and its answers."""
-    counts = statements["verdict"].value_counts()
-    protocols = statements["published_protocol"] + " there, " + statements["protocol"] + " here"
+    rows = statements[statements["kind"] != "retrieval"]
+    shown = columns(rows, "published_percent", "percent")
+    note = "; orderings alone are compared, never perplexities across corpora"
+    return _orderings("Published orderings", rows, shown, note)
+
+
+def retrieval_literature_table(statements: pd.DataFrame) -> Table:
+    """Those of what is found: needles, and tasks answered."""
+    rows = statements[statements["kind"] == "retrieval"]
+    note = "; in points of the accuracy there; here in nats a token that a needle gains, or points of a task's examples"
+    shown = columns(rows, "published_points", "difference", "unit", difference="difference here", unit="")
+    return _orderings("Published orderings of retrieval", rows, shown, note)
+
+
+def _orderings(title: str, rows: pd.DataFrame, shown: list[Column], note: str) -> Table:
+    counts = rows["verdict"].value_counts()
+    protocols = rows["published_protocol"] + " there, " + rows["protocol"] + " here"
     return Table(
-        "Published orderings",
+        title,
         [
-            *columns(statements, "statement"),
-            column("study", statements["study"], details=protocols.tolist()),
-            *columns(statements, "published_percent", "percent", "seeds", "verdict"),
+            *columns(rows, "statement"),
+            column("study", rows["study"], details=protocols.tolist()),
+            *shown,
+            *columns(rows, "seeds", "verdict"),
         ],
-        ", ".join(f"{counts.get(word, 0)} {word}" for word in ("agree", "disagree", "not separable"))
-        + "; orderings alone are compared, never perplexities across corpora",
+        ", ".join(f"{counts.get(word, 0)} {word}" for word in ("agree", "disagree", "not separable")) + note,
     )
 
 

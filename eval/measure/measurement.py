@@ -1,8 +1,8 @@
-"""All that is measured of a trained model: perplexity and floors, probes, a task's exact match."""
+"""All that is measured of a trained model: perplexity and floors, retrieval, probes, a task's exact match."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from eval.measure.extended import check_extensions, extension_configs
 from eval.measure.perplexity import Perplexity
 from eval.measure.probes import run_probes
 from eval.measure.protocols import check_lengths
+from eval.measure.retrieval import Retrieval
 from eval.measure.rows import Measured, Row
 from eval.measure.streams import Streams
 from model.transformer import Transformer
@@ -26,6 +27,7 @@ def fingerprint(evaluation: EvaluationSettings) -> str:
     extensions = extension_configs(evaluation)
     modules = [f"eval.measure.protocols.{name}" for name in evaluation.protocols]
     modules += [f"eval.measure.probes.{name}" for name in evaluation.probes]
+    modules += ["eval.measure.retrieval"] * bool(evaluation.retrieval)
     asked = asdict(evaluation), extensions, source_hash(*extensions, *modules)
     return digest(asked)
 
@@ -41,8 +43,10 @@ class Measurement:
         self.evaluation, self.data = evaluation, data
         self.streams = Streams.of(data.streams, evaluation.split)
         self.perplexity = Perplexity(evaluation, self.streams, context)
-        if evaluation.probes:
+        asks = bool(evaluation.retrieval and data.tokenizer)
+        if evaluation.probes or asks:
             check_lengths(self.streams.scored, evaluation.context_lengths(context), evaluation.cross_documents)
+        self.retrieval = Retrieval(evaluation, self.streams, data.tokenizer, context, self.key) if asks else None
 
     def check(self, model: Transformer) -> None:
         """Raises ValueError for a setting of an extension that doesn't suit the model, trained or not."""
@@ -52,14 +56,19 @@ class Measurement:
         """Measures what is missing, a step at a time. results: those that there are, as results.json has them; stored:
         the keys of the rows that have their losses."""
         yield from self.perplexity.rows(model, results["rows"], stored)
+        if self.retrieval:
+            yield from self.retrieval.rows(model, results.get("retrieval", []), stored)
         yield from run_probes(model, self.streams.scored, self.evaluation, results.get("probe_settings", {}))
-        yield from score_task(model, self.data, self.evaluation, self.streams, results.get("tasks", []))
+        yield from score_task(
+            model, self.data, self.evaluation, self.streams, self.key, results.get("tasks", []), stored
+        )
 
     @property
     def key(self) -> str:
         """Of the evaluation that its rows are of."""
         return self.perplexity.key
 
-    def asked(self, rows: Iterable[Row]) -> list[Row]:
-        """Those rows of perplexity that this evaluation asks for."""
-        return self.perplexity.asked(rows)
+    def asked(self, results: Mapping[str, Any]) -> dict[str, list[Row]]:
+        """Those rows of perplexity and of retrieval that this evaluation asks for."""
+        retrieval = self.retrieval.asked(results.get("retrieval", [])) if self.retrieval else []
+        return {"rows": self.perplexity.asked(results["rows"]), "retrieval": retrieval}

@@ -42,7 +42,7 @@ Shapes in names: S seeds, W windows, B blocks of windows.
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -165,6 +165,30 @@ def difference(
     return Difference(**estimate, p=p, smallest_detectable=seen)
 
 
+def ratio_interval(
+    a_SW: np.ndarray,
+    b_SW: np.ndarray,
+    tokens_W: np.ndarray,
+    blocks_W: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+) -> tuple[float, float | None, float | None]:
+    """The mean of a over that of b, and its bounds: linearised at the ratio r, whose error is that of the mean of
+    a - r b over the mean of b. Both are of the same seeds and windows; of good use where b is far from zero.
+
+    Raises:
+        ValueError: as `difference`.
+    """
+    a_SW, tokens_W = _checked("a_SW", a_SW, tokens_W)
+    b_SW, _ = _checked("b_SW", b_SW, tokens_W)
+    r, mean = float(a_SW.sum() / b_SW.sum()), float(b_SW.sum() / (len(b_SW) * tokens_W.sum()))
+    rest = _estimate(a_SW - r * b_SW, tokens_W, blocks_W, level)
+    if "reason" in rest:
+        return r, None, None
+    margin = (rest["high"] - rest["low"]) / 2 / abs(mean)
+    return r, r - margin, r + margin
+
+
 def compare(
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
     tokens_W: np.ndarray,
@@ -185,6 +209,52 @@ def compare(
     return judged(found, level)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share of examples, and bounds of it at `level`, inside [0, 1]; `covers` as in `Estimate`, of examples."""
+
+    share: float
+    level: float
+    covers: str
+    low: float
+    high: float
+
+
+def share_interval(right_SN: np.ndarray, blocks_N: np.ndarray | None = None, *, level: float = 0.95) -> Share:
+    """The share of right answers with its interval, over seeds *and* examples: Wilson's score interval (1927) with as
+    many examples as would have the variance that the parts above come to, and Student's t for the normal's quantile.
+
+    That is how shares of clustered surveys are bounded (Dean & Pagano, Journal of Survey Statistics and Methodology 3
+    (2015)); it stays inside [0, 1] and has some width at 0 and 1, where nothing varies: there all seeds together count
+    as one, for nothing says how far they are alike. One seed gives an interval over the examples alone.
+
+    Args:
+        right_SN: whether each seed answers each example rightly; all examples were asked of every seed.
+        blocks_N: the block of each example, as in `perplexity_interval`.
+
+    Raises:
+        ValueError: no examples, or blocks that do not match; level outside (0, 1).
+
+    >>> found = share_interval([[False] * 10])
+    >>> found.low, round(found.high, 3)
+    (0.0, 0.338)
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; give the share of intervals that hold the truth, e.g. 0.95")
+    right_SN, count_N = _checked("right_SN", right_SN, np.ones(np.shape(right_SN)[-1]))
+    right_SB, count_B = _by_block(right_SN, count_N, blocks_N)
+    seeds, count = right_SN.shape
+    share = float(right_SN.mean())
+    error, df = _standard_error(right_SB, count_B)
+    alike = count_B.sum() ** 2 / np.sum(count_B**2)  # blocks of equal size that count as much
+    trials = min(share * (1 - share) / error**2, seeds * count) if error > 0 else alike
+    t2 = _critical(1 - level, df) ** 2
+    middle = (share + t2 / (2 * trials)) / (1 + t2 / trials)
+    margin = math.sqrt(t2 * (share * (1 - share) / trials + t2 / (4 * trials**2))) / (1 + t2 / trials)
+    covers = "seeds and examples" if seeds > 1 else "examples"
+    return Share(share=share, level=level, covers=covers, low=max(0.0, middle - margin), high=min(1.0, middle + margin))
+
+
 def shared_seeds(
     loss_W_a: Mapping[int, np.ndarray], loss_W_b: Mapping[int, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -199,6 +269,7 @@ def among_best(
     blocks_W: np.ndarray | None = None,
     *,
     level: float = 0.95,
+    beside: Mapping[Key, Sequence[float]] | None = None,
 ) -> set[Key]:
     """The encodings that can't be told from the best: those that no other is better than; see the head of this file.
 
@@ -206,8 +277,18 @@ def among_best(
 
     Args:
         losses: of each encoding loss_W by seed. Others as in `difference`.
+        beside: of each encoding the p-values of other comparisons with it, which Holm's correction counts too: where
+            sets are found by several measures, and all of them are to hold together, those of the other measures.
     """
-    return _unbeaten(_each_against_each(losses, tokens_W, blocks_W, level), level)
+    return _unbeaten(_each_against_each(losses, tokens_W, blocks_W, level), level, beside)
+
+
+def p_values(
+    losses: Mapping[Key, Mapping[int, np.ndarray]], tokens_W: np.ndarray, blocks_W: np.ndarray | None = None
+) -> dict[Key, list[float]]:
+    """Of each encoding those of every other compared with it, uncorrected, where there are any; see `among_best`."""
+    against = _each_against_each(losses, tokens_W, blocks_W, level=0.95)
+    return {name: [each.p for each in found.values() if each.p is not None] for name, found in against.items()}
 
 
 def tiers(
@@ -244,22 +325,31 @@ def _each_against_each(
     return against
 
 
-def _unbeaten(against: Mapping[Key, Mapping[Key, Difference]], level: float) -> set[Key]:
-    """Those that no other is better than."""
-    verdicts = {name: [each.verdict for each in judged(found, level).values()] for name, found in against.items()}
+def _unbeaten(
+    against: Mapping[Key, Mapping[Key, Difference]], level: float, beside: Mapping[Key, Sequence[float]] | None = None
+) -> set[Key]:
+    """Those that no other is better than. beside: as in `among_best`."""
+    more = beside or {}
+    verdicts = {
+        name: [each.verdict for each in judged(found, level, more.get(name, ())).values()]
+        for name, found in against.items()
+    }
     found = {name for name in against if "better" not in verdicts[name]}
     return found or set(
         against
     )  # none is left where, over different seeds, each is beaten by another: nothing is known
 
 
-def judged(found: Mapping[Key, Difference], level: float = 0.95) -> dict[Key, Difference]:
+def judged(found: Mapping[Key, Difference], level: float = 0.95, beside: Sequence[float] = ()) -> dict[Key, Difference]:
     """Differences that were made together, with the p-values corrected for their number (Holm) and a verdict each.
+    beside: p-values of others that were made with them.
 
     Each interval is that of a single comparison; the verdict goes by `adjusted_p`, so "not separable" may stand beside
     an interval without zero.
     """
-    adjusted = holm({key: each.p for key, each in found.items() if each.p is not None})
+    own = {(True, key): each.p for key, each in found.items() if each.p is not None}
+    together = holm(own | {(False, number): p for number, p in enumerate(beside)})
+    adjusted = {key: together[True, key] for _, key in own}
     return {
         key: replace(each, adjusted_p=adjusted.get(key), verdict=verdict(each, adjusted.get(key), level))
         for key, each in found.items()

@@ -11,7 +11,8 @@ import numpy as np
 
 from data.stream import TokenStream
 from data.windows import Windows
-from eval.measure.statistics import MIN_BLOCKS, Interval, perplexity_interval
+from eval.measure.rows import interval_fields
+from eval.measure.statistics import MIN_BLOCKS, perplexity_interval
 
 BLOCK_TOKENS = 1024  # least length of a block to begin with: text is alike over about so many tokens
 BLOCK_CONTEXTS = 4  # and so many of the longest contexts, so that few windows of two blocks have text in common
@@ -77,17 +78,6 @@ class Targets:
     def stored(self, key: str, losses: np.ndarray) -> dict[str, np.ndarray]:
         """What losses.npz keeps under a row's key."""
         return {key: losses[self.kept].astype(np.float32), key + "/windows": self.table}
-
-
-def interval_fields(interval: Interval) -> dict[str, Any]:
-    """How an interval stands in a row: its bounds and what it covers, or the reason why there is none."""
-    fields = {
-        "perplexity_low": interval.perplexity_low,
-        "perplexity_high": interval.perplexity_high,
-        "interval_level": interval.level,
-        "interval_covers": interval.covers,
-    }
-    return fields if interval.reason is None else fields | {"interval_reason": interval.reason}
 
 
 def chosen(windows: Windows, which: np.ndarray) -> Windows:

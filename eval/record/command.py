@@ -134,7 +134,9 @@ def _refuse_idle_choices(config) -> None:
     settled = _file("experiment", experiment)
     for override in config.hydra.overrides.task:
         group, _, option = override.partition("=")
-        values, own = _file(group, option), settled.get(group, {})
+        if not (values := _file(group, option)):
+            continue
+        own = settled.get(group, {})
         if values.keys() <= own.keys() and any(own[key] != value for key, value in values.items()):
             said = f"{override}: experiment={experiment} settles all of {group} itself: leave one of them out"
             give_up(ValueError(said))

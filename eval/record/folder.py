@@ -4,7 +4,8 @@ A run's folder:
     config.json      the resolved configuration
     status.json      state (running, finished, failed, interrupted), stage, error
     results.json     schema version, provenance, training, rows (protocol, extension, context length)
-    losses.npz       the scored tokens' losses of every row, float32, and the windows they stand in
+    losses.npz       the scored tokens' losses of every row, float32, and the windows they stand in; of rows of
+                     retrieval and of tasks what each window or example came to
     curve.csv        the training curve
     checkpoints/     the newest two, and those that are kept for second stages
     wandb-id         W&B's id of the run
@@ -37,9 +38,10 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from conf.mistakes import one_sentence
-from conf.schema import CONF, Settings
+from conf.schema import CONF, PROBES, Settings
 from conf.typed import digest, plain, typed
-from eval.measure.rows import PART, PLACE, Measured, Row, row_key
+from eval.measure.rows import PART, PLACE, UNIT, Measured, Row, row_key
+from eval.measure.units import columns_of, figures_of
 from eval.record.bounds import read_arrays
 from eval.record.files import PARTIAL, DamagedError, as_csv, read_json, remove, set_aside, write_atomic, write_json
 from eval.record.identity import identity, settings_hash
@@ -54,7 +56,7 @@ WORDS = {  # for what a run's identity differs in
     "files": "other files of its data or tokenizer",
 }
 UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, RuntimeError, MemoryError)
-PER_EVALUATION = ("rows", "probes", "probe_settings", "tasks")  # of results.json
+NOTHING = {"rows": [], "retrieval": [], "probes": {}, "probe_settings": {}, "tasks": []}  # found by an evaluation
 STATES = ("running", "finished", "failed", "interrupted")
 
 
@@ -88,6 +90,8 @@ class RunFolder:
         if not self.exists:
             raise ValueError(f"{self.path} is not a run's folder: it has no config.json")
         values = self.config
+        if isinstance(asked := values.get("eval"), dict) and isinstance(asked.get("probes"), list):
+            asked["probes"] = [name for name in asked["probes"] if name in PROBES]  # an earlier version had others
         try:
             return placed_here(typed(Settings, values), self.path)
         except ValueError as error:
@@ -180,6 +184,28 @@ class RunFolder:
                     return table, summed
         raise DamagedError(self.path / "losses.npz", f"is not what results.json goes by: the losses of {key} differ")
 
+    def units_of(self, rows: Sequence[Row]) -> pd.DataFrame:
+        """What is behind those rows of retrieval, or of a task, that have figures, in their order: the row's key and
+        place, and of each window or example its number (unit) and the columns of `eval.measure.units`. Rows of an
+        earlier version, which kept nothing, have nothing.
+
+        Raises DamagedError where it is missing, or a row's figures don't follow from it.
+        """
+        losses, found = self.losses, []
+        for row in rows:
+            if row["status"] == "ok" and "evaluation" in row:
+                key, columns = row_key(row), columns_of(row)
+                own = losses.get(key)
+                if own is None:
+                    raise DamagedError(self.path / "losses.npz", f"lacks what is behind {key}")
+                whole = own.ndim == 2 and own.shape[1] == len(columns) and len(own) > 0
+                if not whole or not _follow(row, figures_of(row, own.astype(np.float64))):
+                    reason = f"is not what results.json goes by: what is behind {key} differs"
+                    raise DamagedError(self.path / "losses.npz", reason)
+                place = {name: row[name] for name in (*PLACE, *UNIT) if name in row}
+                found.append(pd.DataFrame(own, columns=columns).assign(key=key, **place, unit=range(len(own))))
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["key", *PLACE, *UNIT, "unit"])
+
     @property
     def curve(self) -> pd.DataFrame:
         """curve.csv: step, tokens, seconds, loss (nats a token), lr, grad_norm (before it was clipped),
@@ -239,7 +265,10 @@ class RunFolder:
 
     def _check_losses(self) -> None:
         results = self.results
-        self.windows_of([row for part in (results, *results.get("others", {}).values()) for row in part["rows"]])
+        for part in (results, *results.get("others", {}).values()):
+            self.windows_of(part["rows"])
+            self.units_of(part.get("retrieval", []))
+            self.units_of(part.get("tasks", []))
 
     def _read_curve(self) -> None:
         self.curve  # noqa: B018
@@ -351,9 +380,9 @@ class RunFolder:
         if shown == key:
             return
         others = dict(results.get("others", {}))
-        if any(results.get(name) for name in PER_EVALUATION):
-            others[shown] = {name: results[name] for name in PER_EVALUATION if name in results}
-        part = {"rows": [], "probes": {}, "probe_settings": {}, "tasks": []} | others.pop(key, {})
+        if any(results.get(name) for name in NOTHING):
+            others[shown] = {name: results[name] for name in NOTHING if name in results}
+        part = NOTHING | others.pop(key, {})
         self.update(**part, others=others, evaluation=key)
 
     def set_status(self, state: str, **more: Any) -> None:
@@ -464,7 +493,7 @@ class RunFolder:
         content, old = as_csv(curve), self.results
         write_atomic(self.path / "curve.csv", content)
         if old.get("weights_hash") not in (None, facts["weights_hash"]):
-            facts = {**facts, "rows": [], "others": {}, "tasks": [], "probes": {}, "probe_settings": {}}
+            facts = {**facts, **NOTHING, "others": {}}
         self.update(**{**facts, "curve_hash": hashlib.sha256(content).hexdigest()})
 
     def add(self, found: Measured) -> None:
@@ -482,6 +511,14 @@ class RunFolder:
         if found.tasks:
             tasks = {(row["extension"], row["length"]): row for row in [*results.get("tasks", []), *found.tasks]}
             changed["tasks"] = [tasks[key] for key in sorted(tasks)]
+        if found.retrieval:
+            ids = {row["needle"]: row["targets_id"] for row in found.retrieval}
+            old = [
+                row
+                for row in results.get("retrieval", [])
+                if row["targets_id"] == ids.get(row["needle"], row["targets_id"])
+            ]
+            changed["retrieval"] = [*{row_key(row): row for row in [*old, *found.retrieval]}.values()]
         self.update(**changed)
 
     @property
@@ -498,8 +535,15 @@ class RunFolder:
 
 
 def _without_figures(part: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation holds beside the rows whose figures follow from losses."""
-    return {**part, "rows": [row for row in part["rows"] if row["status"] != "ok"]}
+    """What an evaluation holds beside the rows whose figures follow from losses.npz."""
+    kinds = {name: part[name] for name in ("rows", "retrieval", "tasks") if name in part}
+    return {**part, **{name: [row for row in rows if row["status"] != "ok"] for name, rows in kinds.items()}}
+
+
+def _follow(row: Row, figures: Mapping[str, Any]) -> bool:
+    """Whether a row's figures are these, but for rounding."""
+    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    return all(np.isclose(row.get(name, np.nan), value, rtol=1e-6, atol=1e-6) for name, value in numbers.items())
 
 
 def placed_here(settings: Settings, path: Path) -> Settings:

@@ -28,6 +28,7 @@ OF_STAGE = ("parent", "step")  # of `stage`, what all the rest of it follows fro
 # Settings that came later, by group: where one is not set, all is as it was before there was such a setting.
 LATER = {"training": ("context_schedule", "keep", "schedule_from", "optimizer_from"), "data": ("min_tokens",)}
 LATER_GROUPS = ("init", "extension", "extend", "stage")
+MADE_UP = ("text", "task", "changed")  # of a mix: what its `settings` come of
 KEPT = ("keep",)  # of `training`: what is kept, and not what is computed
 
 
@@ -35,7 +36,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, str]:
     """What the numbers of a training depend on, a SHA-256 each (hexadecimal): of its plain settings, of the source of
     its encoding (and of its task), and of the local files that its data and its tokenizer are made of."""
     data = config["data"]
-    others = [f"data.sources.{data['source']}"] if "examples" in data else []
+    others = [f"data.sources.{task['source']}"] if (task := schema.task_of(data)) else []
     others += [config["extension"]] if config.get("extension") else []
     return {
         "settings": settings_hash(config),
@@ -49,6 +50,8 @@ def settings_hash(config: Mapping[str, Any]) -> str:
     settings = as_before({key: value for key, value in config.items() if key not in NOT_TRAINING})
     left_out = (*KEPT, "lr") if settings.get("tuning") else KEPT  # which chooses the learning rate
     settings["training"] = {key: value for key, value in settings["training"].items() if key not in left_out}
+    if schema.is_mix(settings["data"]):
+        settings["data"] = {key: value for key, value in settings["data"].items() if key not in MADE_UP}
     if "stage" in settings:
         settings["stage"] = {key: settings["stage"][key] for key in OF_STAGE}
     return digest(settings)

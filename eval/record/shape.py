@@ -73,10 +73,35 @@ class ExactMatch(Place):
 
 
 @EXACT
+class Retrieved(Place):
+    """A row of retrieval."""
+
+    needle: str
+    depth: float
+    status: Literal["ok"]
+    targets_id: str
+    precision: str
+    gain: float
+    nats_without: float
+    nats_found: float
+    exact_match: float
+    tokens: int
+    windows: int
+
+
+@EXACT
+class NotRetrieved(NoFigures):
+    needle: str
+    depth: float
+    targets_id: str
+
+
+@EXACT
 class Evaluation(TypedDict):
     """What is kept of one evaluation."""
 
     rows: list[Figures | NoFigures]
+    retrieval: NotRequired[list[Retrieved | NotRetrieved]]
     probes: NotRequired[dict[str, list[dict[str, Any]]]]
     probe_settings: NotRequired[dict[str, dict[str, Any]]]
     tasks: NotRequired[list[ExactMatch | NoFigures]]

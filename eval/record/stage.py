@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from conf.schema import Settings
-from data.module import WindowDataModule, build_data
+from data.module import TextDataModule, WindowDataModule, build_data
 from data.windows import difference_of, read_at
 from eval.measure.extended import needs_tuning, tuned_extension
 from eval.measure.scoring import Scorer
@@ -64,7 +64,7 @@ def check_documents(settings: Settings, data: WindowDataModule) -> None:
     contexts = settings.contexts
     if settings.extend and not settings.stage:
         contexts.append(settings.extend.context or round(settings.context * settings.extend.stretch))
-    if data.task is not None or len(contexts) < 2:
+    if not isinstance(data, TextDataModule) or len(contexts) < 2:
         return
     corpus = data.settings
     changed = difference_of(read_at(data.streams["train"], contexts, corpus.cross_documents, corpus.min_tokens))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from conf.schema import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def announce(settings: Settings, data, module, folder) -> None:
@@ -60,12 +63,18 @@ def _growth(settings: Settings) -> str:
     return f" ({schedule.kind}: {how} of {first} tokens, which grow to it in {100 * schedule.growing:g} % of the steps)"
 
 
-def print_results(results: Mapping[str, Any], settings: Settings) -> None:
-    """All that a run has come to: exact match where it was trained on a task, perplexity where it was scored for it."""
+def print_results(results: Mapping[str, Any], settings: Settings, windows: pd.DataFrame) -> None:
+    """All that a run has come to: exact match where it was trained on a task, retrieval and perplexity where it was
+    scored for them, and then the effective context. windows: of `eval.record.folder`, behind the results' rows."""
+    from eval.measure.effective import of_one_run
+
     if results.get("tasks"):
         print_exact_match(results["tasks"])
+    if results.get("retrieval"):
+        print_retrieval(results["retrieval"])
     if results["rows"]:
         print_rows(results["rows"], f"{results['run_id']}: trained on a context of {trained_on(settings)} tokens")
+        print_effective(of_one_run(windows, settings.compare.level), settings.first_context)
 
 
 def print_exact_match(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -83,6 +92,29 @@ def print_exact_match(rows: Sequence[Mapping[str, Any]]) -> None:
             continue
         figures = (f"{row['exact_match']:.1%}", f"{row['low']:.1%}-{row['high']:.1%}", f"{row['token_accuracy']:.1%}")
         table.add_row(*place, *figures, f"{row['examples']}", f"{row['context_length']}")
+    console().print(table)
+
+
+def print_retrieval(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A run's rows of retrieval: the gain by needle, extension and context length, a column a depth, and exact match
+    over all depths."""
+    depths = sorted({row["depth"] for row in rows})
+    table = Table(title="retrieval: what a needle in the context is worth, nats a token, by its depth")
+    for name in ("needle", "extension", "context"):
+        table.add_column(name)
+    for name in (*(f"{depth:g}" for depth in depths), "exact match"):
+        table.add_column(name, justify="right")
+    places: dict[tuple[str, str, str], dict[float, Mapping[str, Any]]] = {}
+    for row in rows:
+        place = (row["needle"], row["extension"], f"{row['context_length']} ({row['length_ratio']:g}x)")
+        places.setdefault(place, {})[row["depth"]] = row
+    for place, own in places.items():
+        good = [row for row in own.values() if row["status"] == "ok"]
+        if not good:
+            table.add_row(*place, next(iter(own.values()))["reason"])
+            continue
+        gains = ["-" if own.get(depth) not in good else f"{own[depth]['gain']:.3f}" for depth in depths]
+        table.add_row(*place, *gains, f"{sum(row['exact_match'] for row in good) / len(good):.1%}")
     console().print(table)
 
 
@@ -109,6 +141,21 @@ def print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
         bits = "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.3f}"
         table.add_row(*place, _figure(row["perplexity"]), interval, f"{row['nats']:.4f}", bits, f"{row['tokens']:,}")
     console().print(table)
+
+
+def print_effective(effective: pd.DataFrame, context: int) -> None:
+    """A line on the effective contexts of one run; nothing where no length and its double were scored. effective: of
+    eval.measure.effective."""
+    from eval.measure.effective import SIGNS
+
+    said = [
+        (f"{row.extension}: " if row.extension != "none" else "")
+        + f"{SIGNS.get(row.effective_bound, '')}{row.effective_context:,} ({row.effective_context / context:g}x)"
+        for row in effective.dropna(subset="effective_context").itertuples()
+    ]
+    if said:
+        over = "the last at which a doubling still lowers the loss, by the held-out windows of this one seed"
+        print(f"effective context, {over}: {'; '.join(said)}")
 
 
 def _figure(perplexity: float | None) -> str:

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import socket
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -26,7 +26,9 @@ import pandas as pd
 from conf.mistakes import one_sentence
 from conf.schema import LoggerSettings, Settings
 from conf.typed import plain
-from data.module import WindowDataModule
+from data.module import TextDataModule, WindowDataModule
+from eval.measure.effective import SIGNS, of_one_run
+from eval.measure.rows import HEADLINE
 from eval.record.files import write_atomic
 from eval.record.folder import RunFolder
 from eval.record.sample import sample
@@ -95,9 +97,12 @@ class Tracker:
         rows = [*results["rows"], *results.get("tasks", [])]
         self.log_rows(rows)
         self.log_figures(rows, settings.first_context)
+        self.log_retrieval(results.get("retrieval", []))
+        effective = of_one_run(folder.windows, settings.compare.level)
+        self.summarise(effective_fields(effective, settings.first_context))
         facts = {name: value for name, value in results["training"].items() if name not in LOSSES}
         self.summarise({**facts, **{f"parameters/{part}": count for part, count in results["parameters"].items()}})
-        if data.task is None:
+        if isinstance(data, TextDataModule):
             self.log_table("sample", pd.DataFrame([sample(model, data, settings.context)]))
         if (report := folder.path / "report.html").exists():
             self.keep_file(report, "report")
@@ -121,6 +126,26 @@ class Tracker:
             self._try(lambda names=names, axis=axis: [self._define(name, axis) for name in names])
         for (axis, place), entry in sorted(entries.items()):
             self._log({axis: place, **entry})
+
+    def log_retrieval(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Heat maps of the gain by depth and context length, one a needle and extension, beside their rows as a table;
+        and to sort runs by, gain and exact match over all depths at each multiple of the training context."""
+        found = pd.DataFrame([row for row in rows if row["status"] == "ok"])
+        if found.empty or self.run is None:
+            return
+        import plotly.graph_objects as go
+        import wandb
+
+        self.log_table("retrieval", found)
+        for (needle, extension), own in found.groupby(["needle", "extension"], sort=False):
+            name = "/".join(["retrieval", needle, *([] if extension == "none" else [extension])])
+            grid = own.pivot(index="depth", columns="length_ratio", values="gain")
+            axes = {"x": [f"{ratio:g}x" for ratio in grid.columns], "y": [f"{depth:g}" for depth in grid.index]}
+            chart = go.Figure(go.Heatmap(z=grid.to_numpy(), colorscale="Cividis", zmin=0, **axes))
+            titles = {"xaxis_title": "context length", "yaxis_title": "depth", "title": f"{name}: gain, nats a token"}
+            self._log({name: wandb.Plotly(chart.update_layout(**titles))})
+            means = own.groupby("length_ratio")[["gain", "exact_match"]].mean().stack()
+            self.summarise({f"{name}/{figure}/{ratio:g}x": value for (ratio, figure), value in means.items()})
 
     def log_table(self, name: str, frame: pd.DataFrame) -> None:
         """A frame as a table, None where a value is missing."""
@@ -184,6 +209,18 @@ def figures(rows: Iterable[Mapping[str, Any]], context: int) -> dict[str, float]
             if row.get(figure) is not None:
                 name = metric(row["protocol"], figure, row["extension"]).removeprefix("eval/")
                 named.setdefault(f"{name}/{multiple:g}x", row[figure])
+    return named
+
+
+def effective_fields(effective: pd.DataFrame, context: int) -> dict[str, Any]:
+    """Effective contexts by W&B's names: in tokens and multiples of the training context, and of what they are a bound;
+    over the windows of this run alone. effective: of eval.measure.effective."""
+    named: dict[str, Any] = {}
+    for row in effective.dropna(subset="effective_context").itertuples():
+        name = metric(HEADLINE, "effective_context", row.extension).removeprefix("eval/")
+        named |= {name: int(row.effective_context), f"{name}_ratio": float(row.effective_context / context)}
+        if row.effective_bound in SIGNS:
+            named[f"{name}_bound"] = row.effective_bound
     return named
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from conf.schema import Settings
+from conf.schema import Settings, corpus_of
 from data.inputs import input_hash
 from data.module import TaskDataModule, TextDataModule, build_data
 from data.tokenizer import TextTokenizer
@@ -30,7 +30,7 @@ class Trained:
     @property
     def tokenizer(self) -> TextTokenizer:
         """Raises ValueError for a model of a task, whose tokens stand for no text."""
-        if self.data.task is not None:
+        if not isinstance(self.data, TextDataModule):
             raise ValueError(f"data={self.data.name} is a task: it has no tokenizer; see data.task for its tokens")
         return self.data.tokenizer
 
@@ -58,7 +58,7 @@ def check_files(folder: RunFolder) -> None:
         return
     named = [
         f"{group}.{key}={value}"
-        for group, values in (("data", settings.data), ("tokenizer", settings.tokenizer))
+        for group, values in (("data", corpus_of(settings.data) or {}), ("tokenizer", settings.tokenizer))
         for key, value in values.items()
         if key.endswith("path") and value
     ]

@@ -38,6 +38,17 @@ def run_probes(
             yield Measured(probes={name: probe(Probed(model, stream, evaluation))}, probe_settings={name: asked})
 
 
+def probe_windows(stream: TokenStream, evaluation: EvaluationSettings, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the windows end that `eval.probe` asks for, the same at every length, and each one's block for the
+    statistics: int64 (W,) both. context: tokens that lengths are multiples of."""
+    cross, longest = evaluation.cross_documents, max(evaluation.context_lengths(context))
+    lengths = evaluation.probe_lengths(context)
+    targets = min(evaluation.targets, lengths[0])
+    ends = fixed_target_windows(stream, [*lengths, longest], targets, evaluation.probe.windows, cross)
+    windows = Windows(ends - longest, ends, np.full_like(ends, targets))
+    return ends, blocks(windows, document_bounds(stream, cross), longest)[0]
+
+
 class Probed:
     """The model, the held-out text and the evaluation's settings that every probe is given.
 
@@ -48,11 +59,7 @@ class Probed:
         self.model, self.stream, self.evaluation = model.eval(), stream, evaluation
         self.context = model.shape.context
         self.lengths = evaluation.probe_lengths(self.context)
-        cross, longest = evaluation.cross_documents, max(evaluation.context_lengths(self.context))
-        targets = min(evaluation.targets, self.lengths[0])
-        self.ends = fixed_target_windows(stream, [*self.lengths, longest], targets, evaluation.probe.windows, cross)
-        windows = Windows(self.ends - longest, self.ends, np.full_like(self.ends, targets))
-        self.block, _ = blocks(windows, document_bounds(stream, cross), longest)
+        self.ends, self.block = probe_windows(stream, evaluation, self.context)
 
     def at_each(self, lengths: Sequence[int], rows) -> list[dict[str, Any]]:
         """rows(length) at each length where the encoding is defined, with the fields that say which length it is."""

@@ -1,0 +1,60 @@
+"""What losses.npz keeps behind a row of retrieval, or of a task: what each window, or example, came to; and the figures
+that follow. Light to import, for whoever reads a run back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from eval.measure.rows import Row
+from eval.measure.statistics import difference, share_interval
+
+# Of a window: its block of the statistics, the tokens that are scored in it, the sums of their losses (nats) without
+# the needle and with it, and whether the answer with it matches exactly.
+RETRIEVED = ("block", "tokens", "without", "found", "exact")
+ANSWERED = ("right", "tokens")  # of an example: tokens of its answer that are right, and all of them
+
+
+def columns_of(row: Row) -> tuple[str, ...]:
+    """The columns of what is kept behind a row."""
+    return RETRIEVED if "needle" in row else ANSWERED
+
+
+def figures_of(row: Row, units: np.ndarray) -> dict[str, Any]:
+    """The figures of a row that follow from what is kept behind it (units, columns)."""
+    return retrieved(units) if "needle" in row else answered(units)
+
+
+def retrieved(units: np.ndarray) -> dict[str, Any]:
+    """Of windows (W, 5): the gain (nats a token) with its interval, both losses, and the share of exact matches."""
+    block_W, tokens_W, without_W, found_W, exact_W = units.T
+    gain = difference(without_W[None], found_W[None], tokens_W, block_W)
+    return {
+        "gain": gain.nats,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "interval_level": gain.level,
+        "interval_covers": gain.covers,
+        **({"interval_reason": gain.reason} if gain.reason else {}),
+        "nats_without": float(without_W.sum() / tokens_W.sum()),
+        "nats_found": float(found_W.sum() / tokens_W.sum()),
+        "exact_match": float(exact_W.mean()),
+        "tokens": int(tokens_W.sum()),
+        "windows": len(units),
+    }
+
+
+def answered(units: np.ndarray) -> dict[str, Any]:
+    """Of examples (N, 2): the share of those that are right in every token with its interval, and of the tokens."""
+    right_N, tokens_N = units.T
+    exact = share_interval((right_N == tokens_N)[None])
+    return {
+        "exact_match": exact.share,
+        "low": exact.low,
+        "high": exact.high,
+        "level": exact.level,
+        "examples": len(units),
+        "token_accuracy": float(right_N.sum() / tokens_N.sum()),
+        "tokens": int(tokens_N.sum()),
+    }
