@@ -11,12 +11,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from eval.compare.comparison import read_comparison
+from eval.compare.sight import left_out, receptive_field
+from eval.compare.tables import cost_table
 from model.attention import _causal, _causal_blocks, record_executors
 from model.catalogue import encoding_config, encoding_names, extension_config, fewest_layers
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.layers import Layers
 from model.extensions import build_extension, view
 from tests import laws
+from tests.synthetic import make_run
 
 SHAPE = laws.SHAPE
 FOUR = replace(SHAPE, num_layers=4)
@@ -348,3 +352,47 @@ def test_the_scale_of_the_global_layers_is_fitted_by_a_loss_on_the_whole_model(n
     fitted = extension(name).tune(loss, swan, SHAPE.context, 2 * SHAPE.context)
     assert fitted.a == pytest.approx(best) and all(isinstance(encoding, Layers) for encoding in given)
     assert "chosen on the calibration split" in fitted.describe()
+
+
+# ---------------------------------------------------------------------------------------------------------- the report
+
+
+@pytest.mark.parametrize("sees", [[4, None], [3, 1, 7], [5, 5, 5, None]])
+@pytest.mark.parametrize("length", [1, 4, 9])
+def test_what_windows_leave_out_is_counted_pair_by_pair(sees, length):
+    pairs = [(i, j, keys) for keys in sees for i in range(length) for j in range(i + 1)]
+    hidden = sum(keys is not None and i - j >= keys for i, j, keys in pairs)
+    assert left_out(sees, length) == pytest.approx(hidden / len(pairs))
+
+
+@pytest.mark.parametrize("windows", [[3, 5], [4, 4, 4], [1, 6]])
+def test_the_receptive_field_is_what_reaches_a_row_through_all_layers(windows):
+    length = receptive_field(windows) + 6
+    shape = Shape(dim=16, num_heads=2, num_layers=len(windows), context=max(8, length))
+    parts = {f"w{n}": PositionEncoding(replace(shape, num_layers=1)) for n in range(len(windows))}
+    encoding = Layers(shape, parts, list(parts), {f"w{n}": window for n, window in enumerate(windows)}).double()
+    model = laws.rig_model(encoding).eval()
+    assert model.sees == windows
+    tokens = torch.randint(laws.VOCABULARY, (1, length), generator=torch.Generator().manual_seed(0))
+    reaches = []
+    with torch.no_grad():
+        last = model(tokens)[0, -1]
+        for back in range(length):
+            changed = tokens.clone()
+            changed[0, -1 - back] = (tokens[0, -1 - back] + 1) % laws.VOCABULARY
+            reaches.append(not torch.equal(model(changed)[0, -1], last))
+    assert reaches == [back < receptive_field(windows) for back in range(length)]
+
+
+def test_the_table_of_costs_shows_windows_where_there_are_any(tmp_path):
+    make_run(tmp_path, "rope", results={"sees": [None] * 4})
+    make_run(tmp_path, "old")
+    assert "receptive field" not in str(cost_table(read_comparison(tmp_path)).columns)
+    make_run(tmp_path, "swan", results={"sees": [None, 8, 8, 8]})
+    make_run(tmp_path, "local", results={"sees": [8, 8]})
+    table = cost_table(read_comparison(tmp_path))
+    shown = {column.title: dict(zip(table.labels, column.texts, strict=True)) for column in table.columns}
+    field, out = shown["receptive field"], shown["scores left out"]
+    assert field["swan"] == "22 of 32 through 3 of 4 layers, all through the others" and field["local"] == "15 of 32"
+    assert out["local"] == f"{left_out([8], 32):.0%} at 32, {left_out([8], 256):.0%} at 256"
+    assert field["rope"] == field["old"] == "–"
