@@ -197,7 +197,7 @@ def cost_table(comparison: Comparison) -> Table:
     names = ["label", "total", "own", "tokens", "tokens_per_second", "peak_memory", "seconds", "evaluation"]
     if windows := described(comparison):
         for name in ("receptive field", "scores left out"):
-            rows[name] = rows["label"].map({label: each[name] for label, each in windows.items()})
+            rows[name] = rows["label"].map({label: each[name] for label, each in windows.items()}).fillna("–")
             names.append(name)
     note = "tokens trained on, tokens a second in training; medians over the seeds"
     if len({str(run.results.get("machine")) for run in comparison.compared}) > 1:
