@@ -25,8 +25,20 @@ from tests.references.extensions import base_frequencies, rope_score
 pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.(high|beta_fast|group)=")
 
 N, M = 2 * L, 4 * L  # a stage's length, and one beyond it
-KINDS = ["rope", "rope_learned", "rope_placement", "alibi", "learned", "sinusoidal", "none", "logn", "t5", "combined"]
-A_FEW = ["rope", "alibi", "learned", "none", "logn", "combined"]
+KINDS = [
+    "rope",
+    "rope_learned",
+    "rope_placement",
+    "alibi",
+    "learned",
+    "sinusoidal",
+    "none",
+    "logn",
+    "t5",
+    "combined",
+    "gpt_oss",
+]
+A_FEW = ["rope", "alibi", "learned", "none", "logn", "combined", "gpt_oss"]
 REST = sorted({*encoding_names()} - {*A_FEW})
 
 
