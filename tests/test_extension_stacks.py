@@ -367,7 +367,7 @@ def test_every_executor_that_takes_a_view_gives_what_dense_gives(method, names):
 
 @pytest.mark.parametrize("method", sorted({*extension_names()} - {"none"}))
 def test_a_view_compiles_without_a_break(method):
-    name = next(name for name in ("rope", "alibi", "learned") if trained_with(method, name) is not None)
+    name = next(name for name in ("rope", "alibi", "learned", "gpt_oss") if trained_with(method, name) is not None)
     owner, tokens_BT = stage_of(method, name), random_tokens(2, L)
     twin = copy.deepcopy(owner)
     torch._dynamo.reset()

@@ -114,13 +114,14 @@ class Layers(PositionEncoding):
         self.order_blind = all(part.order_blind for part in every)
         self.sees = None if any(part.sees is None for part in every) else max(part.sees for part in every)
         self.band = None if any(part.band is None for part in every) else max(part.band for part in every)
-        self.axes: dict[str, tuple[int, int]] = {}  # of parts with coordinates of their own: the first, and how many
+        # Of parts with coordinates of their own: the first, how many, and how many axes their tensor has.
+        self.axes: dict[str, tuple[int, int, int]] = {}
         with evaluated(self):
             for name, part in self.parts.items():
                 if uses(part, "positions"):
                     tokens_BT = torch.zeros((1, 2), dtype=torch.long, device=self._device())
-                    positions, first = part.positions(tokens_BT), 1 + sum(max(1, n) for _, n in self.axes.values())
-                    self.axes[name] = first, positions.shape[-1] if positions.ndim == 3 else 0
+                    positions, first = part.positions(tokens_BT), 1 + sum(count for _, count, _ in self.axes.values())
+                    self.axes[name] = first, positions.shape[-1] if positions.ndim == 3 else 1, positions.ndim
 
     def _device(self) -> torch.device:
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
@@ -144,9 +145,11 @@ class Layers(PositionEncoding):
         if not self.axes:
             return positions
         if name not in self.axes:
-            return positions[..., 0].long()  # another part's may be fractions
-        first, count = self.axes[name]
-        return positions[..., first : first + count] if count else positions[..., first]
+            return positions[0, :, 0].long()  # another part's may be fractions
+        first, count, ndim = self.axes[name]
+        if ndim == 3:
+            return positions[..., first : first + count]
+        return positions[0, :, first] if ndim == 1 else positions[..., first]
 
     def embed(self, x_BTD, positions):
         for name, part in self.parts.items():
