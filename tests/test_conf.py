@@ -20,7 +20,9 @@ from model.extensions import build_extension
 
 GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger", "experiment", "arm")
 FILES = [f"{group}={option}" for group in GROUPS for option in options(group)]
-NEEDED = {  # settings that a file leaves to the user
+NEEDED = {
+    "encoding=gemma3": ["model.num_layers=6"],
+    "encoding=gemma4": ["model.num_layers=6"],  # settings that a file leaves to the user
     "data=text": ["data.path=corpus"],
     "data=hub": ["data.path=owner/name"],
     "tokenizer=pretrained": ["tokenizer.path=tokenizer.json"],
