@@ -21,13 +21,13 @@ from model.extensions import build_extension
 GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger", "experiment", "arm")
 FILES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 NEEDED = {
-    "encoding=gemma3": ["model.num_layers=6"],
     "encoding=gemma4": ["model.num_layers=6"],  # settings that a file leaves to the user
     "data=text": ["data.path=corpus"],
     "data=hub": ["data.path=owner/name"],
     "tokenizer=pretrained": ["tokenizer.path=tokenizer.json"],
     **{f"arm={name}": ["experiment=extend"] for name in options("arm")},
 }
+DEEPER = {f"encoding={name}": ["model.num_layers=6"] for name in ("gemma3", "gemma4")}  # than the default model
 SCALED = [
     "model=nano",
     "context=32",
@@ -57,7 +57,7 @@ SWEEPS = {  # experiments that are sweeps: what makes them small, and how many r
 @pytest.mark.parametrize("choice", FILES)
 def test_every_file_composes_to_settings_of_the_right_kinds(composed, choice):
     group, option = choice.split("=")
-    settings = composed(choice, *NEEDED.get(choice, []))
+    settings = composed(choice, *NEEDED.get(choice, []), *DEEPER.get(choice, []))
     assert isinstance(settings, Settings)
     check_model(settings)
     check_data(settings)
