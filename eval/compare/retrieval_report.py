@@ -23,7 +23,7 @@ from eval.compare.show import (
     show_level,
     show_share,
 )
-from eval.compare.tables import sure_of
+from eval.compare.tables import name_of, sure_of
 
 SHOWN = 8  # of many encodings, heat maps of so many: those that gain most at the longest context
 Show = Callable[[float], str]
@@ -157,7 +157,7 @@ def _table(comparison: Comparison, here: pd.DataFrame, order: pd.DataFrame, valu
     titles = {length: show_length(length, comparison.context) for length in lengths}
     shown = columns_by_length(here.assign(at=here["context_length"]), order.index, value, show, titles)
     return Table(
-        f"Retrieval of {WHAT[needle]}, {value.replace('_', ' ')}{f', extension {extension}' * (extension != 'none')}",
+        name_of(f"Retrieval of {WHAT[needle]}, {value.replace('_', ' ')}", extension),
         [column("encoding", order.index), *columns(order, "seeds"), *shown],
         note,
         {"needle": needle, "extension": extension},
@@ -187,7 +187,7 @@ def _tables(comparison: Comparison, found: Retrieval, needle: str, extension: st
 
 def _seeds(row: Any) -> str:
     """The interval of a recovery, its worst seed, and how many of them pass."""
-    interval = show_interval(row.recovery_low, row.recovery_high, show_share)
+    interval = show_interval(row.recovery_low, row.recovery_high, show_share) * (row.recovery_low < row.recovery_high)
     if row.seeds == 1 or pd.isna(row.worst_seed):
         return interval
     passed = f"worst {show_share(row.worst_seed)}, {round(row.passed * row.seeds)} of {row.seeds} pass"
@@ -205,7 +205,7 @@ def gain_figure(
         "ticktext": [show_length(length, comparison.context) for length in lengths],
     }
     return Figure(
-        f"Gain of {WHAT[needle]} against context length, extension {extension}",
+        name_of(f"Gain of {WHAT[needle]} against context length", extension),
         curves(here, style, "context_length", "gain", ("gain_low", "gain_high")),
         layout(x, axis("gain, nats a token"), comparison.context),
         {"needle": needle, "extension": extension},
@@ -220,7 +220,7 @@ def encodings_maps(comparison: Comparison, found: Retrieval, needle: str, extens
     if len(labels) > MANY:
         labels = list(dict.fromkeys([*labels[:SHOWN], *[comparison.reference]]))
     return Figure(
-        f"Gain of {WHAT[needle]} by depth and context length, extension {extension}",
+        name_of(f"Gain of {WHAT[needle]} by depth and context length", extension),
         *_maps(comparison, {label: here[here["label"] == label] for label in labels}),
         {"needle": needle, "extension": extension},
     )
