@@ -331,7 +331,7 @@ class MixSettings(Checked):
         for part, cls in {"text": CorpusSettings, "task": TaskSettings}.items():
             own = _part(vars(self), part)
             others = own.get("name") != getattr(self, part) or own != {**own, **self.changed.get(part, {})}
-            self.check(part, not others, "these are the settings of another; a second stage keeps its parent's data")
+            self.check(part, not others, "data.settings are those of another: leave them out, they come of the rest")
             with of_the_mix(part):
                 split(cls, own, "data")
 
