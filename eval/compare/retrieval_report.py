@@ -9,7 +9,7 @@ import pandas as pd
 
 from eval.compare.comparison import MANY, Comparison
 from eval.compare.plots import Figure, Style, axis, curves, heat_maps, layout
-from eval.compare.retrieval import PASS, Retrieval, retrieval_of
+from eval.compare.retrieval import LEAST, PASS, Retrieval, retrieval_of
 from eval.compare.show import (
     Table,
     column,
@@ -53,8 +53,11 @@ def retrieval_sentences(comparison: Comparison, perplexity: Collection[str]) -> 
     if rows["context_length"].iloc[0] == comparison.context:
         return []
     said = [_verdict(rows, found, comparison, needle)]
-    if failed := sorted(set(trained["label"]) - set(learned["label"])):
-        said.append(f"At the training context {listed(failed)} {'do' if len(failed) > 1 else 'does'} not retrieve.")
+    failed = trained[trained["recovery"].isna()]
+    if lost := sorted(failed["label"][failed["gain"] < LEAST]):
+        said.append(f"At the training context {listed(lost)} {'do' if len(lost) > 1 else 'does'} not retrieve.")
+    if unsure := sorted(failed["label"][failed["gain"] >= LEAST]):
+        said.append(f"That {listed(unsure)} retrieves at the training context is not separable from chance: add seeds.")
     if len(rows) > 1 and perplexity:
         said.append(_agreement(set(perplexity), found.best[found.headline]))
     return said
