@@ -36,6 +36,7 @@ FLEX_BLOCK = 128  # its blocks, rows and keys
 # Its forward pass where a table is looked up, a block of which lies in shared memory, too.
 FLEX_LOOKUP = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64, "fwd_num_stages": 2}
 HANKEL_ROWS = 1024  # queries a block of `hankel`
+BAND_ROWS, BAND_HANKEL_ROWS = 32, 128  # queries a block at least, where rows see a band of keys
 FOLDED_LENGTH = 8192  # tokens up to which a bias beside q·k leaves the scores exact to about 1e-3
 ALIGNED = 8  # fused kernels want widths that are multiples of it
 
@@ -72,23 +73,26 @@ def attention(
             placed = positions.narrow(axis, first, last - first)
             blocks.append(attention(*own, encoding, placed, x_BTD[:, first:last], layer, executor=executor))
         return torch.cat(blocks, dim=2)
-    scale = q_BHTK.shape[-1] ** -0.5
+    scale, claims = q_BHTK.shape[-1] ** -0.5, encoding.at(layer)
     q_BHTK, k_BHTK, v_BHTK = encoding.rotate(q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer)
     mod = encoding.score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer)
     first = 0 if queries is None else q_BHTK.shape[2] - queries
-    executor = executor or choose(encoding, mod, q_BHTK, first)
+    executor = executor or choose(claims, mod, q_BHTK, first)
     if not torch.compiler.is_compiling() and (used := _recorder.get()) is not None:
         used.add(executor)
     if executor not in EXECUTORS:
         raise ValueError(f"executor={executor!r}: must be one of {', '.join(EXECUTORS)}")
     if executor in ("dense", "blocked"):
-        rows = functools.partial(
-            _rows, q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale
-        )  # rows(first, last): those rows of the output
-        out_BHTK = rows(first, q_BHTK.shape[2]) if executor == "dense" else _blocked(rows, v_BHTK, first)
+        given = (q_BHTK, k_BHTK, v_BHTK, mod, claims, scale)
+        if _skips(claims, T):
+            rows = functools.partial(_band_rows, *given)
+        else:
+            rows = functools.partial(_rows, *given, encoding, positions, x_BTD, layer)
+        # rows(first, last): those rows of the output
+        out_BHTK = rows(first, T) if executor == "dense" else _blocked(rows, v_BHTK, first, _keys(claims, T))
     else:
-        _require_whole_rows_unused(encoding, executor, first)
-        out_BHTK = _KERNELS[executor](q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale)
+        _require_whole_rows_unused(claims, executor, first)
+        out_BHTK = _KERNELS[executor](q_BHTK, k_BHTK, v_BHTK, mod, claims, scale)
     if first:
         positions, x_BTD = positions.narrow(min(positions.ndim - 1, 1), first, queries), x_BTD[:, first:]
     return encoding.unrotate(out_BHTK, positions, x_BTD, layer)
@@ -111,7 +115,7 @@ def record_executors() -> Iterator[set[str]]:
 def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0) -> str:
     """The executor for this encoding, device, dtype and length: on the CPU by measurement (docs/speed.md)."""
     B, H, T, _ = q_BHTK.shape
-    scores = B * H * T * T
+    scores = B * H * T * _keys(encoding, T)
     small, training = _block_scores(q_BHTK) >= scores, torch.is_grad_enabled()
     if encoding.rescores or first:
         return "dense" if small else "blocked"
@@ -124,9 +128,19 @@ def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, fir
         return "dense" if small else "blocked"
     if mod is None:  # the fused kernel's backward in bf16 is slow on CPU at short lengths
         return "dense" if training and q_BHTK.dtype == torch.bfloat16 and T <= 512 else "fused"
-    if encoding.distance_bias and not training and T >= 256:
+    if encoding.distance_bias and not training and T >= 256 and not _skips(encoding, T):
         return "hankel"
     return "dense" if small else "blocked"
+
+
+def _skips(encoding: PositionEncoding, length: int) -> bool:
+    """Whether what lies outside of a window is left out: from four windows on, where it saves time (docs/speed.md)."""
+    return encoding.band is not None and not encoding.rescores and length >= 4 * encoding.band
+
+
+def _keys(encoding: PositionEncoding, length: int) -> int:
+    """Keys that a row is scored with."""
+    return min(length, encoding.band + max(encoding.band, BAND_ROWS)) if _skips(encoding, length) else length
 
 
 def _require_whole_rows_unused(encoding: PositionEncoding, executor: str, first: int) -> None:
@@ -135,7 +149,9 @@ def _require_whole_rows_unused(encoding: PositionEncoding, executor: str, first:
         raise ValueError(f"executor={executor!r} can't be used: {why}; use dense or blocked")
 
 
-def _rows(q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale, first: int, last: int) -> Tensor:
+def _rows(
+    q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, encoding, positions, x_BTD, layer, first: int, last: int
+) -> Tensor:
     """Rows first..last−1 of the attention's output, with their scores written out: (B, H, last − first, K)."""
     T = k_BHTK.shape[2]
     rows_Q = torch.arange(first, last, device=q_BHTK.device)
@@ -143,13 +159,13 @@ def _rows(q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale,
     visible_QT = columns_T <= rows_Q[:, None]
     with torch.autocast(q_BHTK.device.type, enabled=False):
         scores_BHQT = (q_BHTK[:, :, first:last] * scale) @ k_BHTK.transpose(-1, -2)
-        if not encoding.rescores and (mod is None or encoding.distance_bias):
+        if not claims.rescores and (mod is None or claims.distance_bias):
             # The mask as a sum, the bias in the same sum: 1.4 times as fast in bf16 on CPU as filling it in.
-            line = _bias_line(mod, encoding, T, scores_BHQT)[..., T - last : 2 * T - 1 - first]
+            line = _bias_line(mod, claims, T, scores_BHQT)[..., T - last : 2 * T - 1 - first]
             bias = materialise(line.unfold(-1, T, 1).flip(-2))  # (Q, T) or (H, Q, T)
             weights_BHQT = torch.softmax(scores_BHQT + bias, dim=-1)
         else:
-            if encoding.rescores:
+            if claims.rescores:
                 content = (q_BHTK, k_BHTK, positions, x_BTD, layer)
                 scores_BHQT = encoding.rescore(scores_BHQT, visible_QT, rows_Q, *content)
             if mod is not None:
@@ -158,6 +174,54 @@ def _rows(q_BHTK, k_BHTK, v_BHTK, mod, encoding, positions, x_BTD, layer, scale,
                 scores_BHQT = mod(scores_BHQT, b, h, rows_Q[:, None], columns_T)
             weights_BHQT = encoding.weigh(scores_BHQT, visible_QT, rows_Q, layer)
         return weights_BHQT.to(v_BHTK.dtype) @ v_BHTK
+
+
+def _band_rows(q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, first: int, last: int) -> Tensor:
+    """`_rows` where a row sees a band of W keys: in blocks of N rows, each of which is given its own keys and the
+    W − 1 before them, S in all. Scores are (B, H, blocks, N, S)."""
+    B, H, T, _ = k_BHTK.shape
+    rows, before = last - first, claims.band - 1
+    blocks = max(1, rows // max(claims.band, BAND_ROWS))
+    N = math.ceil(rows / blocks)
+    spare = blocks * N - rows
+    start = first - before  # the first key, which may lie before the text
+    q_BHMNK = F.pad(q_BHTK[:, :, first:last], (0, 0, 0, spare)).unflatten(2, (blocks, N))
+    k_BHMSK, v_BHMSK = (
+        _overlapping(F.pad(t[:, :, max(start, 0) : last], (0, 0, max(-start, 0), spare)), blocks, N, before)
+        for t in (k_BHTK, v_BHTK)
+    )
+    device = q_BHTK.device
+    block_M11 = N * torch.arange(blocks, device=device)[:, None, None] + first
+    i_MN1 = block_M11 + torch.arange(N, device=device)[:, None]
+    j_M1S = block_M11 - before + torch.arange(before + N, device=device)
+    with torch.autocast(device.type, enabled=False):
+        scores = (q_BHMNK * scale) @ k_BHMSK.mT
+        if claims.distance_bias:
+            hidden = claims.band  # what stands in the table at W
+            distance_NS = before + torch.arange(N, device=device)[:, None] - torch.arange(before + N, device=device)
+            distance_NS = distance_NS.masked_fill(distance_NS < 0, hidden).clamp_max(hidden)
+            table_HW = F.pad(_distance_table(mod, H, claims.band, scores), (0, 1), value=float("-inf"))
+            bias_HMNS = table_HW.to(scores.dtype)[:, None, distance_NS].expand(-1, blocks, -1, -1)
+            if start < 0:
+                bias_HMNS = bias_HMNS.masked_fill(j_M1S < 0, float("-inf"))
+            scores = scores + bias_HMNS
+        else:
+            b = torch.arange(B, device=device)[:, None, None, None]
+            h = torch.arange(H, device=device)[:, None, None]
+            places = zip(scores.unbind(2), i_MN1.clamp_max(T - 1), j_M1S.clamp(0, T - 1)[:, 0], strict=True)
+            scores = torch.stack([mod(block, b, h, i_N1, j_S) for block, i_N1, j_S in places], dim=2)
+            hidden = (j_M1S > i_MN1) | (j_M1S < 0) | (i_MN1 - j_M1S > before)
+            scores = scores.masked_fill(hidden, float("-inf"))
+        return (torch.softmax(scores, dim=-1).to(v_BHTK.dtype) @ v_BHMSK).flatten(2, 3)[:, :, :rows]
+
+
+def _overlapping(x_BHTK: Tensor, blocks: int, N: int, before: int) -> Tensor:
+    """Blocks of N rows of x, which has `before` rows more in front, no more than N, each with as many before it: (B, H,
+    blocks, before + N, K). In two pieces, since the gradient of an unfolded view is slow."""
+    if blocks == 1:
+        return x_BHTK[:, :, None]
+    previous, own = (x.unflatten(2, (blocks, N)) for x in (x_BHTK[:, :, : blocks * N], x_BHTK[:, :, before:]))
+    return torch.cat([previous[:, :, :, :before], own], dim=3)
 
 
 def _bias_line(mod: ScoreMod | None, encoding: PositionEncoding, length: int, like: Tensor) -> Tensor:
@@ -170,10 +234,11 @@ def _bias_line(mod: ScoreMod | None, encoding: PositionEncoding, length: int, li
     return F.pad(table.flip(-1), (0, length - 1), value=float("-inf"))
 
 
-def _blocked(rows, v_BHTK: Tensor, first: int) -> Tensor:
-    """`rows` by blocks of query rows. In training each block's scores are computed again in the backward pass."""
+def _blocked(rows, v_BHTK: Tensor, first: int, seen: int) -> Tensor:
+    """`rows` by blocks of query rows, each of which has so many scores. In training each block's scores are computed
+    again in the backward pass."""
     B, H, T, _ = v_BHTK.shape
-    step = max(1, _block_scores(v_BHTK) // (B * H * T))
+    step = max(1, _block_scores(v_BHTK) // (B * H * seen))
     blocks = [(start, min(start + step, T)) for start in range(first, T, step)]
     if torch.is_grad_enabled():
         return torch.cat(
@@ -219,13 +284,17 @@ def _hankel(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
     """The fused kernel, its float mask a view of one table: with the queries in reverse order, mask[r, j] = bias at
     distance (last − 1 − r) − j depends on r + j alone, so row r is the table read from r on; −inf beyond the diagonal.
     A long text is cut by heads and blocks of queries, whose keys are those before their end and within the bias's
-    reach."""
+    reach; where rows see a band of keys, every text by blocks."""
     if mod is None or not encoding.distance_bias:
         raise ValueError(
             f"executor='hankel' can't be used: {type(encoding).__name__}'s scores have no bias of the distance alone"
         )
     _, H, T, _ = q_BHTK.shape
     line_HN = _bias_line(mod, encoding, T, q_BHTK).expand(H, -1)
+    if encoding.band is not None:
+        step, before = max(encoding.band, BAND_HANKEL_ROWS), encoding.band - 1
+        starts = [(max(0, first - before), first, min(first + step, T)) for first in range(0, T, step)]
+        return torch.cat([_hankel_rows(line_HN, q_BHTK, k_BHTK, v_BHTK, scale, *block) for block in starts], dim=2)
     if T <= HANKEL_ROWS:
         return _hankel_rows(line_HN, q_BHTK, k_BHTK, v_BHTK, scale, 0, 0, T)
     heads = zip(*(part.split(1, dim=-3) for part in (line_HN[:, None], q_BHTK, k_BHTK, v_BHTK)), strict=True)
@@ -293,7 +362,7 @@ def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
         table_HN = _distance_table(mod, q_BHTK.shape[1], length, q_BHTK)
         mod = lambda score, b, h, i, j: score + table_HN[h, (i - j).clamp_min(0)]  # noqa: E731
     run = _compiled_flex() if q_BHTK.is_cuda and not torch.compiler.is_compiling() else flex_attention
-    blocks = _causal_blocks(length, q_BHTK.device)
+    blocks = _causal_blocks(length, q_BHTK.device, encoding.band)
     return run(q_BHTK, k_BHTK, v_BHTK, score_mod=mod, block_mask=blocks, scale=scale, kernel_options=options)
 
 
@@ -304,26 +373,35 @@ def _compiled_flex():
     return torch.compile(flex_attention, dynamic=True)
 
 
-def _causal(b, h, i, j):
-    return i >= j
+@functools.cache
+def _causal(band: int | None):
+    """FlexAttention's mask: the past, or a band of it."""
+    return (lambda b, h, i, j: i >= j) if band is None else lambda b, h, i, j: (i >= j) & (i - j < band)
 
 
 @functools.lru_cache(maxsize=8)
-def _causal_blocks(length: int, device: torch.device):
-    """The block mask of causal attention: a partial block on the diagonal, full ones before it."""
+def _causal_blocks(length: int, device: torch.device, band: int | None = None):
+    """The block mask of causal attention: a partial block on the diagonal, full ones before it; of a window also
+    partial ones where it ends, and none before."""
     from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
     if length % FLEX_BLOCK:
-        return create_block_mask(_causal, None, None, length, length, device=str(device))
+        return create_block_mask(_causal(band), None, None, length, length, device=str(device))
     blocks = length // FLEX_BLOCK  # written down, since create_block_mask would look at all T × T pairs
     row_N = torch.arange(blocks, dtype=torch.int32, device=device)
+    full = blocks if band is None else max(0, band // FLEX_BLOCK - 1)  # blocks before a row's own that it sees whole
+    reached = blocks if band is None else (band - 2) // FLEX_BLOCK + 1  # and those of which it sees some
+    number_N, reached_N = row_N.clamp_max(full), row_N.clamp_max(reached)
+    back_NN = row_N  # the places of a list: how many blocks back, the nearest first
+    whole_NN = (row_N[:, None] - 1 - back_NN) % blocks
+    partial_NN = torch.where(back_NN == 0, row_N[:, None], (row_N[:, None] - number_N[:, None] - back_NN) % blocks)
     return BlockMask.from_kv_blocks(
-        torch.ones_like(row_N)[None, None],
-        ((row_N[:, None] - row_N) % blocks)[None, None],
-        row_N[None, None],
-        row_N.expand(1, 1, blocks, blocks).contiguous(),
+        (1 + reached_N - number_N)[None, None],
+        partial_NN[None, None],
+        number_N[None, None],
+        whole_NN[None, None],
         BLOCK_SIZE=FLEX_BLOCK,
-        mask_mod=_causal,
+        mask_mod=_causal(band),
         seq_lengths=(length, length),
     )
 

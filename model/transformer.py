@@ -200,6 +200,11 @@ class Transformer(nn.Module):
         """Whether a CUDA graph can replay a pass: as its encoding, with all that it holds, claims."""
         return all(part.capturable for part in self.encoding.modules() if isinstance(part, PositionEncoding))
 
+    @property
+    def sees(self) -> list[int | None]:
+        """How many keys a row sees in each layer, itself included; None: all before it."""
+        return [self.encoding.at(layer).sees for layer in range(self.shape.num_layers)]
+
     def count_parameters(self) -> dict[str, int]:
         """Parameters: `total`, `embedding` (the tied table), `encoding` (the slot's own), `backbone` (the rest)."""
         total = sum(p.numel() for p in self.parameters())

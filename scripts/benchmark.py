@@ -35,7 +35,7 @@ from eval.record.identity import settings_of
 from eval.record.provenance import machine
 from eval.record.terminal import console
 from model.attention import attention
-from model.catalogue import encoding_config, encoding_names
+from model.catalogue import encoding_config, encoding_names, fewest_layers
 from model.devices import available_cores
 from model.encodings import Shape, build_encoding
 from model.kernels import compile_training, cross_entropy
@@ -364,9 +364,12 @@ def peers(options) -> list[dict[str, Any]]:
 
 
 def encodings(options) -> list[dict[str, Any]]:
-    """Every encoding at every setting, against none at the first."""
+    """Every encoding at every setting, against none at the first; but for those whose layers are more than there are,
+    where none are named."""
     settings = options.settings or ["bf16"]
-    names = ["none", *(name for name in options.encodings or encoding_names() if name != "none")]
+    layers = _sizes(options).num_layers
+    fitting = [name for name in encoding_names() if fewest_layers(encoding_config(name)) <= layers]
+    names = ["none", *(name for name in options.encodings or fitting if name != "none")]
     return _apart([[Entry(f"{name} | {each}", name, each) for each in settings] for name in names], options)
 
 

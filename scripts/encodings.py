@@ -12,16 +12,18 @@ import argparse
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from eval.record.terminal import console
-from model.catalogue import encoding_config, encoding_names
+from model.catalogue import encoding_config, encoding_names, fewest_layers
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import uses
+from model.encodings.layers import Layers
 from scripts.command import end_with
 
 SHAPE = Shape(dim=128, num_heads=4, num_layers=4, context=128, separators={"line": (3,), "sentence": (4,)})
@@ -30,7 +32,7 @@ HOOKS = ("positions", "embed", "rotate", "unrotate", "rescore", "score_mod", "we
 
 def describe(name: str) -> dict[str, Any]:
     """One encoding's row: its class, parameters, longest length (None: unlimited), claims, hooks, paper (or None)."""
-    encoding = build_encoding(encoding_config(name), SHAPE)
+    encoding = build_encoding(config := encoding_config(name), with_layers(SHAPE, config))
     return {
         "name": name,
         "class": type(encoding).__name__,
@@ -38,9 +40,19 @@ def describe(name: str) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in encoding.parameters()),
         "max_length": encoding.max_length,
         "relative": encoding.relative,
-        "hooks": [hook for hook in HOOKS if uses(encoding, hook)],
+        "hooks": [hook for hook in HOOKS if used(encoding, hook)],
         "paper": paper(type(encoding)),
     }
+
+
+def with_layers(shape: Shape, config: Mapping[str, Any]) -> Shape:
+    """The shape, with more layers where the encoding of a config has a longer pattern of them."""
+    return replace(shape, num_layers=max(shape.num_layers, fewest_layers(config)))
+
+
+def used(encoding: PositionEncoding, hook: str) -> bool:
+    """Whether an encoding has a hook of its own, or one of the parts of which its layers are."""
+    return any(uses(part, hook) for part in (encoding.parts.values() if isinstance(encoding, Layers) else [encoding]))
 
 
 def inner(encoding: PositionEncoding) -> list[PositionEncoding]:

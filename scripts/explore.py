@@ -37,14 +37,15 @@ from eval.record.folder import RunFolder
 from eval.record.trained import last_weights
 from model.attention import attention
 from model.build import build_transformer
-from model.catalogue import encoding_config, encoding_names
+from model.catalogue import encoding_config, encoding_names, fewest_layers
 from model.encodings import PositionEncoding, Shape, build_encoding
-from model.encodings.combined import uses
+from model.encodings.layers import Layers
 from model.encodings.rope import RoPE
+from model.encodings.rope_layerwise import RoPELayerwise
 from model.encodings.sinusoidal import sinusoids
 from model.extensions import view
 from scripts.command import end_with
-from scripts.encodings import SHAPE, describe
+from scripts.encodings import SHAPE, describe, used, with_layers
 
 BASES = (10, 100, 1_000, 10_000, 100_000, 500_000, 1_000_000)
 WIDTHS = (4, 8, 16, 32, 64, 128)  # of the model
@@ -181,9 +182,9 @@ def embedding_map(encoding: PositionEncoding) -> Tensor:
 def explored(encoding: PositionEncoding, label: str, layers: int, pack: Pack) -> dict[str, Any]:
     """One state of an encoding (untrained, trained), as the page has it."""
     scoring = ("rotate", "rescore", "score_mod", "weigh")
-    embeds = uses(encoding, "embed") and not any(uses(encoding, hook) for hook in scoring)
+    embeds = used(encoding, "embed") and not any(used(encoding, hook) for hook in scoring)
     maps = [embedding_map(encoding)] * layers if embeds else [score_map(encoding, layer) for layer in range(layers)]
-    rotation = next((part for part in encoding.modules() if isinstance(part, RoPE)), None)
+    turns = any(isinstance(part, RoPE) for part in encoding.modules())
     return {
         "label": label,
         "context": encoding.shape.context,
@@ -199,8 +200,16 @@ def explored(encoding: PositionEncoding, label: str, layers: int, pack: Pack) ->
         "mapOf": "embeddings" if embeds else "scores",
         "mapAt": map_positions(encoding).tolist(),
         "maps": [[pack.add(head) for head in heads] for heads in maps],
-        "pairs": rotation and [turning(rotation, layer, pack) for layer in range(layers)],
+        "pairs": [turning(*rotation(encoding, layer), pack) for layer in range(layers)] if turns else None,
     }
+
+
+def rotation(encoding: PositionEncoding, layer: int) -> tuple[RoPE, int]:
+    """The rotation of a layer, and which of the layers that it has this is; where layers differ and this one has none,
+    one that stands still."""
+    here, own = (encoding.at(layer), encoding.places[layer][1]) if isinstance(encoding, Layers) else (encoding, layer)
+    still = RoPELayerwise(encoding.shape, bases=[RoPE(encoding.shape).base, None])
+    return next(((part, own) for part in here.modules() if isinstance(part, RoPE)), (still, 1))
 
 
 @torch.no_grad()
@@ -225,10 +234,11 @@ def turning(rotation: RoPE, layer: int, pack: Pack) -> list[dict[str, Any]]:
 def states(name: str, run: RunFolder | None, pack: Pack) -> Iterator[dict[str, Any]]:
     """An encoding as it starts; where it starts with parameters of zero, with those drawn at random, so that its form
     is seen; and as the run left it, if the run is of this encoding."""
-    encoding = build_encoding(encoding_config(name), SHAPE)
-    yield explored(encoding, "before training", LAYERS, pack)
+    config = encoding_config(name)
+    encoding, layers = build_encoding(config, with_layers(SHAPE, config)), max(LAYERS, fewest_layers(config))
+    yield explored(encoding, "before training", layers, pack)
     if draw_zeros(encoding):
-        yield explored(encoding, "an example: its zeros drawn from N(0, 1)", LAYERS, pack)
+        yield explored(encoding, "an example: its zeros drawn from N(0, 1)", layers, pack)
     if run is not None and run.settings.encoding["name"] == name:
         encoding = trained_encoding(run)
         yield explored(encoding, f"trained: {run.name}", encoding.shape.num_layers, pack)
@@ -255,12 +265,12 @@ def trained_encoding(run: RunFolder) -> PositionEncoding:
 def explain(name: str) -> dict[str, Any]:
     """What is known of an encoding beside its numbers: claims, settings, and what its class says of itself."""
     config = encoding_config(name)
-    encoding = build_encoding(config, SHAPE)
+    encoding = build_encoding(config, with_layers(SHAPE, config))
     return {
         **describe(name),
         "settings": {key: value for key, value in config.items() if key not in ("name", "_target_")},
         "definition": paragraphs(inspect.getdoc(type(encoding)) or ""),
-        "table": uses(encoding, "embed") and any(parameter.ndim > 1 for parameter in encoding.parameters()),
+        "table": used(encoding, "embed") and any(parameter.ndim > 1 for parameter in encoding.parameters()),
     }
 
 

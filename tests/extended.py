@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from model.attention import attention
-from model.catalogue import encoding_config, extension_config
+from model.catalogue import encoding_config, extension_config, fewest_layers
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.extensions import build_extension
 from tests.laws import SEPARATORS, Content, perturb, random_tokens, rig_model
@@ -23,9 +23,12 @@ WITHIN_TRAINING_TOO = {"drop"}  # what changes a model at s ≤ 1 as well
 
 @functools.cache
 def encoding_of(name: str, head_dim: int = 14, context: int = L) -> PositionEncoding:
-    """Four heads, two layers, float64, in eval mode, its parameters moved off their initial values."""
-    shape = Shape(HEADS * head_dim, HEADS, num_layers=2, context=context, separators=SEPARATORS)
-    return perturb(build_encoding(encoding_config(name), shape).double().eval())
+    """Four heads, two layers or as many as it needs, float64, in eval mode, its parameters moved off their initial
+    values."""
+    config = encoding_config(name)
+    layers = max(2, fewest_layers(config))
+    shape = Shape(HEADS * head_dim, HEADS, num_layers=layers, context=context, separators=SEPARATORS)
+    return perturb(build_encoding(config, shape).double().eval())
 
 
 @functools.cache

@@ -31,8 +31,10 @@ from torch.utils._pytree import tree_leaves
 
 import model.attention
 from model.attention import attention
+from model.catalogue import fewest_layers
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import Combined
+from model.encodings.layers import Layers
 from model.encodings.none import NoPE
 from model.transformer import Past, Transformer
 
@@ -48,8 +50,15 @@ VISIBLE = 1e-6  # a difference at least this large (relative) is no rounding
 
 
 def of_config(config: Mapping[str, Any]) -> Build:
-    """Builds the encoding of a config, as a run does; settings given later take the place of the config's."""
-    return lambda shape, seed=0, **settings: build_encoding({**config, **settings}, shape, seed)
+    """Builds the encoding of a config, as a run does; settings given later take the place of the config's. Where layers
+    differ, for as many layers as it needs."""
+
+    def build(shape: Shape, seed: int = 0, **settings) -> PositionEncoding:
+        given = {**config, **settings}
+        layers = max(shape.num_layers, fewest_layers(given))
+        return build_encoding(given, replace(shape, num_layers=layers), seed)
+
+    return build
 
 
 def of_class(cls: type[PositionEncoding], **given) -> Build:
@@ -204,7 +213,7 @@ def check_causality(build: Build) -> None:
     content, other = Content.random(SHAPE, T), Content.random(SHAPE, T, seed=2).map(lambda t: 5 * t)
     for i in (0, 1, T // 3, T - 2):
         changed = content.changed_after(i, other)
-        for layer in range(SHAPE.num_layers):
+        for layer in range(encoding.shape.num_layers):
             for training in (False, True):
                 encoding.train(training)
                 before, after = (attend(_twin(encoding), given, layer) for given in (content, changed))
@@ -243,7 +252,7 @@ def check_shift_invariance(build: Build) -> None:
     T = length_for(encoding)
     content = Content.random(SHAPE, T)
     constant = replace(content.map(lambda t: t[..., :1, :].expand_as(t)), tokens=torch.full_like(content.tokens, 7))
-    for layer in range(SHAPE.num_layers):
+    for layer in range(encoding.shape.num_layers):
         for shift in (1, 1000):
             shifted = attend(encoding, content, layer, shift=shift)
             assert_same(shifted, attend(encoding, content, layer), f"layer {layer} notices a shift by {shift}")
@@ -277,10 +286,10 @@ def _added_bias(mod, length: int, seen: Callable[[Tensor], Tensor] = lambda scor
 def check_separable_bias(build: Build) -> None:
     """Where `separable_bias`: score_mod adds u(i) − u(j), whatever the score."""
     encoding = rig(build)
-    if not encoding.separable_bias:
-        return
     T = length_for(encoding)
-    for layer in range(SHAPE.num_layers):
+    for layer in range(encoding.shape.num_layers):
+        if not encoding.at(layer).separable_bias:
+            continue
         _, _, mod, _ = hooks(encoding, Content.random(SHAPE, T), layer)
         bias = _added_bias(mod, T)
         assert_same(bias, bias[..., :1] + bias[..., :1, :], "the bias is not one of u(i) − u(j)", tolerance=1e-7)
@@ -289,11 +298,11 @@ def check_separable_bias(build: Build) -> None:
 def check_distance_bias(build: Build) -> None:
     """Where `distance_bias`: score_mod adds a bias of (h, i − j), whatever the score, the sequence and its content."""
     encoding = rig(build)
-    if not encoding.distance_bias:
-        return
     T = length_for(encoding)
     distances = (torch.arange(T)[:, None] - torch.arange(T)).clamp_min(0)
-    for layer in range(SHAPE.num_layers):
+    for layer in range(encoding.shape.num_layers):
+        if not encoding.at(layer).distance_bias:
+            continue
         _, _, mod, positions = hooks(encoding, content := Content.random(SHAPE, T), layer)
         assert torch.equal(positions, torch.arange(T)), "distance_bias is for the default positions, 0..T−1"
         bias = _added_bias(mod, T, torch.tril)
@@ -357,7 +366,7 @@ def check_parameters_in_bf16(build: Build) -> None:
         pair = copy.deepcopy(exact).bfloat16(), exact
         content = Content.random(shape, T, batch=1).map(lambda t: t.float().double())
         silent = replace(content, q=0 * content.q, k=0 * content.k)  # what is left of the scores is position
-        for layer in range(shape.num_layers):
+        for layer in range(exact.shape.num_layers):
             found = []
             for encoding, dtype in zip(pair, (torch.float32, torch.float64), strict=True):
                 given = content.to(dtype)
@@ -403,16 +412,17 @@ def _by_layer(name: str, gradient: Tensor) -> list[tuple[str, Tensor]]:
 
 
 def check_parts(build: Build) -> None:
-    """Every part of a combination reaches the output: with nothing in its place the output is another."""
+    """Every part of a combination, and of a pattern of layers, reaches the output: with nothing in its place the output
+    is another."""
     encoding = rig(build)
-    if not isinstance(encoding, Combined):
+    if not isinstance(encoding, Combined | Layers):
         return
     tokens_BT = random_tokens(BATCH, length_for(encoding))
     whole = logits(encoding, tokens_BT)
     for name, part in encoding.parts.items():
         if not isinstance(part, NoPE):
             rest = copy.deepcopy(encoding)
-            rest.parts[name] = NoPE(SHAPE)
+            rest.parts[name] = NoPE(part.shape)
             assert_differ(logits(rest, tokens_BT), whole, f"the part {name} does not reach the output")
 
 
@@ -426,7 +436,7 @@ def check_saved_equals_loaded(build: Build) -> None:
     file.seek(0)
     whole = rig_model(loaded)
     whole.load_state_dict(torch.load(file, weights_only=True), strict=True)
-    for layer in range(SHAPE.num_layers):
+    for layer in range(saved.shape.num_layers):
         for training in (False, True):
             pair = [attend(_twin(encoding.train(training)), content, layer) for encoding in (saved, loaded)]
             assert torch.equal(*pair), "loaded differs from saved"
@@ -506,7 +516,7 @@ def check_executors(build: Build) -> None:
     score_mod on scalar indices, as FlexAttention calls it."""
     encoding = rig(build)
     T = length_for(encoding)
-    for layer in range(SHAPE.num_layers):
+    for layer in range(encoding.shape.num_layers):
         dense, gradients = _with_gradients(encoding, T, layer, "dense")
         with mock.patch.object(model.attention, "BLOCK_SCORES", BATCH * SHAPE.num_heads * T * 5):  # 5 rows a block
             blocked, blocked_gradients = _with_gradients(encoding, T, layer, "blocked")
@@ -517,16 +527,16 @@ def check_executors(build: Build) -> None:
             scale = max(gradient.abs().max().item(), 1e-6)
             error = (gradient - blocked_gradients[name]).abs().max().item() / scale
             assert error <= EXACT, f"blocked and dense: the gradients of {name} differ by {error:.1e}"
-        content = Content.random(SHAPE, T)
+        content, claims = Content.random(SHAPE, T), encoding.at(layer)
         q, k, mod, _ = hooks(encoding, content, layer)
-        if encoding.rescores:
+        if claims.rescores:
             continue
         if mod is None:
             assert_same(attend(encoding, content, layer, "fused"), dense, "fused and dense")
             continue
-        if encoding.distance_bias:
+        if claims.distance_bias:
             assert_same(attend(encoding, content, layer, "hankel"), dense, "hankel and dense", 1e-6)
-        if encoding.separable_bias:
+        if claims.separable_bias:
             assert_same(attend(encoding, content, layer, "folded"), dense, "folded and dense")
             short = content.to(torch.bfloat16).to(torch.float64)  # numbers that bf16 holds
             folded = attend(encoding.float(), short.to(torch.bfloat16), layer, "folded").double()
@@ -554,6 +564,38 @@ def _with_gradients(encoding: PositionEncoding, T: int, layer: int, executor: st
     gradients = torch.autograd.grad((out * weight).sum(), list(inputs.values()), allow_unused=True)
     used = {name: gradient for name, gradient in zip(inputs, gradients, strict=True) if gradient is not None}
     return out.detach(), used
+
+
+def check_band(build: Build) -> None:
+    """Where a row sees a `band` of keys alone: the others have no weight, and the executors that leave them out give
+    what those give that don't, with the gradients, whatever rows are asked for."""
+    encoding = rig(build)
+    for layer in range(encoding.shape.num_layers):
+        claims = encoding.at(layer)
+        if claims.band is None:
+            continue
+        for T in (4 * claims.band, 4 * claims.band + 3, 9 * claims.band + 1):
+            content = Content.random(SHAPE, T)
+            rows = torch.arange(T)
+            far = rows[:, None] - rows >= claims.band
+            assert (_weights(encoding, content, layer).masked_select(far) == 0).all(), (
+                "a key outside of `band` has weight"
+            )
+            out, own_gradients = _with_gradients(encoding, T, layer, "dense")
+            with mock.patch.object(model.attention, "_skips", lambda *_: False):
+                whole, gradients = _with_gradients(encoding, T, layer, "dense")
+            assert_same(out, whole, "with and without the keys that are hidden")
+            for name, gradient in gradients.items():
+                error = (own_gradients[name] - gradient).abs().max() / gradient.abs().max().clamp_min(1e-6)
+                assert error <= 1e-6, f"with and without them: the gradients of {name} differ by {error:.1e}"
+            for executor in ("blocked", "hankel"):
+                if executor == "blocked" or claims.distance_bias:
+                    with mock.patch.object(model.attention, "BLOCK_SCORES", BATCH * SHAPE.num_heads * claims.band * 40):
+                        assert_same(attend(encoding, content, layer, executor), whole, executor, 1e-6)
+            given = encoding.positions(content.tokens), content.x, layer
+            for queries in (1, 5, claims.band + 1, T - 1):
+                last = attention(*content[2:], encoding, *given, queries=queries)
+                assert_same(last, whole[:, :, -queries:], f"the last {queries} rows")
 
 
 def check_one_device(build: Build) -> None:
@@ -718,7 +760,7 @@ def check_pairing(build: Build) -> None:
     again = build(SHAPE, seed=0)
     for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), f"{name} depends on more than the seed"
-    plain = Transformer(VOCABULARY, NoPE(SHAPE), seed=4).state_dict()
+    plain = Transformer(VOCABULARY, NoPE(first.shape), seed=4).state_dict()
     backbone = {name: value for name, value in whole.state_dict().items() if not name.startswith("encoding.")}
     assert backbone.keys() == plain.keys()
     torch.manual_seed(5)
@@ -735,7 +777,7 @@ def check_reference(build: Build, reference, shape: Shape = SHAPE, length: int =
     content = Content.random(shape, length_for(encoding, length))
     with torch.no_grad():
         embedded_BTD = encoding.embed(content.x, encoding.positions(content.tokens))
-        for layer in range(shape.num_layers):
+        for layer in range(encoding.shape.num_layers):
             out_BHTK = attend(encoding, content, layer)
             b = layer % 2  # the batch's other sequence for the other layer
             q, k, v, x, tokens = (t[b].numpy() for t in (content.q, content.k, content.v, content.x, content.tokens))

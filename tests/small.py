@@ -8,7 +8,7 @@ from data.stream import TokenStream
 from eval.measure.perplexity import Perplexity
 from eval.measure.streams import Streams
 from eval.record.folder import RunFolder
-from model.catalogue import encoding_config
+from model.catalogue import encoding_config, fewest_layers
 from model.encodings import Shape, build_encoding
 from model.transformer import Transformer
 
@@ -68,8 +68,10 @@ def small_stream(*sizes: int, seed: int = 0) -> TokenStream:
 def small_model(name: str = "alibi", num_layers: int = 2, **settings) -> Transformer:
     """A random model in float64, its weights large enough for its losses to differ."""
     separators = {"line": (1,), "sentence": (2,)}
-    shape = Shape(dim=40, num_heads=4, num_layers=num_layers, context=CONTEXT, separators=separators)
-    model = Transformer(VOCABULARY, build_encoding({**encoding_config(name), **settings}, shape)).double().eval()
+    config = {**encoding_config(name), **settings}
+    layers = max(num_layers, fewest_layers(config))
+    shape = Shape(dim=40, num_heads=4, num_layers=layers, context=CONTEXT, separators=separators)
+    model = Transformer(VOCABULARY, build_encoding(config, shape)).double().eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.mul_(8 if name.endswith(("out.weight", "down.weight")) else 1)

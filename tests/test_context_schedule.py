@@ -17,6 +17,7 @@ from eval.record.identity import settings_of
 from model.attention import attention
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import PositionEncoding
+from model.encodings.chunked import Chunked
 from model.encodings.logn import QueryScale
 from model.encodings.none import NoPE
 from model.encodings.path import PaTH
@@ -80,7 +81,7 @@ def counted_in_blocks(encoding: PositionEncoding, width: int, length: int, layer
     """By which factor a row's q differs where the keys that it sees are counted in its block, not from the start on:
     (T, 1) or (H, T, 1)."""
     factor = torch.ones(length, 1, dtype=torch.float64)
-    for part in encoding.modules():
+    for part in encoding.at(layer).modules():
         if isinstance(part, QueryScale):
             sees = float("inf") if part.sees is None else part.sees
             whole = torch.arange(1, length + 1, dtype=torch.float64)
@@ -116,14 +117,17 @@ def in_blocks(encoding: PositionEncoding, content: laws.Content, width: int, lay
 
 def check_mask(build: laws.Build) -> None:
     """Within blocks, attention and its gradients are those of the whole sequence with the keys of other blocks masked:
-    positions are the whole's. PaTH's convolution, which would look into the block before, looks at the token alone."""
+    positions are the whole's. PaTH's convolution, which would look into the block before, looks at the token alone, and
+    chunks, which are counted from a block's start, are as long as the text."""
     encoding = laws.rig(build)
     with torch.no_grad():
         for part in encoding.modules():
             if isinstance(part, PaTH):
                 part.taps_LWD.requires_grad_(False)[:, :-1] = 0
+            if isinstance(part, Chunked):
+                part.chunk, part.band = laws.LENGTH, None
     T = laws.length_for(encoding)
-    for layer in range(laws.SHAPE.num_layers):
+    for layer in range(encoding.shape.num_layers):
         for width in WIDTHS:
             found = []
             for way in (masked, in_blocks):

@@ -23,6 +23,7 @@ from model.encodings.sinusoidal import sinusoids
 from model.encodings.t5 import causal_buckets
 from model.training.checkpoint import SCHEMA, AtomicCheckpointIO
 from scripts import explore
+from scripts.encodings import with_layers
 from scripts.explore import Pack, curves, draw_zeros, embedding_map, explored, page, score_map, scores
 from tests.browser import DESKTOP, PHONE, open_browser
 from tests.synthetic import facts
@@ -31,7 +32,7 @@ SMALL = Shape(dim=32, num_heads=4, num_layers=2, context=16, separators={"line":
 
 
 def small(name):
-    return build_encoding(encoding_config(name), SMALL)
+    return build_encoding(config := encoding_config(name), with_layers(SMALL, config))
 
 
 def unpack(pack, where):

@@ -25,8 +25,20 @@ from tests.references.extensions import base_frequencies, rope_score
 pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.(high|beta_fast|group)=")
 
 N, M = 2 * L, 4 * L  # a stage's length, and one beyond it
-KINDS = ["rope", "rope_learned", "rope_placement", "alibi", "learned", "sinusoidal", "none", "logn", "t5", "combined"]
-A_FEW = ["rope", "alibi", "learned", "none", "logn", "combined"]
+KINDS = [
+    "rope",
+    "rope_learned",
+    "rope_placement",
+    "alibi",
+    "learned",
+    "sinusoidal",
+    "none",
+    "logn",
+    "t5",
+    "combined",
+    "gpt_oss",
+]
+A_FEW = ["rope", "alibi", "learned", "none", "logn", "combined", "gpt_oss"]
 REST = sorted({*encoding_names()} - {*A_FEW})
 
 
@@ -355,7 +367,7 @@ def test_every_executor_that_takes_a_view_gives_what_dense_gives(method, names):
 
 @pytest.mark.parametrize("method", sorted({*extension_names()} - {"none"}))
 def test_a_view_compiles_without_a_break(method):
-    name = next(name for name in ("rope", "alibi", "learned") if trained_with(method, name) is not None)
+    name = next(name for name in ("rope", "alibi", "learned", "gpt_oss") if trained_with(method, name) is not None)
     owner, tokens_BT = stage_of(method, name), random_tokens(2, L)
     twin = copy.deepcopy(owner)
     torch._dynamo.reset()

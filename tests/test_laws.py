@@ -84,6 +84,10 @@ def test_all_executors_agree(build):
     laws.check_executors(build)
 
 
+def test_what_a_window_hides_is_left_out_and_changes_nothing(build):
+    laws.check_band(build)
+
+
 def test_a_forward_pass_stays_on_one_device(build):
     laws.check_one_device(build)
 

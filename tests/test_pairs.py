@@ -28,7 +28,9 @@ def refused_or_lawful(build: laws.Build) -> str | None:
     try:
         build(laws.SHAPE)
     except ValueError as error:
-        assert re.fullmatch(r"encoding\.(parts[=:]|length=) ?\w+.{20,}", str(error)), f"no sentence: {error}"
+        assert re.fullmatch(r"encoding\.(parts[=:]|parts\.\w+=|length=) ?\w+.{20,}", str(error)), (
+            f"no sentence: {error}"
+        )
         return str(error)
     laws.check_causality(build)
     laws.check_gradients(build)

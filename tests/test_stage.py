@@ -18,7 +18,7 @@ from eval.record.identity import run_hash, settings_of
 from eval.record.inherit import given_keys
 from eval.record.trained import load
 from model.build import build_transformer, check_model
-from model.catalogue import encoding_names
+from model.catalogue import encoding_config, encoding_names, fewest_layers
 from model.extensions import build_extension, extension_config, extension_names
 from model.training.checkpoint import checkpoint_path, checkpoints
 from tests.test_resume import Killed, assert_same, stop_at
@@ -58,7 +58,10 @@ def stage_of(context: int, **changed) -> StageSettings:
 
 def first_and_second(encoding: str, context: int, extension: str | None = None):
     """The settings of a first run, and of a stage on it."""
-    first = settings_of(f"encoding={encoding}", "model=nano", f"context={CONTEXT}", "logger=none", "eval.lengths=[1]")
+    layers = f"model.num_layers={max(2, fewest_layers(encoding_config(encoding)))}"
+    first = settings_of(
+        f"encoding={encoding}", "model=nano", layers, f"context={CONTEXT}", "logger=none", "eval.lengths=[1]"
+    )
     second = replace(
         first, context=context, stage=stage_of(CONTEXT), extension=extension and extension_config(extension)
     )

@@ -21,6 +21,7 @@ from eval.compare.show import (
     show_perplexity,
     show_share,
 )
+from eval.compare.sight import described
 from eval.record.tuning import widen
 
 
@@ -193,7 +194,11 @@ def costs(comparison: Comparison) -> pd.DataFrame:
 def cost_table(comparison: Comparison) -> Table:
     """See `costs`."""
     rows = costs(comparison)
-    names = ("label", "total", "own", "tokens", "tokens_per_second", "peak_memory", "seconds", "evaluation")
+    names = ["label", "total", "own", "tokens", "tokens_per_second", "peak_memory", "seconds", "evaluation"]
+    if windows := described(comparison):
+        for name in ("receptive field", "scores left out"):
+            rows[name] = rows["label"].map({label: each[name] for label, each in windows.items()}).fillna("–")
+            names.append(name)
     note = "tokens trained on, tokens a second in training; medians over the seeds"
     if len({str(run.results.get("machine")) for run in comparison.compared}) > 1:
         note += "; measured on different machines, so speeds do not compare"

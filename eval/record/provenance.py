@@ -23,7 +23,8 @@ PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "hydra-core", "numpy
 
 
 def describe_run(settings: Settings, data: WindowDataModule, module: LanguageModel, meter: Meter) -> dict[str, Any]:
-    """The fields of results.json beside its rows: identity, provenance, parameters, training."""
+    """The fields of results.json beside its rows: identity, provenance, parameters, what its layers see,
+    training."""
     precision = choose_precision(settings.trainer)
     return {
         "run_id": settings.run_id,
@@ -39,6 +40,7 @@ def describe_run(settings: Settings, data: WindowDataModule, module: LanguageMod
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "weights_hash": weights_hash(module.transformer),
         "parameters": module.transformer.count_parameters(),
+        "sees": module.transformer.sees,
         "training": {**meter.summary(), "precision": precision.name, "precision_reason": precision.reason},
     }
 

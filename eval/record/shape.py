@@ -154,6 +154,7 @@ class Trained(Results):
     machine: dict[str, Any]
     versions: dict[str, Any]
     parameters: Parameters
+    sees: NotRequired[list[int | None]]
     training: Training
     curve_hash: NotRequired[str]
     weights_hash: NotRequired[str]

@@ -73,6 +73,9 @@ class PositionEncoding(nn.Module):
     lr_scale: learning rate of the encoding's own parameters as a multiple of the backbone's.
     reach: all positions lie within so many tokens of one another; None: within the sequence's length.
     sees: a row sees no more than so many keys, itself included; None: all up to itself.
+    band: the keys that a row sees are among so many, itself the last of them, so that executors leave out the rest;
+        None: they may lie anywhere before it.
+    outermost: it can't stand inside another encoding.
     capturable: a pass is kernels alone, which a CUDA graph can replay: nothing waits for the device or copies to it,
         and Python keeps nothing that changes from pass to pass.
     """
@@ -87,6 +90,8 @@ class PositionEncoding(nn.Module):
     lr_scale: float = 1.0
     reach: int | None = None
     sees: int | None = None
+    band: int | None = None
+    outermost: bool = False
     capturable: bool = True
 
     def __init__(self, shape: Shape):
@@ -108,6 +113,15 @@ class PositionEncoding(nn.Module):
             if not value.is_meta:
                 self._buffers[name] = value.to(self._buffers[name].device)
         return self
+
+    def at(self, layer: int) -> PositionEncoding:
+        """The encoding whose claims hold in this layer: itself, unless layers differ."""
+        return self
+
+    @classmethod
+    def shape_within(cls, shape: Shape, settings: Mapping[str, Any], place: tuple[str, ...]) -> Shape:
+        """What an encoding inside this one is built with, where `place` leads to it in the settings: the same."""
+        return shape
 
     def positions(self, tokens_BT: Tensor) -> Tensor:
         """The coordinates of each token: (T,), (B, T) or (B, T, A), on the tokens' device. Default 0..T−1."""
@@ -211,6 +225,7 @@ class Wrapper(PositionEncoding):
             "prefix_consistent",
             "order_blind",
             "sees",
+            "band",
         ):
             setattr(self, claim, getattr(inner, claim))
 
@@ -281,18 +296,31 @@ def build_encoding(config: Mapping[str, Any], shape: Shape, seed: int = 0) -> Po
 def _build(config: Mapping[str, Any], shape: Shape, group: str = "encoding") -> PositionEncoding:
     with named(group, "encoding"):
         cls, settings = configured_class(config, "encoding", PositionEncoding)
-    inner = {key: _build_inner(value, shape, f"{group}.{key}") for key, value in settings.items()}
+    within = {key: _build_inner(value, shape, group, (key,), cls, settings) for key, value in settings.items()}
     with named(group, "encoding"):
-        return cls(shape, **inner)
+        return cls(shape, **within)
 
 
-def _build_inner(value: Any, shape: Shape, group: str) -> Any:
+def _build_inner(
+    value: Any, shape: Shape, group: str, place: tuple[str, ...], cls: type[PositionEncoding], settings: Mapping
+) -> Any:
     """A setting, where the configs of encodings that it is or holds (in a mapping or a list) are built."""
     if isinstance(value, Mapping):
         if "_target_" in value:
-            return _build(value, shape, group)
-        return {key: _build_inner(item, shape, f"{group}.{key}") for key, item in value.items()}
-    return [_build_inner(item, shape, group) for item in value] if isinstance(value, list | tuple) else value
+            name = ".".join((group, *place))
+            with named(group, "encoding"):
+                shape = cls.shape_within(shape, settings, place)
+            inner = _build(value, shape, name)
+            if inner.outermost:
+                raise ValueError(
+                    f"{name}={type(inner).__name__}: differs by layer, so it must stand outermost; put what goes "
+                    "around or beside it into its parts"
+                )
+            return inner
+        return {key: _build_inner(item, shape, group, (*place, key), cls, settings) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_build_inner(item, shape, group, place, cls, settings) for item in value]
+    return value
 
 
 @contextmanager

@@ -12,6 +12,9 @@ keep), and another extension may be applied to it, from N to a longer M; where t
 L is the training length, N the evaluation length, both in tokens; s = N / L the stretch. At s ≤ 1 there is nothing to
 extend, so a method returns the encoding itself, but for those that say `at_any_length`.
 
+Where layers differ (`encoding=layers`), a method is given their parts one by one, and never the whole: by default those
+that see everything, since within a window no distance is longer than in training (`Extension.layers`).
+
 Shapes in names as in model/encodings; P pairs of a rotation.
 """
 
@@ -28,6 +31,7 @@ from torch import nn
 
 from model.catalogue import extension_config, extension_names
 from model.encodings import PositionEncoding, configured_class, evaluated, named
+from model.encodings.layers import Layers
 from model.encodings.rope_placement import RoPEPlacement
 
 __all__ = [
@@ -57,12 +61,23 @@ class Extension:
     needs_tuning: `tune` has something to choose, so it is to be called before `apply`, with a loss on the calibration
         split (never on the tokens that are scored).
     at_any_length: it acts at s ≤ 1 too, so that a stage at the parent's own context can be trained with it.
+    layers: where they differ, which it acts on: "global" ones, or "all" (conf/extension/layers.yaml); a part with a
+        window keeps it.
+    by_layer: where layers differ, `fits` and `extend` are for their parts, and `apply` does the rest.
     note: how `tune` chose the settings, for the row of results.
     """
 
+    layers: str = "global"
+    by_layer: bool = True
     needs_tuning: bool = False
     at_any_length: bool = False
     note: str = ""
+
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        for name, of_layers in (("fits", Extension._layers_fit), ("extend", Extension._extend_layers)):
+            if cls.by_layer and name in vars(cls):
+                setattr(cls, name, _or_by_layer(vars(cls)[name], of_layers))
 
     def apply(self, encoding: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
         """The encoding for text of eval_length tokens, where it was trained on train_length: a view, or the encoding
@@ -91,11 +106,15 @@ class Extension:
 
     def fits(self, encoding: PositionEncoding) -> str | None:
         """None where the method can extend this encoding (in evaluation mode), else why not, in a sentence."""
+        if isinstance(encoding, Layers):
+            return self._layers_fit(encoding)
         reasons = [self.fits_part(part) for part in parts(encoding)]
         return None if None in reasons else reasons[0]
 
     def extend(self, encoding: PositionEncoding, train_length: int, eval_length: int) -> PositionEncoding:
         """`apply`, where eval_length > train_length (or `at_any_length`) and the encoding fits."""
+        if isinstance(encoding, Layers):
+            return self._extend_layers(encoding, train_length, eval_length)
         return self._extend_parts(encoding, train_length, eval_length)
 
     def fits_part(self, part: PositionEncoding) -> str | None:
@@ -133,6 +152,28 @@ class Extension:
         """
         return {name: _plain(vars(self).get(name)) for name in inspect.signature(type(self)).parameters}
 
+    def _acts_on(self, encoding: Layers) -> dict[str, PositionEncoding]:
+        """The parts of layers that differ which it acts on, those with a window as if they had none."""
+        chosen = {name: part for name, part in encoding.parts.items() if self.layers == "all" or part.sees is None}
+        return {name: part if part.sees is None else view_of_all(part, sees=None) for name, part in chosen.items()}
+
+    def _layers_fit(self, encoding: Layers) -> str | None:
+        if not (chosen := self._acts_on(encoding)):
+            return "a row sees its window alone in all layers, so that no distance is longer than in training"
+        reasons = [self.fits(part) for part in chosen.values()]
+        return None if None in reasons else f"of the layers that it would act on, {', '.join(chosen)}: {reasons[0]}"
+
+    def _extend_layers(self, encoding: Layers, train_length: int, eval_length: int) -> Layers:
+        outer, inside = view(encoding), view(encoding.parts)
+        for name, part in self._acts_on(encoding).items():
+            if self.fits(part) is None:
+                inside._modules[name] = extended = self.apply(part, train_length, eval_length)
+                if (old := encoding.parts[name]).sees is not None and extended.band == old.band:
+                    extended.narrow(old.sees)  # a view, as all that it holds
+        outer._modules["parts"] = inside
+        outer.claim()
+        return outer
+
     def _chosen(self, note: str, **settings: Any) -> Extension:
         """The same method with other settings, and the note that says where they are from."""
         chosen = copy.copy(self)
@@ -155,6 +196,16 @@ class Extension:
             elif isinstance(child, CONTAINERS):
                 outer._modules[name] = self._extend_children(child, *lengths)
         return outer
+
+
+def _or_by_layer(method: Callable, of_layers: Callable) -> Callable:
+    """A method of an extension that is given an encoding, or where layers differ the one for those."""
+
+    @functools.wraps(method)
+    def chosen(self: Extension, encoding: PositionEncoding, *lengths: int) -> Any:
+        return (of_layers if isinstance(encoding, Layers) else method)(self, encoding, *lengths)
+
+    return chosen
 
 
 def view(module: nn.Module, mixin: type | None = None, **attributes: Any) -> Any:
@@ -254,9 +305,12 @@ def _plain(value: Any) -> Any:
 
 
 def parts(encoding: PositionEncoding) -> Iterator[PositionEncoding]:
-    """The innermost encodings that a wrapper or a combination holds, or the encoding itself where it holds none."""
+    """The innermost encodings that a wrapper or a combination holds, or the encoding itself where it holds none; where
+    layers differ, those that see everything first."""
     if not (inner := _inner(encoding)):
         yield encoding
+    if isinstance(encoding, Layers):
+        inner = sorted(inner, key=lambda part: part.sees is not None)
     for part in inner:
         yield from parts(part)
 

@@ -211,6 +211,38 @@ def logn(extension, encoding, q_HTK, k_HTK, v_HTK, L, N):
     return softmax_rows(score, H, T, v_HTK)
 
 
+def by_rows(scale: Callable) -> Callable:
+    """RoPE's score × scale(extension, keys that the row sees, L)."""
+
+    def output(extension, encoding, q_HTK, k_HTK, v_HTK, L, N):
+        H, T, K = q_HTK.shape
+        thetas = base_frequencies(encoding, K)
+        score = lambda h, i, j: (  # noqa: E731
+            scale(extension, i + 1, L) * rope_score(q_HTK[h, i], k_HTK[h, j], thetas, i - j)
+        )
+        return softmax_rows(score, H, T, v_HTK)
+
+    return output
+
+
+def llama4_scale(extension, n, L):
+    return 1 + extension.a * math.log(1 + n // L)
+
+
+def swan_scale(extension, n, L):
+    return math.log(extension.a + n) / math.log(extension.a + L) if n > L else 1.0
+
+
+def layers(extension, encoding, q_HTK, k_HTK, v_HTK, L, N):
+    """PI on Gemma 3's first layer, which has a base of 10,000 and here a window of L/8."""
+    H, T, K = q_HTK.shape
+    thetas = [10_000 ** (-2 * p / K) * L / N for p in range(K // 2)]
+    score = lambda h, i, j: (  # noqa: E731
+        rope_score(q_HTK[h, i], k_HTK[h, j], thetas, i - j) if i - j < L // 8 else -math.inf
+    )
+    return softmax_rows(score, H, T, v_HTK)
+
+
 def alibi_interpolation(extension, encoding, q_HTK, k_HTK, v_HTK, L, N):
     H, T, K = q_HTK.shape
     slopes = encoding.slopes_H.tolist()  # ALiBi's own are held to their reference elsewhere
@@ -269,6 +301,14 @@ EXTENSION_REFERENCES = {
     "leaky_rerope": ExtensionReference("Su 2023, the leaky distance", by_distance(leaky_rerope)),
     "self_extend": ExtensionReference("the authors' code", by_distance(self_extend), settings={"window": 21}),
     "logn": ExtensionReference("Su 2021", logn),
+    "llama4_scale": ExtensionReference("Llama 4 in transformers", by_rows(llama4_scale), settings={"a": 0.3}),
+    "swan_scale": ExtensionReference("Puvvada et al. 2025: log(a + n)", by_rows(swan_scale), settings={"a": 7.0}),
+    "layers": ExtensionReference(
+        "Chen et al. 2023, equation 4, in a local layer",
+        layers,
+        encoding="gemma3",
+        settings={"inner": {"_target_": "model.extensions.pi.PI"}},
+    ),
     "window": ExtensionReference("Xiao et al. 2023: a cache, token by token", by_distance(window)),
     "alibi_interpolation": ExtensionReference("Al-Khateeb et al. 2023", alibi_interpolation, encoding="alibi"),
     "table_interpolation": ExtensionReference(
