@@ -40,6 +40,11 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def fewest_layers(encoding: Mapping[str, Any]) -> int:
+    """Layers that a model must have for the settings of an encoding: those of its pattern, where layers differ."""
+    return len(encoding.get("pattern", [None]))
+
+
 def modules(folder: str) -> list[str]:
     """What there is of a kind that is a Python file each, sorted: the modules of a folder such as data/sources."""
     return sorted(path.stem for path in (ROOT / folder).glob("[!_]*.py"))

@@ -55,6 +55,15 @@ def test_the_catalogue_is_what_the_standard_setting_composes():
     assert banks.encoding_settings("window") == settings_of("experiment=standard", "encoding=window").encoding
 
 
+def test_all_that_fit_the_standard_models_layers_are_asked_for_at_once():
+    names = banks.catalogue()
+    assert {"rope", "swan", "layers"} <= names.keys() and {"gemma3", "gemma4"}.isdisjoint(names)
+    (command,) = script._sweeps([(name, 0) for name in names])
+    assert "encoding=glob(*,exclude=[gemma3,gemma4])" in command
+    found = settings_of(*command[1:2], "encoding=swan").encoding
+    assert found == names["swan"]
+
+
 def make_small(patch):
     """The standard setting and the catalogue are those of the synthetic runs."""
     patch.setattr(banks, "standard", lambda: SETTINGS)
@@ -247,7 +256,7 @@ def test_without_arguments_it_says_what_is_missing_and_how_to_fill_it(full, smal
     assert script.main([f"bank={tmp_path / 'none.parquet'}"]) == 0
     said = capsys.readouterr().out
     assert "0 of 12 runs" in said and "missing with seed 2: all" in said
-    assert "python train.py -m experiment=standard 'encoding=glob(*)' seed=0,1,2 sweep=standard\n" in said
+    assert "python train.py -m experiment=standard encoding=alibi,none,rope,t5 seed=0,1,2 sweep=standard\n" in said
     script.main([f"bank={full}", "encodings=alibi,t5", "seeds=1"])
     said = capsys.readouterr().out
     assert "2 of 2 runs" in said and "nothing is missing" in said
