@@ -25,7 +25,7 @@ from eval.measure.extended import as_chosen, check_extensions, extension_configs
 from eval.record.identity import register_names, settings_of
 from eval.record.jobs import check_devices, check_machine, check_place
 from model.build import build_transformer, check_model
-from model.catalogue import encoding_config
+from model.catalogue import encoding_config, encoding_names, fewest_layers
 from model.encodings import Shape, build_encoding
 
 WORDS = {"yes": True, "no": False, "on": True, "off": False, "y": True, "n": False, "true": True, "false": False}
@@ -46,6 +46,11 @@ NEEDED = {  # what an option leaves to the command
     "data=hub": ("data.path=owner/name",),
     "tokenizer=pretrained": ("tokenizer.path=tokenizer.json",),
     "trainer=gpu": ("trainer.accelerator=cpu",),
+    **{
+        f"encoding={name}": (f"model.num_layers={layers}",)
+        for name in encoding_names()
+        if (layers := fewest_layers(encoding_config(name))) > 2  # as many as model=nano has
+    },
 }
 GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger")
 
