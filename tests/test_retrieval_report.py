@@ -94,7 +94,7 @@ def test_one_whose_seeds_differ_too_much_to_tell_is_named(tmp_path):
         make_run(tmp_path, "rope", seed, gain=keeps(gain, 0.5))
         make_run(tmp_path, "alibi", seed, gain=keeps(3.0, 0.5))
     said = conclude(read_comparison(tmp_path))
-    assert "That rope retrieves at the training context is not separable from chance: add seeds." in said
+    assert "Whether rope retrieves at the training context is not separable from chance: add seeds." in said
 
 
 def test_the_correction_counts_both_verdicts(tmp_path, monkeypatch):

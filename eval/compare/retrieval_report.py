@@ -57,7 +57,8 @@ def retrieval_sentences(comparison: Comparison, perplexity: Collection[str]) -> 
     if lost := sorted(failed["label"][failed["gain"] < LEAST]):
         said.append(f"At the training context {listed(lost)} {'do' if len(lost) > 1 else 'does'} not retrieve.")
     if unsure := sorted(failed["label"][failed["gain"] >= LEAST]):
-        said.append(f"That {listed(unsure)} retrieves at the training context is not separable from chance: add seeds.")
+        verb = "retrieve" if len(unsure) > 1 else "retrieves"
+        said.append(f"Whether {listed(unsure)} {verb} at the training context is not separable from chance: add seeds.")
     if len(rows) > 1 and perplexity:
         said.append(_agreement(set(perplexity), found.best[found.headline]))
     return said
