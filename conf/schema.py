@@ -40,6 +40,11 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def fewest_layers(encoding: Mapping[str, Any]) -> int:
+    """Layers that a model must have for the settings of an encoding: those of its pattern, where layers differ."""
+    return len(encoding.get("pattern", [None]))
+
+
 def modules(folder: str) -> list[str]:
     """What there is of a kind that is a Python file each, sorted: the modules of a folder such as data/sources."""
     return sorted(path.stem for path in (ROOT / folder).glob("[!_]*.py"))
@@ -331,7 +336,7 @@ class MixSettings(Checked):
         for part, cls in {"text": CorpusSettings, "task": TaskSettings}.items():
             own = _part(vars(self), part)
             others = own.get("name") != getattr(self, part) or own != {**own, **self.changed.get(part, {})}
-            self.check(part, not others, "these are the settings of another; a second stage keeps its parent's data")
+            self.check(part, not others, "data.settings are those of another: leave them out, they come of the rest")
             with of_the_mix(part):
                 split(cls, own, "data")
 

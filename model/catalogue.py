@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -27,15 +27,6 @@ def encoding_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     500000
     """
     return _config("encoding", name, overrides)
-
-
-def fewest_layers(config: Mapping[str, Any]) -> int:
-    """Layers that a model must have for the encoding of a config: those of its pattern, where layers differ.
-
-    >>> [fewest_layers(encoding_config(name)) for name in ("rope", "layers")]
-    [1, 2]
-    """
-    return len(config.get("pattern", [None]))
 
 
 def extension_names() -> list[str]:

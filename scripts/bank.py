@@ -119,6 +119,7 @@ def commands(found: Gaps) -> Iterator[list[str]]:
 
 
 def _sweeps(missing: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+    from conf.schema import options
     from eval.compare.bank import EXPERIMENT, catalogue
 
     seeds: dict[tuple[str, ...], list[int]] = {}
@@ -128,7 +129,9 @@ def _sweeps(missing: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
     for seed, names in by_seed.items():
         seeds.setdefault(tuple(names), []).append(seed)
     for names, each in seeds.items():
-        chosen = "glob(*)" if len(names) == len(catalogue()) else ",".join(names)
+        chosen, others = ",".join(names), sorted({*options("encoding")} - {*catalogue()})
+        if len(names) == len(catalogue()) > len(others):
+            chosen = f"glob(*,exclude=[{','.join(others)}])" if others else "glob(*)"
         yield ["-m", EXPERIMENT, f"encoding={chosen}", f"seed={','.join(map(str, each))}", f"sweep={SWEEP}"]
 
 

@@ -30,12 +30,13 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import nn
 
+from conf.schema import fewest_layers
 from eval.record.files import write_table
 from eval.record.identity import settings_of
 from eval.record.provenance import machine
 from eval.record.terminal import console
 from model.attention import attention
-from model.catalogue import encoding_config, encoding_names, fewest_layers
+from model.catalogue import encoding_config, encoding_names
 from model.devices import available_cores
 from model.encodings import Shape, build_encoding
 from model.kernels import compile_training, cross_entropy

@@ -19,8 +19,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from conf.schema import fewest_layers
 from eval.record.terminal import console
-from model.catalogue import encoding_config, encoding_names, fewest_layers
+from model.catalogue import encoding_config, encoding_names
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import uses
 from model.encodings.layers import Layers

@@ -31,13 +31,14 @@ import torch.nn.functional as F
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
+from conf.schema import fewest_layers
 from eval.compare.plots import COLOURS
 from eval.record.files import write_atomic
 from eval.record.folder import RunFolder
 from eval.record.trained import last_weights
 from model.attention import attention
 from model.build import build_transformer
-from model.catalogue import encoding_config, encoding_names, fewest_layers
+from model.catalogue import encoding_config, encoding_names
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.layers import Layers
 from model.encodings.rope import RoPE

@@ -6,8 +6,9 @@ import itertools
 import numpy as np
 import torch
 
+from conf.schema import fewest_layers
 from model.attention import attention
-from model.catalogue import encoding_config, extension_config, fewest_layers
+from model.catalogue import encoding_config, extension_config
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.extensions import build_extension
 from tests.laws import SEPARATORS, Content, perturb, random_tokens, rig_model

@@ -30,8 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import model.attention
+from conf.schema import fewest_layers
 from model.attention import attention
-from model.catalogue import fewest_layers
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import Combined
 from model.encodings.layers import Layers

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from conf.schema import EvaluationSettings, ProbeSettings
+from conf.schema import EvaluationSettings, ProbeSettings, fewest_layers
 from data.stream import TokenStream
 from eval.measure.perplexity import Perplexity
 from eval.measure.streams import Streams
 from eval.record.folder import RunFolder
-from model.catalogue import encoding_config, fewest_layers
+from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
 from model.transformer import Transformer
 

@@ -36,7 +36,7 @@ from tests.synthetic import CONFIG, CONTEXT, LENGTHS, make_run
 SETTINGS = typed(Settings, CONFIG)
 ENCODINGS = {name: {**CONFIG["encoding"], "name": name} for name in ("alibi", "none", "rope", "t5")}
 LOSSES = {"alibi": 5.0, "none": 5.6, "rope": 5.3, "t5": 5.0}
-V1 = "31e52cae"
+V1 = "1618d2e3"
 
 
 def test_the_standard_setting_states_all_that_its_numbers_depend_on():
@@ -53,6 +53,15 @@ def test_version_1_of_the_standard_setting_is_what_it_was():
 
 def test_the_catalogue_is_what_the_standard_setting_composes():
     assert banks.encoding_settings("window") == settings_of("experiment=standard", "encoding=window").encoding
+
+
+def test_all_that_fit_the_standard_models_layers_are_asked_for_at_once():
+    names = banks.catalogue()
+    assert {"rope", "swan", "layers"} <= names.keys() and {"gemma3", "gemma4"}.isdisjoint(names)
+    (command,) = script._sweeps([(name, 0) for name in names])
+    assert "encoding=glob(*,exclude=[gemma3,gemma4])" in command
+    found = settings_of(*command[1:2], "encoding=swan").encoding
+    assert found == names["swan"]
 
 
 def make_small(patch):
@@ -247,7 +256,7 @@ def test_without_arguments_it_says_what_is_missing_and_how_to_fill_it(full, smal
     assert script.main([f"bank={tmp_path / 'none.parquet'}"]) == 0
     said = capsys.readouterr().out
     assert "0 of 12 runs" in said and "missing with seed 2: all" in said
-    assert "python train.py -m experiment=standard 'encoding=glob(*)' seed=0,1,2 sweep=standard\n" in said
+    assert "python train.py -m experiment=standard encoding=alibi,none,rope,t5 seed=0,1,2 sweep=standard\n" in said
     script.main([f"bank={full}", "encodings=alibi,t5", "seeds=1"])
     said = capsys.readouterr().out
     assert "2 of 2 runs" in said and "nothing is missing" in said

@@ -159,9 +159,10 @@ def test_summary_csv_the_page_markdown_and_the_conclusion_say_it(tmp_path):
         assert pd.isna(table.loc[("non_overlapping", "rope", length), "effective_context"])
     assert table.loc[("fixed_targets", "none", 32), "effective_bound"] == AT_MOST
     (said,) = (each for each in conclude(comparison) if "effective context" in each)
-    assert said.endswith("is ≥ 256 (8x) for alibi; 64 (2x) for rope; ≤ 32 (1x) for none.")
+    assert said.replace("\xa0", " ").endswith("is ≥ 256 (8x) for alibi; 64 (2x) for rope; ≤ 32 (1x) for none.")
     statements = check(comparison)
     for text in (markdown(comparison, statements), page(comparison, statements)):
+        text = text.replace("\xa0", " ")
         assert all(shown in text for shown in ("≥ 256 (8x)", "64 (2x)", "≤ 32 (1x)", "to 128 (4x)"))
 
 

@@ -11,11 +11,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from conf.schema import fewest_layers
 from eval.compare.comparison import read_comparison
 from eval.compare.sight import left_out, receptive_field
 from eval.compare.tables import cost_table
 from model.attention import _causal, _causal_blocks, record_executors
-from model.catalogue import encoding_config, encoding_names, extension_config, fewest_layers
+from model.catalogue import encoding_config, encoding_names, extension_config
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.layers import Layers
 from model.extensions import build_extension, view

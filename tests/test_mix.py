@@ -183,6 +183,7 @@ def test_a_tasks_source_is_read_as_it_is_for_a_task_alone(monkeypatch):
         ("data.changed=3", r"^data\.changed=3: must be settings of the text and of the task"),
         ("+data.changed.tusk={pairs: 3}", r"^data\.changed=.*tusk.*: must be settings of the text and of the task"),
         ("+data.pairs=3", r"^data\.pairs: there is no such setting of a mix; .*\+data\.changed\.task\.pairs=VALUE"),
+        ("data.settings={text:{name:pg19},task:{}}", r"^data\.text=shakespeare: data\.settings are those of another"),
         ("data.settings=3", r"^data\.settings=3: comes of the settings beside it"),
         ("context=8", "^context=8: the shortest example takes 14 tokens"),
         ("training.context_schedule.kind=warmup", "kind=warmup: would take the examples of data=mix apart"),
@@ -235,11 +236,11 @@ def test_a_trained_mix_is_loaded_with_its_tokenizer(trained):
 
 @pytest.mark.slow
 def test_a_stage_goes_on_with_a_mix_at_a_longer_context(trained, program):
-    folder, _, _ = trained
+    folder, arguments, _ = trained
     stage = [f"init={folder}", "context=64", "extension=pi", "training.tokens=2048"]
     done = program(*stage, runs=folder.parent)
     assert done.returncode == 0, done.stderr
     own = json.loads((next(folder.parent.glob("rope-pi-*")) / "results.json").read_text())
     assert own["corpus_hash"] == json.loads((folder / "results.json").read_text())["corpus_hash"]
-    other = program(*stage, "data.task=reverse", runs=folder.parent)
-    assert other.returncode == 1 and "data.task=reverse: these are the settings of another" in other.stderr
+    other = program(*stage, "data=mix", "data.task=reverse", *arguments[2:4], runs=folder.parent)
+    assert other.returncode == 1 and "was trained on other data than data=mix (corpus_hash)" in other.stderr

@@ -89,6 +89,14 @@ def test_one_that_does_not_retrieve_within_the_training_context_is_named(tmp_pat
     assert "At the training context none does not retrieve." in conclude(comparison)
 
 
+def test_one_whose_seeds_differ_too_much_to_tell_is_named(tmp_path):
+    for seed, gain in zip((0, 1), (0.15, 4.0), strict=True):
+        make_run(tmp_path, "rope", seed, gain=keeps(gain, 0.5))
+        make_run(tmp_path, "alibi", seed, gain=keeps(3.0, 0.5))
+    said = conclude(read_comparison(tmp_path))
+    assert "Whether rope retrieves at the training context is not separable from chance: add seeds." in said
+
+
 def test_the_correction_counts_both_verdicts(tmp_path, monkeypatch):
     comparison = sweep(tmp_path, rope=(4.0, keeps(5.0, 0.5)), alibi=(4.02, keeps(5.0, 0.5)), t5=(4.0, keeps(5.0, 0.5)))
     counted = []

@@ -116,7 +116,7 @@ REFUSED = [  # the command, and what its refusal says
     ("+training.dropuot=0.1", "training.dropuot: there is no such setting; did you mean model.dropout?"),
     ("extension=yarn", "extension=yarn: is for a second stage: give the run that it starts from too, init=RUN; "),
     ("logger.mode=x", "logger.mode: there is no such setting; "),
-    ("encoding=rop", "encoding='rop': there is no such option; did you mean rope?"),
+    ("encoding=rop", "encoding='rop': there is no such option; did you mean rope, irope?"),
     ("experiment=compair", "experiment='compair': there is no such option; did you mean compare?"),
     ("~training.warmup", "training.warmup: can't be left out; give it another value"),
     ("~eval.probe", "eval.probe: can't be left out"),
@@ -189,7 +189,7 @@ TAKEN = [
     "eval.lengths=[0.5,1,2.5]",
     "eval.probe.longest=1.5",
     "eval.probe.span=64",
-    "eval.probes=[] eval.probe.windows=1 eval.probe.span=1000 eval.probe.longest=0.1",  # of probes that don't run
+    "eval.probes=[] eval.retrieval=[] eval.probe.windows=1 eval.probe.span=1000 eval.probe.longest=0.1",  # of probes that don't run
     "eval.probes=[] context=2",
     "eval.protocols=[] eval.controls=[]",
     "eval.extensions=[all]",
@@ -285,7 +285,7 @@ REFUSED_AT_ONCE = {
     "+training.lrr=1": "error: training.lrr: there is no such setting; did you mean training.lr?",
     "training.tokens=-1": "error: training.tokens=-1: ",
     "~encoding": "error: encoding: needs a value",
-    "encoding=rop": "error: encoding='rop': there is no such option; did you mean rope?",
+    "encoding=rop": "error: encoding='rop': there is no such option; did you mean rope, irope?",
 }
 HEAVY = {"torch", "datasets", "lightning", "numpy", "pandas", "tokenizers", "transformers", "wandb"}
 

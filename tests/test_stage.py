@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conf.schema import StageSettings
+from conf.schema import StageSettings, fewest_layers
 from conf.typed import plain
 from eval.measure.extended import extended_encoding
 from eval.measure.scoring import Scorer
@@ -18,7 +18,7 @@ from eval.record.identity import run_hash, settings_of
 from eval.record.inherit import given_keys
 from eval.record.trained import load
 from model.build import build_transformer, check_model
-from model.catalogue import encoding_config, encoding_names, fewest_layers
+from model.catalogue import encoding_config, encoding_names
 from model.extensions import build_extension, extension_config, extension_names
 from model.training.checkpoint import checkpoint_path, checkpoints
 from tests.test_resume import Killed, assert_same, stop_at

@@ -19,7 +19,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from conf.compose import composed
-from conf.schema import ROOT, Settings, options
+from conf.schema import ROOT, Settings, fewest_layers, options
 from conf.source import source_hash
 from conf.typed import plain
 from eval.compare.bank_file import WINDOW, BankError, Contents, Entry, read_bank
@@ -59,8 +59,9 @@ def evaluation_key() -> str:
 
 @functools.cache
 def catalogue() -> dict[str, dict[str, Any]]:
-    """The settings of every encoding there is, by name."""
-    return {name: encoding_settings(name) for name in options("encoding")}
+    """The settings, by name, of every encoding that the standard setting's model has layers enough for."""
+    found = {name: encoding_settings(name) for name in options("encoding")}
+    return {name: each for name, each in found.items() if fewest_layers(each) <= standard().model.num_layers}
 
 
 def encoding_settings(name: str) -> dict[str, Any]:

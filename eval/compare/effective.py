@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from eval.compare.comparison import HEADLINE, Comparison
-from eval.compare.show import Table, column, columns_by_length, intervals, listed, show_length, show_nats
+from eval.compare.show import SPACE, Table, column, columns_by_length, intervals, listed, show_length, show_nats
 from eval.measure.effective import AT_MOST, SIGNS
 
 
@@ -31,7 +31,8 @@ def _shown(row: Any, comparison: Comparison) -> str:
     """ "≤ 128 (1x)", or why it is not known."""
     if pd.isna(row.effective_context):
         return row.reason
-    return SIGNS.get(row.effective_bound, "") + show_length(row.effective_context, comparison.context)
+    shown = SIGNS.get(row.effective_bound, "") + show_length(row.effective_context, comparison.context)
+    return shown.replace(" ", SPACE)  # which doesn't break
 
 
 def effective_table(comparison: Comparison) -> Table:

@@ -60,7 +60,8 @@ class KeyTokens:
     def words(self) -> str:
         """Which tokens these are, and by whose choice."""
         said = (
-            f"{self.tokens:,} of {self.targets:,} targets ({self.tokens / self.targets:.2%}) in {self.blocks} blocks: "
+            f"{self.tokens:,} of {self.targets:,} targets ({self.tokens / self.targets:.2%}) in {self.blocks} "
+            f"block{'s' * (self.blocks != 1)}: "
             f"those on which {self.run}, trained on a context of {self.context:,} tokens, gains more than "
             f"{self.gain:g} nats from {self.long:,} tokens of context over {self.short:,}, and loses less than "
             f"{self.loss:g} nats then; chosen once for all, and it takes no part itself"
@@ -94,7 +95,8 @@ def find_key_tokens(
             raise ValueError(f"evaluator={asked.evaluator}: {problem}")
     else:
         fit = [run for run in runs if run.control and run.problem is None and not _problem(run, rivals)]
-        ranks = {run: (-run.settings.context, run.seed, _rows(run, rivals)[-1]["nats"], run.name) for run in fit}
+        nats = {run: _span(_rows(run, rivals), run, rivals)[1]["nats"] for run in fit}
+        ranks = {run: (-run.settings.context, run.seed, nats[run], run.name) for run in fit}
         if not (evaluator := min(fit, key=ranks.get, default=None)):
             return None, []
     short, long = _span(_rows(evaluator, rivals), evaluator, rivals)

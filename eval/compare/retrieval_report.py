@@ -9,7 +9,7 @@ import pandas as pd
 
 from eval.compare.comparison import MANY, Comparison
 from eval.compare.plots import Figure, Style, axis, curves, heat_maps, layout
-from eval.compare.retrieval import PASS, Retrieval, retrieval_of
+from eval.compare.retrieval import LEAST, PASS, Retrieval, retrieval_of
 from eval.compare.show import (
     Table,
     column,
@@ -23,7 +23,7 @@ from eval.compare.show import (
     show_level,
     show_share,
 )
-from eval.compare.tables import sure_of
+from eval.compare.tables import name_of, sure_of
 
 SHOWN = 8  # of many encodings, heat maps of so many: those that gain most at the longest context
 Show = Callable[[float], str]
@@ -53,8 +53,12 @@ def retrieval_sentences(comparison: Comparison, perplexity: Collection[str]) -> 
     if rows["context_length"].iloc[0] == comparison.context:
         return []
     said = [_verdict(rows, found, comparison, needle)]
-    if failed := sorted(set(trained["label"]) - set(learned["label"])):
-        said.append(f"At the training context {listed(failed)} {'do' if len(failed) > 1 else 'does'} not retrieve.")
+    failed = trained[trained["recovery"].isna()]
+    if lost := sorted(failed["label"][failed["gain"] < LEAST]):
+        said.append(f"At the training context {listed(lost)} {'do' if len(lost) > 1 else 'does'} not retrieve.")
+    if unsure := sorted(failed["label"][failed["gain"] >= LEAST]):
+        verb = "retrieve" if len(unsure) > 1 else "retrieves"
+        said.append(f"Whether {listed(unsure)} {verb} at the training context is not separable from chance: add seeds.")
     if len(rows) > 1 and perplexity:
         said.append(_agreement(set(perplexity), found.best[found.headline]))
     return said
@@ -157,7 +161,7 @@ def _table(comparison: Comparison, here: pd.DataFrame, order: pd.DataFrame, valu
     titles = {length: show_length(length, comparison.context) for length in lengths}
     shown = columns_by_length(here.assign(at=here["context_length"]), order.index, value, show, titles)
     return Table(
-        f"Retrieval of {WHAT[needle]}, {value.replace('_', ' ')}{f', extension {extension}' * (extension != 'none')}",
+        name_of(f"Retrieval of {WHAT[needle]}, {value.replace('_', ' ')}", extension),
         [column("encoding", order.index), *columns(order, "seeds"), *shown],
         note,
         {"needle": needle, "extension": extension},
@@ -187,7 +191,7 @@ def _tables(comparison: Comparison, found: Retrieval, needle: str, extension: st
 
 def _seeds(row: Any) -> str:
     """The interval of a recovery, its worst seed, and how many of them pass."""
-    interval = show_interval(row.recovery_low, row.recovery_high, show_share)
+    interval = show_interval(row.recovery_low, row.recovery_high, show_share) * (row.recovery_low < row.recovery_high)
     if row.seeds == 1 or pd.isna(row.worst_seed):
         return interval
     passed = f"worst {show_share(row.worst_seed)}, {round(row.passed * row.seeds)} of {row.seeds} pass"
@@ -205,7 +209,7 @@ def gain_figure(
         "ticktext": [show_length(length, comparison.context) for length in lengths],
     }
     return Figure(
-        f"Gain of {WHAT[needle]} against context length, extension {extension}",
+        name_of(f"Gain of {WHAT[needle]} against context length", extension),
         curves(here, style, "context_length", "gain", ("gain_low", "gain_high")),
         layout(x, axis("gain, nats a token"), comparison.context),
         {"needle": needle, "extension": extension},
@@ -220,7 +224,7 @@ def encodings_maps(comparison: Comparison, found: Retrieval, needle: str, extens
     if len(labels) > MANY:
         labels = list(dict.fromkeys([*labels[:SHOWN], *[comparison.reference]]))
     return Figure(
-        f"Gain of {WHAT[needle]} by depth and context length, extension {extension}",
+        name_of(f"Gain of {WHAT[needle]} by depth and context length", extension),
         *_maps(comparison, {label: here[here["label"] == label] for label in labels}),
         {"needle": needle, "extension": extension},
     )

@@ -237,7 +237,7 @@ def share_interval(right_SN: np.ndarray, blocks_N: np.ndarray | None = None, *, 
 
     >>> found = share_interval([[False] * 10])
     >>> found.low, round(found.high, 3)
-    (0.0, 0.338)
+    (0.0, 0.339)
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; give the share of intervals that hold the truth, e.g. 0.95")
@@ -246,8 +246,11 @@ def share_interval(right_SN: np.ndarray, blocks_N: np.ndarray | None = None, *, 
     seeds, count = right_SN.shape
     share = float(right_SN.mean())
     error, df = _standard_error(right_SB, count_B)
-    alike = count_B.sum() ** 2 / np.sum(count_B**2)  # blocks of equal size that count as much
-    trials = min(share * (1 - share) / error**2, seeds * count) if error > 0 else alike
+    alike = float(count_B.sum() ** 2 / np.sum(count_B**2))  # blocks of equal size that count as much
+    if error > 0:
+        trials = min(share * (1 - share) / error**2, seeds * count)
+    else:  # nothing varies: what is known is that so many examples are alike
+        trials, df = alike, max(alike - 1, 1)
     t2 = _critical(1 - level, df) ** 2
     middle = (share + t2 / (2 * trials)) / (1 + t2 / trials)
     margin = math.sqrt(t2 * (share * (1 - share) / trials + t2 / (4 * trials**2))) / (1 + t2 / trials)
