@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from conf.schema import CONF, CorpusSettings, Settings, TaskSettings, options
+from conf.schema import CONF, CorpusSettings, Settings, TaskSettings, corpus_of, fewest_layers, options, task_of
 from conf.signature import check_types, parameters
 from conf.typed import split
 from data.corpus import source_class
@@ -15,7 +15,7 @@ from data.recipe import build_recipe
 from data.task import Task
 from eval.record.identity import settings_of
 from model.build import build_transformer, check_model
-from model.catalogue import extension_config, extension_names
+from model.catalogue import encoding_config, extension_config, extension_names
 from model.extensions import build_extension
 
 GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger", "experiment", "arm")
@@ -55,7 +55,8 @@ SWEEPS = {  # experiments that are sweeps: what makes them small, and how many r
 @pytest.mark.parametrize("choice", FILES)
 def test_every_file_composes_to_settings_of_the_right_kinds(composed, choice):
     group, option = choice.split("=")
-    settings = composed(choice, *NEEDED.get(choice, []))
+    layers = [f"model.num_layers={max(4, fewest_layers(encoding_config(option)))}"] if group == "encoding" else []
+    settings = composed(choice, *layers, *NEEDED.get(choice, []))
     assert isinstance(settings, Settings)
     check_model(settings)
     check_data(settings)
@@ -68,14 +69,17 @@ def test_every_file_composes_to_settings_of_the_right_kinds(composed, choice):
 
 def check_data(settings):
     """Every key of data and tokenizer is one that its class takes, of the right kind; no text is read."""
-    source = source_class(settings.data["source"])
-    task = issubclass(source, Task)
-    _, own = split(TaskSettings if task else CorpusSettings, settings.data, "data")
-    assert own.keys() <= parameters(source).keys()
-    check_types(source, own, "data")
+    parts = {corpus_of: CorpusSettings, task_of: TaskSettings}
+    given = {kind: own for part, kind in parts.items() if (own := part(settings.data)) is not None}
+    for kind, values in given.items():
+        source = source_class(values["source"])
+        assert issubclass(source, Task) == (kind is TaskSettings)
+        _, own = split(kind, values, "data")
+        assert own.keys() <= parameters(source).keys()
+        check_types(source, own, "data")
     if settings.tokenizer != {"name": "none"}:
         build_recipe(settings.tokenizer)
-    assert not task or settings.tokenizer == {"name": "none"}
+    assert CorpusSettings in given or settings.tokenizer == {"name": "none"}
 
 
 @pytest.mark.parametrize("choice", [choice for choice in NEEDED if not choice.startswith("arm=")])
