@@ -189,7 +189,8 @@ TAKEN = [
     "eval.lengths=[0.5,1,2.5]",
     "eval.probe.longest=1.5",
     "eval.probe.span=64",
-    "eval.probes=[] eval.retrieval=[] eval.probe.windows=1 eval.probe.span=1000 eval.probe.longest=0.1",  # of probes that don't run
+    # Of what isn't measured.
+    "eval.probes=[] eval.retrieval=[] eval.probe.windows=1 eval.probe.span=1000 eval.probe.longest=0.1",
     "eval.probes=[] context=2",
     "eval.protocols=[] eval.controls=[]",
     "eval.extensions=[all]",

@@ -241,7 +241,10 @@ def test_learned_positions_get_rows_that_say_why_they_have_no_number(program, tm
     assert by_length[64]["status"] == "undefined" and "not defined beyond 32" in by_length[64]["reason"]
 
 
-UNKNOWN = {"a misspelt key": ("trainin.lr=1", "trainin"), "an unknown encoding": ("encoding=rop", "did you mean rope, irope?")}
+UNKNOWN = {
+    "a misspelt key": ("trainin.lr=1", "trainin"),
+    "an unknown encoding": ("encoding=rop", "did you mean rope, irope?"),
+}
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

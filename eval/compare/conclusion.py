@@ -12,7 +12,6 @@ import pandas as pd
 from eval.compare.comparison import BEST, HEADLINE, Comparison, last_place
 from eval.compare.effective import effective_sentences
 from eval.compare.key_tokens import KEY
-from eval.compare.retrieval import retrieval_of
 from eval.compare.retrieval_report import retrieval_sentences
 from eval.compare.show import (
     USELESS,
@@ -41,43 +40,35 @@ def conclude(comparison: Comparison) -> list[str]:
     Those of second stages come first."""
     if comparison.objection:
         return [*comparison.remarks, "No comparison is made.", comparison.objection]
-    rows = last_place(comparison.summary)
+    rows, retrieval = last_place(comparison.summary), retrieval_sentences(comparison)
     if len(rows):
         length, protocol = rows[["context_length", "protocol"]].iloc[0]
         where = f"At {length / comparison.context:g}x the training context ({length:,} tokens)"
         where += f", by the protocol {protocol}" * (protocol != HEADLINE)
         floor = _below_floor(rows, comparison)
-        best = _best(rows, comparison)
-        found = [f"{where}, {_verdict(rows, comparison, best)}{floor}", *retrieval_sentences(comparison, best)]
-        found += _remarks(rows, comparison)
+        found = [f"{where}, {_verdict(rows, comparison)}{floor}", *retrieval, *_remarks(rows, comparison)]
         if stages := stages_of(comparison):
             if stages.labels.issuperset(rows["label"]):  # all are arms or their parents
-                found = [floor.strip(), ONE_SEED * bool(rows["seeds"].min() == 1)]
+                found = [floor.strip(), *retrieval, ONE_SEED * bool(rows["seeds"].min() == 1)]
             found = [*stage_sentences(comparison), *filter(None, found)]
         found += [*effective_sentences(comparison), *_key_tokens(comparison)]
-    elif len(comparison.tasks):
-        found = [_task_verdict(comparison.tasks, comparison.level)]
     else:
+        found = retrieval
+    if len(comparison.tasks):
+        found = [*found, _task_verdict(comparison.tasks, comparison.level)]
+    if not found:
         found = [f"Nothing to compare: of {len(comparison.runs)} runs none has finished with a figure."]
     return [*comparison.remarks, *found, *_doubts(comparison)]
 
 
-def _best(rows: pd.DataFrame, comparison: Comparison) -> list[str]:
-    """Which encodings can't be told from the best: as found by itself, or together with retrieval's verdict where there
-    is one."""
-    retrieval = retrieval_of(comparison)
-    if retrieval and retrieval.beside:
-        return [label for label in rows["label"] if label in retrieval.beside]
-    return rows["label"][rows[BEST]].tolist()
-
-
-def _verdict(rows: pd.DataFrame, comparison: Comparison, best: list[str]) -> str:
+def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
     """Which encodings can't be told from the best, and by how much the lowest is below another: the last of them, or
     the next behind them where it stands alone."""
     lowest, *others = rows.itertuples()
     figure = f"a perplexity of {show_perplexity(lowest.perplexity)} ({show_sure(lowest, comparison.level)})"
     if not others:
         return f"{lowest.label} has {figure}{_growth(lowest, comparison)}."
+    best = rows["label"][rows[BEST]].tolist()
     if best == [lowest.label]:
         other, said = others[0], f"{lowest.label} is the best of {len(rows)} encodings: it has {figure}; the next"
     else:

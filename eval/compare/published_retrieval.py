@@ -39,7 +39,7 @@ def finds_of(comparison: Comparison) -> pd.DataFrame:
     """A row a window like those of `comparison.windows`: protocol is the needle or the task, nats what was gained, or
     100 for an example of a task that is answered; none where neither was measured."""
     grid = retrieval_of(comparison)
-    frames = [found_in_grid(grid.recalled)] if grid and not grid.objection else []
+    frames = [found_in_grid(grid.recalled)] if grid and len(grid.recalled) else []
     frames += [found_in_tasks(_answered(comparison))] if len(comparison.tasks) else []
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

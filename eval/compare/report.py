@@ -63,7 +63,7 @@ def write_files(comparison: Comparison) -> None:
     """comparison.csv, summary.csv, report.md, report.html and, where there is something of the kind, retrieval.csv and
     stages.csv in the comparison's folder, each whole or not at all."""
     write_comparison(comparison)
-    if (retrieval := retrieval_of(comparison)) and not retrieval.objection:
+    if (retrieval := retrieval_of(comparison)) and len(retrieval.summary):
         write_table(comparison.path / "retrieval.csv", retrieval_rows(retrieval))
     if stages := stages_of(comparison):
         write_table(comparison.path / "stages.csv", stage_rows(stages))

@@ -11,7 +11,7 @@ Holm's correction with each encoding counts the comparisons by the one and by th
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +27,10 @@ from eval.measure.units import RETRIEVED
 LEAST = 0.1  # nats a token: a copy is worth several, so that less is no retrieval, however sure
 PASS = 0.8  # of the gain at the training context
 HEADLINES = ("pair", "span")  # the verdict goes by the first of them that was looked for
+OBJECTION = "the runs were not asked the same (other settings of eval.probe or eval.lengths): score them again"
 PLACE = ["needle", "extension", "context_length"]
 DEEP = [*PLACE, "depth"]
-SEEN = [*DEEP, "length_ratio", "label", "encoding", "control", "seed", "run_id"]
+SEEN = [*DEEP, "length_ratio", "label", "encoding", "control", "seed", "run_id", "targets_id"]
 FOUND = ["gain", "gain_low", "gain_high", "recovery", "recovery_low", "recovery_high", "worst_seed", "best_seed"]
 FOUND += ["passed", "exact_match", "exact_low", "exact_high", "nats_without", "nats_found"]
 ABOUT = ["windows", "interval_covers", "interval_reason"]
@@ -45,66 +46,103 @@ class Retrieval:
         intervals, the recovery of the worst and the best seed, and the share of the seeds that pass.
     summary: the like over all depths; most gain first within a place; and against the reference the difference of the
         loss of gain, so that below zero more is found, its interval and verdict.
-    best: by needle the labels that no other is better than, at the longest context without an extension.
-    beside: the like by perplexity, at the longest context of its own headline; empty where there is none.
-    undefined: a row a (extension, context length, label) without a figure, and why.
-    objection: why nothing is compared; None where it is.
+    best: the labels that no other is better than, by the headline's needle at the longest context without an extension.
+    together: where perplexity was scored too, the longest context at which both were, and the labels that no other is
+        better than there, by perplexity and by retrieval; see the head of this file.
+    unasked: labels that are compared but have no figure at the longest context, though they have one of perplexity.
+    objections: by needle, why it is not compared.
     """
 
     recalled: pd.DataFrame
     by_depth: pd.DataFrame
     summary: pd.DataFrame
-    best: dict[str, set[str]]
-    beside: set[str]
-    undefined: pd.DataFrame
-    objection: str | None = None
+    best: set[str]
+    together: tuple[int, set[str], set[str]] | None
+    unasked: list[str]
+    objections: dict[str, str]
 
     @property
     def headline(self) -> str:
         """The needle that the verdict goes by."""
-        return next(name for name in HEADLINES if name in self.best)
+        return next(name for name in HEADLINES if name in set(self.summary["needle"]))
 
     @property
     def trained(self) -> pd.DataFrame:
         """Of encodings at the training context without an extension, by the headline's needle, most gain first."""
-        rows = self.summary.query("extension == 'none' and needle == @self.headline and length_ratio == 1")
-        return rows[rows["control"].isna()]
+        rows = self._plain
+        return rows[rows["length_ratio"] == 1]
 
     @property
     def last(self) -> pd.DataFrame:
         """The summary's rows of encodings at the longest context without an extension, by the headline's needle."""
-        rows = self.summary.query("extension == 'none' and needle == @self.headline")
-        rows = rows[rows["control"].isna()]
+        rows = self._plain
         return rows[rows["context_length"] == rows["context_length"].max()]
+
+    @property
+    def _plain(self) -> pd.DataFrame:
+        rows = self.summary.query("extension == 'none' and needle == @self.headline")
+        return rows[rows["control"].isna()]
 
 
 @functools.lru_cache(maxsize=1)  # the terminal, report.md and the page ask for the same
 def retrieval_of(comparison: Comparison) -> Retrieval | None:
-    """None where no run that is compared was asked."""
+    """None where no run that is compared was asked, or none has a figure."""
     rows, recalled = _read(comparison.compared)
-    if comparison.objection or rows.empty or recalled.empty:
+    if comparison.objection or rows.empty:
         return None
-    asked = rows.groupby("needle")["targets_id"].nunique()
-    if (asked > 1).any():
-        objection = "the runs were not asked the same (other settings of eval.probe or eval.lengths): score them again"
-        return Retrieval(recalled, *[pd.DataFrame()] * 2, {}, set(), pd.DataFrame(), objection)
-    recalled = recalled[_whole(rows, recalled)]
-    if recalled.empty:
-        return None
-    over = recalled.groupby([name for name in SEEN if name != "depth"] + ["window"], dropna=False, sort=False)
-    sums = {name: (name, "sum") for name in ("tokens", "without", "found", "gain")}
-    whole = over.agg(block=("block", "first"), exact=("exact", "mean"), **sums).reset_index()
+    objections = dict.fromkeys(_asked_differently(rows[rows["control"].isna()]), OBJECTION)
+    standing = _comparable(comparison, rows, recalled, objections)
+    if standing.empty:
+        return Retrieval(*[standing] * 3, set(), None, [], objections) if objections else None
+    whole = _over_depths(standing)
     trained = whole[(whole["context_length"] == comparison.context) & (whole["extension"] == "none")]
     settings = (trained, comparison.level)
-    by_depth, summary = _summarise(recalled, DEEP, *settings), _summarise(whole, PLACE, *settings)
+    by_depth, summary = _summarise(standing, DEEP, *settings), _summarise(whole, PLACE, *settings)
     losses = whole[whole["control"].isna()].assign(nats=lambda frame: -frame["gain"])
     differences = paired_differences(losses, PLACE, "label", [comparison.reference], comparison.level)
     differences = differences.droplevel("reference")[DIFFERENCE]
     summary = summary.join(differences, differences.index.names)
     summary = summary.sort_values([*PLACE, "gain"], ascending=[True] * 3 + [False], kind="stable")
-    best, beside = _best(comparison, losses)
-    undefined = rows[rows["status"] != "ok"].drop_duplicates(["extension", "context_length", "label"])
-    return Retrieval(recalled, by_depth, summary.reset_index(drop=True), best, beside, undefined)
+    summary = summary.reset_index(drop=True)
+    needle = next(name for name in HEADLINES if name in set(summary["needle"]))
+    plain = losses[(losses["extension"] == "none") & (losses["needle"] == needle)]
+    longest = plain[plain["context_length"] == plain["context_length"].max()]
+    best = {name for place in _sides(longest) for name in among_best(*place, level=comparison.level)}
+    unasked = sorted(set(last_place(comparison.summary)["label"]) - set(longest["label"]))
+    return Retrieval(
+        *(standing, by_depth, summary, best),
+        *(_together(comparison, plain), unasked if len(longest) else [], objections),
+    )
+
+
+def _asked_differently(rows: pd.DataFrame) -> list[str]:
+    """The needles that were not the same in all of the runs."""
+    asked = rows.groupby("needle")["targets_id"].nunique()
+    return asked.index[asked > 1].tolist()
+
+
+def _comparable(
+    comparison: Comparison, rows: pd.DataFrame, recalled: pd.DataFrame, objections: Collection[str]
+) -> pd.DataFrame:
+    """Those of the windows that can stand side by side: of labels with all their runs, which could all be trained; of
+    the same needles (a control that was asked another has none); at depths that all have everywhere."""
+    own = rows[rows["control"].isna()].drop_duplicates("needle").set_index("needle")["targets_id"]
+    same = recalled["targets_id"] == recalled["needle"].map(own)
+    lost = {run.label for run in comparison.runs if run.diverged}
+    kept = recalled[same & ~recalled["needle"].isin(objections) & ~recalled["label"].isin(lost)]
+    runs = pd.Series([run.label for run in comparison.compared]).value_counts()
+    kept = kept[kept.groupby([*DEEP, "label"])["run_id"].transform("nunique") == kept["label"].map(runs)]
+    depths = {}  # by needle
+    for (needle, *_), own in kept.groupby([*PLACE, "label"])["depth"]:
+        depths[needle] = depths.get(needle, set(own)) & set(own)
+    return kept[[depth in depths[needle] for needle, depth in zip(kept["needle"], kept["depth"], strict=True)]]
+
+
+def _over_depths(recalled: pd.DataFrame) -> pd.DataFrame:
+    """The windows with the sums over all depths, and the mean of exact matches."""
+    over = recalled.groupby([name for name in SEEN if name != "depth"] + ["window"], dropna=False, sort=False)
+    sums = {name: (name, "sum") for name in ("tokens", "without", "found", "gain")}
+    return over.agg(block=("block", "first"), exact=("exact", "mean"), **sums).reset_index()
 
 
 def retrieval_rows(found: Retrieval) -> pd.DataFrame:
@@ -127,14 +165,6 @@ def _read(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     units = units_of(runs).reindex(columns=["run_id", "key", "unit", *RETRIEVED])
     found = rows[rows["status"] == "ok"][["key", *SEEN]].merge(units, on=["run_id", "key"])
     return rows, found.rename(columns={"unit": "window"}).assign(gain=found["without"] - found["found"])
-
-
-def _whole(rows: pd.DataFrame, recalled: pd.DataFrame) -> pd.Series:
-    """Which of the windows are of a place at which all runs of their label have a figure: the mean of those that
-    survive would flatter it."""
-    runs = rows.groupby("label")["run_id"].nunique()
-    figures = recalled.groupby([*DEEP, "label"])["run_id"].transform("nunique")
-    return figures == recalled["label"].map(runs)
 
 
 def _summarise(windows: pd.DataFrame, by: Sequence[str], trained: pd.DataFrame, level: float) -> pd.DataFrame:
@@ -186,21 +216,25 @@ def _found(own: dict[str, np.ndarray], base: dict[str, np.ndarray] | None, level
     return found | dict(zip(("recovery", "recovery_low", "recovery_high"), bounds, strict=True)) | spread
 
 
-def _best(comparison: Comparison, losses: pd.DataFrame) -> tuple[dict[str, set[str]], set[str]]:
-    """Of each needle, and by perplexity, the labels that no other is better than at the longest context without an
-    extension, found together. losses: of windows over all depths."""
-    plain = losses[losses["extension"] == "none"]
-    plain = plain[plain["context_length"] == plain["context_length"].max()]
-    measures = {place[0]: found for place, *found in losses_by(plain, ["needle"], "label")}
-    perplexity = None
-    if len(rows := last_place(comparison.summary)):
-        place = rows[["protocol", "extension", "context_length"]].head(1)
-        windows = comparison.windows[comparison.windows["control"].isna()].query("position == 0").merge(place)
-        ((_, *perplexity),) = losses_by(windows, ["protocol"], "label")
-    headline = next(name for name in HEADLINES if name in measures)
-    compared = {name: p_values(*found) for name, found in measures.items()}
-    by_perplexity = p_values(*perplexity) if perplexity else {}
-    best = {name: among_best(*found, level=comparison.level, beside=by_perplexity) for name, found in measures.items()}
-    together = compared[headline]
-    beside = among_best(*perplexity, level=comparison.level, beside=together) if perplexity else set()
-    return best, beside
+def _sides(windows: pd.DataFrame) -> list[tuple[dict[str, dict[int, np.ndarray]], np.ndarray, np.ndarray]]:
+    """`losses_by` of the windows of one place; none where there are none."""
+    return [tuple(found) for _, *found in losses_by(windows.assign(place=0), ["place"], "label")]
+
+
+def _together(comparison: Comparison, plain: pd.DataFrame) -> tuple[int, set[str], set[str]] | None:
+    """`Retrieval.together`. plain: windows of one needle over all depths, without an extension."""
+    rows = last_place(comparison.summary)
+    if rows.empty or plain.empty:
+        return None
+    windows = comparison.windows.query("extension == 'none' and position == 0")
+    windows = windows[windows["control"].isna() & (windows["protocol"] == rows["protocol"].iloc[0])]
+    lengths = set(windows["context_length"]) & set(plain["context_length"])
+    if not lengths:
+        return None
+    longest = max(lengths)
+    here = [each[each["context_length"] == longest] for each in (windows, plain)]
+    both = set(here[0]["label"]) & set(here[1]["label"])
+    (perplexity,), (retrieval,) = (_sides(each[each["label"].isin(both)]) for each in here)
+    by_perplexity = among_best(*perplexity, level=comparison.level, beside=p_values(*retrieval))
+    by_retrieval = among_best(*retrieval, level=comparison.level, beside=p_values(*perplexity))
+    return longest, by_perplexity, by_retrieval

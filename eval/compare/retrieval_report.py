@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -30,37 +30,38 @@ Show = Callable[[float], str]
 WHAT = {"pair": "a pair of words", "span": "a span of text"}
 
 
-def retrieval_sentences(comparison: Comparison, perplexity: Collection[str]) -> list[str]:
-    """What is found of what lies far back, and where that verdict is another than that by perplexity. perplexity: the
-    labels that can't be told from the best by it."""
+def retrieval_sentences(comparison: Comparison) -> list[str]:
+    """What is found of what lies far back, and where that verdict is another than that by perplexity."""
     found = retrieval_of(comparison)
     if found is None:
         return []
-    if found.objection:
-        return [f"Retrieval is not compared: {found.objection}."]
-    rows, trained = found.last, found.trained
-    needle = WHAT[found.headline]
-    learned = trained[trained["recovery"].notna()]
-    if trained.empty:
-        return []
-    if learned.empty:
-        most = trained.iloc[0]
-        who = "No encoding retrieves" if len(trained) > 1 else f"{most.label} doesn't retrieve"
+    said = [f"Retrieval of {WHAT[name]} is not compared: {why}." for name, why in found.objections.items()]
+    if found.summary.empty or found.last.empty:
+        return said
+    rows, trained, needle = found.last, found.trained, WHAT[found.headline]
+    weak = trained[trained["gain"] < LEAST]
+    if len(trained) and len(weak) == len(trained):
+        who = "No encoding retrieves" if len(trained) > 1 else f"{trained['label'].iloc[0]} doesn't retrieve"
         return [
-            f"{who} at its training context: {needle} in the context is worth {show_gain(most.gain)} nats a token at "
-            "most, so that retrieval beyond it says nothing; train on more tokens (training.tokens)."
+            *said,
+            f"{who} at its training context: {needle} in the context is worth {show_gain(trained['gain'].max())} nats "
+            "a token at most, so that retrieval beyond it says nothing; train on more tokens (training.tokens).",
         ]
     if rows["context_length"].iloc[0] == comparison.context:
-        return []
-    said = [_verdict(rows, found, comparison, needle)]
-    failed = trained[trained["recovery"].isna()]
-    if lost := sorted(failed["label"][failed["gain"] < LEAST]):
+        return said
+    said.append(_verdict(rows, found, comparison, needle))
+    if lost := sorted(weak["label"]):
         said.append(f"At the training context {listed(lost)} {'do' if len(lost) > 1 else 'does'} not retrieve.")
-    if unsure := sorted(failed["label"][failed["gain"] >= LEAST]):
+    if unsure := sorted(trained["label"][trained["recovery"].isna() & (trained["gain"] >= LEAST)]):
         verb = "retrieve" if len(unsure) > 1 else "retrieves"
         said.append(f"Whether {listed(unsure)} {verb} at the training context is not separable from chance: add seeds.")
-    if len(rows) > 1 and perplexity:
-        said.append(_agreement(set(perplexity), found.best[found.headline]))
+    if found.unasked:
+        said.append(
+            f"Of retrieval {listed(found.unasked)} {'have' if len(found.unasked) > 1 else 'has'} no figure there."
+        )
+    if found.together and len(rows) > 1:
+        length, *sets = found.together
+        said.append(f"At {length / comparison.context:g}x, {_agreement(*sets)}")
     return said
 
 
@@ -68,23 +69,24 @@ def _agreement(by_perplexity: set[str], by_retrieval: set[str]) -> str:
     """Whether the two verdicts name the same encodings."""
     lost, won = sorted(by_perplexity - by_retrieval), sorted(by_retrieval - by_perplexity)
     if not lost and not won:
-        return "Perplexity and retrieval name the same."
+        return f"perplexity and retrieval agree on who can't be told from the best: {listed(sorted(by_retrieval))}."
     parts = []
     if lost:
         parts.append(f"{listed(lost)} can't be told from the best by perplexity, but can by retrieval")
     if won:
         parts.append(f"{listed(won)} can't by retrieval, but can by perplexity")
-    return f"The two verdicts disagree: {'; '.join(parts)}."
+    return f"the two verdicts disagree: {'; '.join(parts)}."
 
 
 def _verdict(rows: pd.DataFrame, found: Retrieval, comparison: Comparison, needle: str) -> str:
     """Who finds most at the longest context, of its gain at the training context, and in its worst seed."""
     length, most = rows["context_length"].iloc[0], rows.iloc[0]
     where = f"By retrieval at {show_length(length, comparison.context)} tokens"
-    best = [label for label in rows["label"] if label in found.best[found.headline]]
+    best = [label for label in rows["label"] if label in found.best]
     if len(rows) == 1:
         said = f"{most.label} gains {_gained(most, comparison.level)} from {needle} in its context"
     elif len(best) == 1:
+        most = rows[rows["label"] == best[0]].iloc[0]
         said = f"{most.label} is the best of {len(rows)}: it gains {_gained(most, comparison.level)} from {needle}"
     else:
         apart = "apart" if len(best) == len(rows) else f"from the best of {len(rows)}"
@@ -117,7 +119,7 @@ def _recovered(row: pd.Series) -> str:
 def retrieval_tables(comparison: Comparison) -> Iterator[Table]:
     """Of each needle and extension: gain, recovery by seed, and exact match, by context length."""
     found = retrieval_of(comparison)
-    if found is None or found.objection:
+    if found is None or found.summary.empty:
         return
     for needle, extension in places(found):
         yield from _tables(comparison, found, needle, extension)
@@ -127,7 +129,7 @@ def retrieval_panels(comparison: Comparison, style: Mapping[str, Style]) -> list
     """The section of the page: of each needle and extension a curve over the context length and the tables; of each
     needle heat maps of depth by length, of the encodings, and of each encoding under its extensions."""
     found = retrieval_of(comparison)
-    if found is None or found.objection:
+    if found is None or found.summary.empty:
         return []
     panels: list[Figure | Table] = []
     for needle, extension in places(found):
@@ -222,7 +224,7 @@ def encodings_maps(comparison: Comparison, found: Retrieval, needle: str, extens
     _, rows = _here(found, needle, extension)
     labels = rows.index.tolist()
     if len(labels) > MANY:
-        labels = list(dict.fromkeys([*labels[:SHOWN], *[comparison.reference]]))
+        labels = [label for label in labels if label in {*labels[:SHOWN], comparison.reference}]
     return Figure(
         name_of(f"Gain of {WHAT[needle]} by depth and context length", extension),
         *_maps(comparison, {label: here[here["label"] == label] for label in labels}),
