@@ -18,7 +18,7 @@ import numpy as np
 
 from conf.schema import LoggerSettings
 from eval.measure.rows import row_key
-from eval.record.folder import RunFolder
+from eval.record.folder import OF_LOSSES, RunFolder
 from eval.record.jobs import FAILED
 from eval.record.trained import check_files
 from scripts.command import end_with, folder_and_options, number
@@ -26,6 +26,7 @@ from train import train
 
 USAGE = "usage: python -m scripts.reproduce RUN [cache_dir=DIR] [num_workers=N]"
 TIMINGS = {"seconds", "tokens_per_second", "peak_memory"}
+KINDS = {"probe_settings": "probes"}  # whose keys others have too
 MADE_IN = {"commit", "machine", "versions", "sweep", "others", "curve_hash"}
 
 
@@ -66,14 +67,15 @@ def made(folder: RunFolder) -> dict[str, dict[str, Any]]:
     return {
         "rows": {row_key(row): row["targets_id"] for row in results["rows"]},
         "probes": results.get("probe_settings", {}),
-        "tasks": {_task_key(row): row["split"] for row in results.get("tasks", [])},
+        "retrieval": {row_key(row): row["targets_id"] for row in results.get("retrieval", [])},
+        "tasks": {row_key(row): row["split"] for row in results.get("tasks", [])},
     }
 
 
 def as_configured(folder: RunFolder) -> dict[str, Any]:
     """A run's results with the rows of the evaluation that its own configuration asks for."""
     settings = folder.settings
-    return folder.shown_as(settings.eval.targets_key(settings.context))
+    return folder.shown_as(settings.eval.targets_key(settings.first_context))
 
 
 def scored_later(old: RunFolder, new: RunFolder) -> dict[str, set[str]]:
@@ -93,19 +95,16 @@ def compared(folder: RunFolder, left_out: Mapping[str, Collection[str]]) -> dict
         "rows": {row_key(row): row for row in results["rows"]},
         "probes": results.get("probes", {}),
         "probe_settings": results.get("probe_settings", {}),
-        "tasks": {_task_key(row): row for row in results.get("tasks", [])},
-        "losses": folder.losses,
+        "retrieval": {row_key(row): row for row in results.get("retrieval", [])},
+        "tasks": {row_key(row): row for row in results.get("tasks", [])},
     }
-    kinds = {"losses": "rows", "probe_settings": "probes"}
     kept = {
-        name: {k: v for k, v in values.items() if k.removesuffix("/windows") not in left_out[kinds.get(name, name)]}
+        name: {key: own for key, own in values.items() if key not in left_out[KINDS.get(name, name)]}
         for name, values in by_key.items()
     }
-    return results | kept
-
-
-def _task_key(row: Mapping[str, Any]) -> str:
-    return f"{row['extension']}/{row['length']}"
+    rows = {key for kind in OF_LOSSES for key in kept[kind]}
+    losses = {key: own for key, own in folder.losses.items() if key.removesuffix("/windows") in rows}
+    return results | kept | {"losses": losses}
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:

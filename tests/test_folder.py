@@ -64,13 +64,12 @@ def test_a_number_that_is_not_finite_is_written_as_none(folder, value):
 
 
 def test_losses_probes_and_tasks_are_added_to_those_that_are_there(folder):
-    keys = [row_key(row()), row_key(row("pi"))]
+    rows = [row(), row("pi")]
+    keys = [row_key(each) for each in rows]
     for number, key in enumerate(keys):
         name = f"probe {number}"
-        losses = {key: np.full(3, number, np.float32)}
-        folder.add(
-            Measured(losses=losses, probes={name: [{}]}, probe_settings={name: {"n": number}}, tasks=[task(9 - number)])
-        )
+        more = {"probes": {name: [{}]}, "probe_settings": {name: {"n": number}}, "tasks": [task(9 - number)]}
+        folder.add(Measured(rows=[rows[number]], losses={key: np.full(3, number, np.float32)}, **more))
     assert {key: losses.tolist() for key, losses in folder.losses.items()} == {keys[0]: [0] * 3, keys[1]: [1] * 3}
     results = folder.results
     assert results["probes"] == {"probe 0": [{}], "probe 1": [{}]}

@@ -153,6 +153,18 @@ def test_what_is_behind_a_row_is_kept_and_held_against_it(tmp_path):
         folder.units_of([{**rows[0], "gain": rows[0]["gain"] + 1}])
     with pytest.raises(DamagedError, match="lacks"):
         folder.units_of([{**rows[0], "depth": 0.123}])
+    losses = folder.losses
+    losses[row_key(rows[0])] = losses[row_key(rows[0])] * np.nan
+    np.savez(folder.path / "losses.npz", **losses)
+    with pytest.raises(DamagedError, match="differs"):
+        folder.units_of(rows)
+
+
+def test_what_no_row_has_any_more_is_dropped(tmp_path):
+    folder, model = RunFolder(tmp_path), small_model()
+    measured(model, folder=folder)
+    measured(model, grid(depths=[0.5], probe=ProbeSettings(windows=11, longest=2, span=3)), folder)
+    assert folder.losses.keys() == {row_key(row) for row in folder.results["retrieval"]}
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,9 @@ def gains(windows: pd.DataFrame, level: float) -> pd.DataFrame:
         for label, losses in ((label, losses) for (name, label), losses in by_length.items() if name == extension):
             for half, whole in doublings(losses):
                 (before, *same), (after, *scored) = losses[half], losses[whole]
-                if before.shape == after.shape and all(map(np.array_equal, same, scored)):
-                    found[label, half, whole] = after, before, *scored
+                if not all(map(np.array_equal, same, scored)):
+                    break  # over other seeds or windows: what lies beyond doesn't go on from here
+                found[label, half, whole] = after, before, *scored[1:]
         differences = {key: difference(*each, level=level, comparisons=len(found)) for key, each in found.items()}
         for (label, half, whole), each in judged(differences, level).items():
             place = {"extension": extension, "label": label, "half": half, "context_length": whole}
@@ -109,11 +110,12 @@ def of_one_run(windows: pd.DataFrame, level: float) -> pd.DataFrame:
     return effective_contexts(gains(own, level))
 
 
-def _losses(windows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """loss_SW of windows in order of their seed, and the tokens and blocks of the windows."""
-    losses_SW = windows["nats"].to_numpy(float).reshape(windows["seed"].nunique(), -1)
+def _losses(windows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """loss_SW of windows in order of their seed, the seeds, and the tokens and blocks of the windows."""
+    seeds = windows["seed"].unique()
+    losses_SW = windows["nats"].to_numpy(float).reshape(len(seeds), -1)
     count = losses_SW.shape[1]
-    return losses_SW, windows["tokens"].to_numpy()[:count], windows["block"].to_numpy()[:count]
+    return losses_SW, seeds, windows["tokens"].to_numpy()[:count], windows["block"].to_numpy()[:count]
 
 
 def _gain(found: Difference) -> dict[str, Any]:

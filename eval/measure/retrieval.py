@@ -1,11 +1,11 @@
 """Retrieval on text: is what stands far back in a window found again? A needle in a haystack, for a model that was
 trained on nothing but text.
 
-The needle stands in a window of held-out text at a depth, the share of the window that lies before it, and is asked for
-at the window's end, where it stands once more. Its gain is by how much lower the loss of the end is than in the same
-window without the needle, nats a token: paired, since nothing else differs. An answer matches exactly where each of its
-tokens is the model's most likely one. What is asked, and of which windows, is the same at every depth, context length
-and extension, and for every run.
+The needle stands in a window of held-out text at a depth, and is asked for at the window's end, where it stands once
+more. Depth 0 is the window's beginning, 1 right before its end: the share of the places that there are for it. Its gain
+is by how much lower the loss of the end is than in the same window without the needle, nats a token: paired, since
+nothing else differs. An answer matches exactly where each of its tokens is the model's most likely one. What is asked,
+and of which windows, is the same at every depth, context length and extension, and for every run.
 
 - `span`: the end of the window as it is, some words of text. All but its first token is scored, at which nothing says
   yet that the needle has begun again.
@@ -110,7 +110,8 @@ class Retrieval:
             longest, shortest = needle.tokens_Wn.shape[1], min(self.lengths)
             if 2 * longest > shortest + 1:
                 raise ValueError(
-                    f"eval.retrieval={name}: its {longest} tokens don't fit twice into a context of {shortest}"
+                    f"eval.retrieval={name}: its {longest} tokens don't fit twice into a context of {shortest}: "
+                    "leave short eval.lengths out, or set eval.retrieval=[]"
                 )
         asked = {name: [ends.tolist(), each.tokens_Wn.tolist(), each.scored] for name, each in self.needles.items()}
         self.ids = {name: digest(each)[:8] for name, each in asked.items()}

@@ -38,13 +38,13 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from conf.mistakes import one_sentence
-from conf.schema import CONF, PROBES, Settings
+from conf.schema import CONF, Settings
 from conf.typed import digest, plain, typed
 from eval.measure.rows import PART, PLACE, UNIT, Measured, Row, row_key
 from eval.measure.units import columns_of, figures_of
 from eval.record.bounds import read_arrays
 from eval.record.files import PARTIAL, DamagedError, as_csv, read_json, remove, set_aside, write_atomic, write_json
-from eval.record.identity import identity, settings_hash
+from eval.record.identity import identity, of_now, settings_hash
 from eval.record.shape import SCHEMA, Results, Status, read_as
 from model.devices import rank
 from model.signals import last_words
@@ -57,6 +57,8 @@ WORDS = {  # for what a run's identity differs in
 }
 UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, RuntimeError, MemoryError)
 NOTHING = {"rows": [], "retrieval": [], "probes": {}, "probe_settings": {}, "tasks": []}  # found by an evaluation
+OF_LOSSES = ("rows", "retrieval", "tasks")  # of these, the kinds whose figures follow from losses.npz
+FOLLOWING = ("gain", "nats_without", "nats_found", "exact_match", "token_accuracy", "tokens", "windows", "examples")
 STATES = ("running", "finished", "failed", "interrupted")
 
 
@@ -90,10 +92,8 @@ class RunFolder:
         if not self.exists:
             raise ValueError(f"{self.path} is not a run's folder: it has no config.json")
         values = self.config
-        if isinstance(asked := values.get("eval"), dict) and isinstance(asked.get("probes"), list):
-            asked["probes"] = [name for name in asked["probes"] if name in PROBES]  # an earlier version had others
         try:
-            return placed_here(typed(Settings, values), self.path)
+            return placed_here(typed(Settings, of_now(values)), self.path)
         except ValueError as error:
             raise DamagedError(path, f"can't be read: {one_sentence(error)}") from None
 
@@ -198,8 +198,7 @@ class RunFolder:
                 own = losses.get(key)
                 if own is None:
                     raise DamagedError(self.path / "losses.npz", f"lacks what is behind {key}")
-                whole = own.ndim == 2 and own.shape[1] == len(columns) and len(own) > 0
-                if not whole or not _follow(row, figures_of(row, own.astype(np.float64))):
+                if own.ndim != 2 or own.shape[1] != len(columns) or not _follow(row, own.astype(np.float64)):
                     reason = f"is not what results.json goes by: what is behind {key} differs"
                     raise DamagedError(self.path / "losses.npz", reason)
                 place = {name: row[name] for name in (*PLACE, *UNIT) if name in row}
@@ -497,11 +496,8 @@ class RunFolder:
         self.update(**{**facts, "curve_hash": hashlib.sha256(content).hexdigest()})
 
     def add(self, found: Measured) -> None:
-        """Adds what was measured, in the place of what was measured there before. The losses are written first."""
-        if found.losses:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **{**self.losses, **found.losses})
-            write_atomic(self.path / "losses.npz", buffer.getvalue())
+        """Adds what was measured, in the place of what was measured there before. The losses are written first, and
+        those that no row has any more are dropped."""
         results = self.results
         rows = {row_key(row): row for row in [*results["rows"], *found.rows]}
         changed: dict[str, Any] = {"rows": list(rows.values())}
@@ -519,6 +515,13 @@ class RunFolder:
                 if row["targets_id"] == ids.get(row["needle"], row["targets_id"])
             ]
             changed["retrieval"] = [*{row_key(row): row for row in [*old, *found.retrieval]}.values()]
+        if found.losses:
+            parts = [{**results, **changed}, *results.get("others", {}).values()]
+            keys = {row_key(row) for part in parts for kind in OF_LOSSES for row in part.get(kind, [])}
+            kept = {key: own for key, own in self.losses.items() if key.removesuffix("/windows") in keys}
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **{**kept, **found.losses})
+            write_atomic(self.path / "losses.npz", buffer.getvalue())
         self.update(**changed)
 
     @property
@@ -536,14 +539,18 @@ class RunFolder:
 
 def _without_figures(part: Mapping[str, Any]) -> dict[str, Any]:
     """What an evaluation holds beside the rows whose figures follow from losses.npz."""
-    kinds = {name: part[name] for name in ("rows", "retrieval", "tasks") if name in part}
+    kinds = {name: part[name] for name in OF_LOSSES if name in part}
     return {**part, **{name: [row for row in rows if row["status"] != "ok"] for name, rows in kinds.items()}}
 
 
-def _follow(row: Row, figures: Mapping[str, Any]) -> bool:
-    """Whether a row's figures are these, but for rounding."""
-    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
-    return all(np.isclose(row.get(name, np.nan), value, rtol=1e-6, atol=1e-6) for name, value in numbers.items())
+def _follow(row: Row, units: np.ndarray) -> bool:
+    """Whether a row's means and counts are those of its windows or examples, but for rounding."""
+    try:
+        figures = figures_of(row, units)
+    except (ValueError, ZeroDivisionError):  # none, or not finite
+        return False
+    means = [name for name in FOLLOWING if name in figures]
+    return all(np.isclose(row[name], figures[name], rtol=1e-6, atol=1e-6) for name in means)
 
 
 def placed_here(settings: Settings, path: Path) -> Settings:

@@ -158,7 +158,15 @@ def parent_of(init: str, overrides: Sequence[str]) -> Parent:
         raise ValueError(f"init={init}: has not been trained to its end: give the run's own command again first")
     if results.get("identity", {}).get("settings") != settings_hash(config):
         raise ValueError(f"init={init}: its config.json is another run's than its results.json")
-    return Parent(path, config, results["config_hash"])
+    return Parent(path, of_now(config), results["config_hash"])
+
+
+def of_now(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json without what only an earlier version knew: probes that are no more."""
+    asked = config.get("eval")
+    if not (isinstance(asked, dict) and isinstance(asked.get("probes"), list)):
+        return dict(config)
+    return {**config, "eval": {**asked, "probes": [name for name in asked["probes"] if name in schema.PROBES]}}
 
 
 def arms_parent(overrides: Sequence[str]) -> schema.Settings | None:
