@@ -218,6 +218,14 @@ class NoPEThatSeesTheOrder(RoPE):
 # -------------------------------------------------------------------------------- parameters, tables and random states
 
 
+class SeesBeyondItsBand(PositionEncoding):
+    """Claims a window that its scores know nothing of."""
+
+    def __init__(self, shape):
+        super().__init__(shape)
+        self.band = 4
+
+
 class ParameterThatNothingUses(RoPE):
     def __init__(self, shape):
         super().__init__(shape)
@@ -514,6 +522,7 @@ FAULTS = [
     of(BiasThatIsZero, laws.check_position_reaches_the_output, "order of the past does not matter"),
     of(PositionsAllZero, laws.check_position_reaches_the_output, "order of the past does not matter"),
     of(NoPEThatSeesTheOrder, laws.check_position_reaches_the_output, "sees the order"),
+    of(SeesBeyondItsBand, laws.check_band, "a key outside of `band` has weight"),
     of(ParameterThatNothingUses, laws.check_gradients, "nothing uses it"),
     of(ParameterThatSoftmaxCancels, laws.check_gradients, "stay zero: encoding.bias_H"),
     of(ParameterOfTheFirstLayerAlone, laws.check_gradients, r"stay zero: encoding.temperature\[1\]"),
