@@ -13,6 +13,7 @@ from model.extensions import view
 from model.extensions.abf import ABF
 from model.extensions.alibi_interpolation import ALiBiInterpolation
 from model.extensions.drop import Drop
+from model.extensions.layers import ExtensionOfLayers
 from model.extensions.llama3 import Llama3
 from model.extensions.logit_scale import LogitScale
 from model.extensions.logn import LogNExtension
@@ -23,6 +24,7 @@ from model.extensions.pose import PoSE
 from model.extensions.random_positions import RandomPositions
 from model.extensions.rerope import LeakyReRoPE, ReRoPE
 from model.extensions.rotary import pair_index, stretched
+from model.extensions.row_scale import Llama4Scale, SWANScale, in_steps
 from model.extensions.self_extend import SelfExtend
 from model.extensions.table_interpolation import TableInterpolation
 from model.extensions.window import Window
@@ -183,6 +185,19 @@ class LogNOfTheRowsBefore(LogNExtension):
         return LogN(encoding.shape, encoding, length=train_length - 1)
 
 
+class Llama4StepsOneTokenLate(Llama4Scale):
+    scale = staticmethod(lambda n_T, a, length: in_steps(n_T - 1, a, length))
+
+
+class SWANScaleWithoutItsValueAtL(SWANScale):
+    scale = staticmethod(lambda n_T, a, length: (a + n_T).log().clamp_min(1.0))
+
+
+class ExtensionOfTheGlobalLayersAlone(ExtensionOfLayers):
+    def __init__(self, inner):
+        super().__init__(inner, layers="global")
+
+
 class ALiBiBackwards(ALiBiInterpolation):
     def extend_part(self, part, train_length, eval_length):
         return super().extend_part(part, eval_length, train_length)
@@ -196,6 +211,9 @@ class TableOneRowOff(TableInterpolation):
 
 
 FAULTS = {
+    "layers": [ExtensionOfTheGlobalLayersAlone],
+    "llama4_scale": [Llama4StepsOneTokenLate],
+    "swan_scale": [SWANScaleWithoutItsValueAtL],
     "pi": [PIBackwards],
     "ntk": [NTKWithoutTheCorrection],
     "dynamic_ntk": [DynamicNTKWithoutTheOffset],

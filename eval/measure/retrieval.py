@@ -36,6 +36,7 @@ from eval.measure.rows import Measured, Row, row_key
 from eval.measure.scoring import Scorer
 from eval.measure.streams import Streams
 from eval.measure.units import retrieved
+from model.encodings import PositionEncoding
 from model.transformer import Transformer
 
 KEY, VALUE = 2, 2  # words of a pair
@@ -125,10 +126,11 @@ class Retrieval:
         scorer = Scorer(model, self.streams.scored, self.evaluation.batch_tokens, self.evaluation.precision)
         for config in self.extensions:
             for length in self.lengths:
-                for name in self.needles:
-                    places = [self._place(name, config, length, depth) for depth in self.evaluation.depths]
-                    if missing := [place for place in places if _identity(place) not in there]:
-                        yield self._measure(scorer, config, missing)
+                asked = [
+                    self._place(name, config, length, at) for name in self.needles for at in self.evaluation.depths
+                ]
+                if missing := [place for place in asked if _identity(place) not in there]:
+                    yield from self._measured(scorer, config, length, missing)
 
     def asked(self, rows: Iterable[Row]) -> list[Row]:
         """Those of the rows that this evaluation asks for."""
@@ -159,14 +161,24 @@ class Retrieval:
             **extension_identity(config),
         }
 
-    def _measure(self, scorer: Scorer, config: Mapping[str, Any], places: Sequence[Row]) -> Measured:
-        """The rows of a needle under one extension, at one length and some depths."""
-        length, needle = places[0]["context_length"], self.needles[places[0]["needle"]]
+    def _measured(
+        self, scorer: Scorer, config: Mapping[str, Any], length: int, places: Sequence[Row]
+    ) -> Iterator[Measured]:
+        """The rows of some places under one extension at one length, a needle at a time."""
         try:
             encoding, note = extended_encoding(scorer, self.streams.calibration, config, length, self.evaluation)
         except ValueError as error:
             undefined = {"status": "undefined", "reason": str(error)}
-            return Measured(retrieval=[place | undefined for place in places])
+            yield Measured(retrieval=[place | undefined for place in places])
+            return
+        how = {"settings": note} if note else {}
+        for name in dict.fromkeys(place["needle"] for place in places):
+            own = [place | how for place in places if place["needle"] == name]
+            yield self._measure(scorer, encoding, self.needles[name], own)
+
+    def _measure(self, scorer: Scorer, encoding: PositionEncoding, needle: Needle, places: Sequence[Row]) -> Measured:
+        """The rows of a needle at one length and some depths."""
+        length = places[0]["context_length"]
         count, size = needle.tokens_Wn.shape
         plain_WT = gather_windows(self.haystack.stream, self.haystack.ends - length, length + 1).numpy()
         plain_WT[:, -size:] = needle.tokens_Wn
@@ -190,8 +202,7 @@ class Retrieval:
             tokens_W = np.full(count, needle.scored)
             units = np.stack([self.haystack.block, tokens_W, without_W, found_W, exact_W], axis=1)
             arrays[row_key(place)] = units
-            how = {"settings": note} if note else {}
-            rows.append({**place, "status": "ok", **how, **retrieved(units), "exact_without": float(blind_W.mean())})
+            rows.append({**place, "status": "ok", **retrieved(units), "exact_without": float(blind_W.mean())})
         return Measured(retrieval=rows, losses=arrays)
 
 
