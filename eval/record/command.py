@@ -18,7 +18,8 @@ from conf.mistakes import naming_settings
 from conf.schema import CONF
 from eval.record.jobs import ANSWERING, FULL_ERROR, MISTAKES, give_up, traceback_asked
 
-ALIKE = {"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u00b7": "*", "\u00d7": "x"}  # minus, dash, space, dot, times
+# Minus, dash, space, dot, times; at most, at least.
+ALIKE = {"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u00b7": "*", "\u00d7": "x", "\u2264": "<=", "\u2265": ">="}
 # Control characters (C0, DEL, C1), by which a terminal's title is set, its screen cleared, a line overwritten.
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 # Settings of Hydra's that a command's own yaml file has settled: why, and what to do instead.
