@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from conf.compose import composed
 from conf.mistakes import naming_settings
-from conf.schema import EvaluationSettings, ScoringSettings, Settings, options
+from conf.schema import EvaluationSettings, ScoringSettings, Settings, fewest_layers, options
 from conf.typed import composed_as, plain
 from data.module import data_module
 from eval.__main__ import as_given
@@ -25,7 +25,7 @@ from eval.measure.extended import as_chosen, check_extensions, extension_configs
 from eval.record.identity import register_names, settings_of
 from eval.record.jobs import check_devices, check_machine, check_place
 from model.build import build_transformer, check_model
-from model.catalogue import encoding_config, encoding_names, fewest_layers
+from model.catalogue import encoding_config, encoding_names
 from model.encodings import Shape, build_encoding
 
 WORDS = {"yes": True, "no": False, "on": True, "off": False, "y": True, "n": False, "true": True, "false": False}

@@ -13,6 +13,17 @@ from eval.record.identity import settings_of
 
 torch.set_num_threads(1)
 
+# Presets of `layers`: what holds for every encoding is slow for them, but for one that stands for all.
+PRESETS = {"gemma3", "gemma4", "gpt_oss", "irope", "rnope_swa", "smollm3"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        named = getattr(getattr(item, "callspec", None), "params", {}).values()
+        if item.path.stem != "test_layers" and any(isinstance(value, str) and value in PRESETS for value in named):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def same_random_state():
