@@ -305,20 +305,28 @@ def test_evaluation_out_of_memory_halves_its_batch_and_ends_with_the_same_losses
     model, stream = small_model("rope"), small_stream(30, 40)
     evaluation = settings_of(f"eval.batch_tokens={8 * CONTEXT}", "eval.tokens=null").eval
     windows = plan("non_overlapping", stream, CONTEXT, [CONTEXT], evaluation)
-    expected = Scorer(model, stream, evaluation.batch_tokens).score([windows])[0]
-    whole = Scorer._batch
+    asked, scored = stream.tokens[: 6 * (CONTEXT + 1)].reshape(6, -1).astype(np.int64), np.arange(CONTEXT + 1) > 5
 
-    def small_memory(self, starts, *others):
-        if len(starts) > 2:
-            error() if callable(error) else (_ for _ in ()).throw(error)
-        return whole(self, starts, *others)
+    def losses(scorer):
+        yield scorer.score([windows])[0]
+        yield from scorer.answers(asked, scored)
 
-    monkeypatch.setattr(Scorer, "_batch", small_memory)
-    scorer = Scorer(model, stream, evaluation.batch_tokens)
-    with pytest.warns(UserWarning, match="halved"):
-        found = scorer.score([windows])[0]
-    assert scorer.batch_tokens <= 2 * CONTEXT
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    expected = list(losses(Scorer(model, stream, evaluation.batch_tokens)))
+    for name in ("_batch", "_answers"):
+        whole = getattr(Scorer, name)
+
+        def small_memory(self, batch, whole=whole, **others):
+            if len(batch) > 2:
+                error() if callable(error) else (_ for _ in ()).throw(error)
+            return whole(self, batch, **others)
+
+        monkeypatch.setattr(Scorer, name, small_memory)
+    for place, wanted in enumerate(expected):
+        scorer = Scorer(model, stream, evaluation.batch_tokens)
+        with pytest.warns(UserWarning, match="halved"):
+            found = list(losses(scorer))[place]
+        assert scorer.batch_tokens <= 2 * CONTEXT
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 class BrokenRun:
