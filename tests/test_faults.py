@@ -313,12 +313,12 @@ def test_evaluation_out_of_memory_halves_its_batch_and_ends_with_the_same_losses
 
     expected = list(losses(Scorer(model, stream, evaluation.batch_tokens)))
     for name in ("_batch", "_answers"):
-        whole = getattr(Scorer, name)
+        own = getattr(Scorer, name)
 
-        def small_memory(self, batch, whole=whole, **others):
+        def small_memory(self, batch, own=own, **others):
             if len(batch) > 2:
                 error() if callable(error) else (_ for _ in ()).throw(error)
-            return whole(self, batch, **others)
+            return own(self, batch, **others)
 
         monkeypatch.setattr(Scorer, name, small_memory)
     for place, wanted in enumerate(expected):
