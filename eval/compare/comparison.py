@@ -17,12 +17,12 @@ import pandas as pd
 
 from conf.schema import CompareSettings
 from eval.compare.key_tokens import KeyTokens, find_key_tokens
-from eval.compare.paired import DIFFERENCE, frame_of, losses_by, paired_differences
+from eval.compare.paired import BEST, DIFFERENCE, best_by, frame_of, paired_differences
 from eval.compare.runs import Run, find_objection, find_reference, read_runs
-from eval.compare.tasks import BEST, TASK, summarise_tasks
+from eval.compare.tasks import TASK, summarise_tasks
 from eval.measure.effective import EFFECTIVE, effective_contexts, gains
 from eval.measure.rows import HEADLINE
-from eval.measure.statistics import among_best, perplexity_interval
+from eval.measure.statistics import perplexity_interval
 from eval.record.files import write_table
 
 PLACE = ["protocol", "extension", "context_length"]
@@ -316,7 +316,8 @@ def summarise(
     gains = paired_differences(whole, ["protocol", "context_length", "label"], "extension", ["none"], level)
     gains = gains.rename(columns={name.replace("gain", "difference"): name for name in GAIN} | {"verdict": GAIN[-1]})
     gains = gains.droplevel("reference")[GAIN]
-    summary = summary.join(_best(rivals, level), [*PLACE, "label"]).join(gains, gains.index.names)
+    best = best_by(rivals[rivals["extension"] == "none"], PLACE, level)
+    summary = summary.join(best, best.index.names).join(gains, gains.index.names)
 
     def judged(reference: str | None, rows: pd.DataFrame) -> pd.DataFrame:
         rows = rows.assign(reference=reference)
@@ -337,17 +338,6 @@ def _intervals(windows: pd.DataFrame, level: float) -> pd.DataFrame:
         figures |= {f"interval_{name}": getattr(found, name) for name in ("level", "covers", "reason")}
         records.append(dict(zip(KEYS, place, strict=True)) | figures)
     return frame_of(records).set_index(KEYS)
-
-
-def _best(windows: pd.DataFrame, level: float) -> pd.Series:
-    """Whether a label is among the best at each place without an extension; by place and label."""
-    records = []
-    for place, losses, *scored in losses_by(windows[windows["extension"] == "none"], PLACE, "label"):
-        best = among_best(losses, *scored, level=level)
-        records += [(*place, label, label in best) for label in losses]
-    keys = [*PLACE, "label"]
-    frame = pd.DataFrame(records, columns=[*keys, BEST]).astype({**windows[keys].dtypes, BEST: "boolean"})
-    return frame.set_index(keys)[BEST]
 
 
 def summary_table(comparison: Comparison) -> pd.DataFrame:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from eval.compare.comparison import MANY, Comparison
-from eval.compare.plots import GREY, HOVER, MARKERS, Figure, Style, axis, curves, escape, layout, line_at, points
+from eval.compare.plots import (
+    GREY,
+    HOVER,
+    MARKERS,
+    Figure,
+    Style,
+    axis,
+    curves,
+    escape,
+    layout,
+    length_axis,
+    line_at,
+    points,
+)
 from eval.compare.show import show_count, show_interval, show_length, show_p, show_percent, show_perplexity
 from eval.compare.tables import costs, name_of
 
@@ -35,7 +48,7 @@ def perplexity_figure(comparison: Comparison, style: Mapping[str, Style], protoc
     return Figure(
         f"Perplexity against context length, {name_of(protocol, extension)}",
         data,
-        layout(_length_axis(lengths, comparison.context), axis("perplexity (log)", log=True), comparison.context),
+        layout(length_axis(lengths, comparison.context), axis("perplexity (log)", log=True), comparison.context),
         {"protocol": protocol, "extension": extension},
     )
 
@@ -199,7 +212,7 @@ def task_figure(comparison: Comparison, style: Mapping[str, Style], task: str, e
         )
         for record in here.to_dict("records")
     ]
-    x = _length_axis(sorted(here["length"].unique().tolist()), longest) | {"title": {"text": "length (log)"}}
+    x = length_axis(sorted(here["length"].unique().tolist()), longest) | {"title": {"text": "length (log)"}}
     y = axis("answers right in every token") | {"tickformat": ".0%", "range": [-0.03, 1.05]}
     return Figure(
         f"Exact match against length, {name_of(task, extension)}",
@@ -233,8 +246,3 @@ def _describe_difference(row: Any) -> str:
         f"<b>{escape(row.label)}</b>: {row.verdict}<br>perplexity {show_percent(row.difference_percent)} "
         f"({escape(interval)}){p}<br>{row.tokens:,} tokens, {row.seeds} seed{'s' if row.seeds > 1 else ''}"
     )
-
-
-def _length_axis(lengths: Sequence[int], context: float) -> dict[str, Any]:
-    ticks = {"tickvals": list(lengths), "ticktext": [f"{length:,}<br>{length / context:g}x" for length in lengths]}
-    return axis("context length, tokens (log)", log=True) | ticks

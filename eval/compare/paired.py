@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval.measure.statistics import Difference, compare, shared_seeds
+from eval.measure.statistics import Difference, among_best, compare, shared_seeds
 
+BEST = "among_best"
 DIFFERENCE = ["difference_nats", "difference_percent", "difference_low", "difference_high", "p", "p_holm"]
 DIFFERENCE += ["smallest_detectable", "verdict", "verdict_reason"]
 
@@ -55,6 +56,17 @@ def paired_differences(
     keys = [*by, side]
     frame = frame_of(records, [*keys, "reference", "covers", *DIFFERENCE]).astype(windows[keys].dtypes)
     return frame.set_index([*keys, "reference"])
+
+
+def best_by(windows: pd.DataFrame, by: Sequence[str], level: float) -> pd.Series:
+    """BEST: within each group `by`, whether a label is one that no other is better than; by group and label."""
+    records = []
+    for place, losses, *scored in losses_by(windows, by, "label"):
+        best = among_best(losses, *scored, level=level)
+        records += [(*place, label, label in best) for label in losses]
+    keys = [*by, "label"]
+    frame = pd.DataFrame(records, columns=[*keys, BEST]).astype({**windows[keys].dtypes, BEST: "boolean"})
+    return frame.set_index(keys)[BEST]
 
 
 def difference_fields(found: Difference) -> dict[str, Any]:

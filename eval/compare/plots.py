@@ -181,6 +181,13 @@ def axis(title: str, *, log: bool = False) -> dict[str, Any]:
     return found | ({"type": "log", "tickformat": ",.5~g"} if log else {})
 
 
+def length_axis(lengths: Iterable[int], context: float) -> dict[str, Any]:
+    """A logarithmic axis of context lengths, tokens, with these marked, in multiples of the training context too."""
+    lengths = list(lengths)
+    ticks = {"tickvals": lengths, "ticktext": [f"{length:,}<br>{length / context:g}x" for length in lengths]}
+    return axis("context length, tokens (log)", log=True) | ticks
+
+
 def line_at(x: float) -> dict[str, Any]:
     line = {"color": "#555", "width": 1.5, "dash": "dash"}
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line, "layer": "below"}

@@ -4,8 +4,12 @@ An encoding retrieves at its training context where its gain there, over all dep
 more, and separable from none. Then its recovery elsewhere is the gain there as a share of that, both over the same
 windows; and a seed passes where its own recovery is PASS or more (seeds of one encoding differ by far more in this than
 in perplexity, so that the worst of them says what a mean hides). Best is who gains most, as of perplexity who loses
-least: a set of those that no other is better than. The two sets, by perplexity and by retrieval, are found together:
-Holm's correction with each encoding counts the comparisons by the one and by the other.
+least: a set of those that no other is better than. Where the two verdicts are held
+against each other, it is at one length, by the encodings that have both figures there, and the two sets are found
+together: Holm's correction with each encoding counts the comparisons by the one and by the other.
+
+What is compared was asked of the same windows and at the same depths. A label takes part with all its seeds or not at
+all, and not where one of them couldn't be trained.
 """
 
 from __future__ import annotations
@@ -64,7 +68,7 @@ class Retrieval:
     @property
     def headline(self) -> str:
         """The needle that the verdict goes by."""
-        return next(name for name in HEADLINES if name in set(self.summary["needle"]))
+        return headline(self.summary["needle"])
 
     @property
     def trained(self) -> pd.DataFrame:
@@ -104,8 +108,7 @@ def retrieval_of(comparison: Comparison) -> Retrieval | None:
     summary = summary.join(differences, differences.index.names)
     summary = summary.sort_values([*PLACE, "gain"], ascending=[True] * 3 + [False], kind="stable")
     summary = summary.reset_index(drop=True)
-    needle = next(name for name in HEADLINES if name in set(summary["needle"]))
-    plain = losses[(losses["extension"] == "none") & (losses["needle"] == needle)]
+    plain = losses[(losses["extension"] == "none") & (losses["needle"] == headline(summary["needle"]))]
     longest = plain[plain["context_length"] == plain["context_length"].max()]
     best = {name for place in _sides(longest) for name in among_best(*place, level=comparison.level)}
     unasked = sorted(set(last_place(comparison.summary)["label"]) - set(longest["label"]))
@@ -113,6 +116,11 @@ def retrieval_of(comparison: Comparison) -> Retrieval | None:
         *(standing, by_depth, summary, best),
         *(_together(comparison, plain), unasked if len(longest) else [], objections),
     )
+
+
+def headline(needles: pd.Series) -> str:
+    """Which of the needles that were looked for the verdict goes by."""
+    return next(name for name in HEADLINES if name in set(needles))
 
 
 def _asked_differently(rows: pd.DataFrame) -> list[str]:
@@ -172,6 +180,7 @@ def _summarise(windows: pd.DataFrame, by: Sequence[str], trained: pd.DataFrame, 
     extension."""
     records = []
     bases = {key: _arrays(own) for key, own in trained.groupby(["needle", "label"])}
+    bases = {key: base for key, base in bases.items() if _retrieves(base, level)}
     for place, own in windows.groupby([*by, "label"]):
         first, arrays = own.iloc[0], _arrays(own)
         facts = {name: first[name] for name in ("length_ratio", "encoding", "control")}
@@ -190,7 +199,7 @@ def _arrays(own: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _found(own: dict[str, np.ndarray], base: dict[str, np.ndarray] | None, level: float) -> dict[str, object]:
-    """FOUND and ABOUT of one label at one place. base: its windows at the training context."""
+    """FOUND and ABOUT of one label at one place. base: its windows at the training context, where it retrieves."""
     scored = own["tokens"], own["block"]
     gain = perplexity_interval(own["gain"], *scored, level=level)
     exact = share_interval(own["exact"], own["block"], level=level)
@@ -205,15 +214,18 @@ def _found(own: dict[str, np.ndarray], base: dict[str, np.ndarray] | None, level
     }
     if base is None or base["gain"].shape != own["gain"].shape:
         return found
-    there = perplexity_interval(base["gain"], base["tokens"], base["block"], level=level)
-    if there.nats < LEAST or (there.low is not None and there.low <= 0):
-        return found
     share = own["tokens"].sum() / base["tokens"].sum()  # those of one depth, or of all
     bounds = ratio_interval(own["gain"] / share, base["gain"], base["tokens"], own["block"], level=level)
     at_L = base["gain"].sum(axis=1) / base["tokens"].sum()
     seeds = np.where(at_L >= LEAST, own["gain"].sum(axis=1) / own["tokens"].sum() / np.maximum(at_L, LEAST), 0.0)
     spread = {"worst_seed": seeds.min(), "best_seed": seeds.max(), "passed": float((seeds >= PASS).mean())}
     return found | dict(zip(("recovery", "recovery_low", "recovery_high"), bounds, strict=True)) | spread
+
+
+def _retrieves(base: dict[str, np.ndarray], level: float) -> bool:
+    """Whether a label with these windows at the training context does; see the head of this file."""
+    gain = perplexity_interval(base["gain"], base["tokens"], base["block"], level=level)
+    return gain.nats >= LEAST and (gain.low is None or gain.low > 0)
 
 
 def _sides(windows: pd.DataFrame) -> list[tuple[dict[str, dict[int, np.ndarray]], np.ndarray, np.ndarray]]:

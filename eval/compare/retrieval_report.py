@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from eval.compare.comparison import MANY, Comparison
-from eval.compare.plots import Figure, Style, axis, curves, heat_maps, layout
+from eval.compare.plots import Figure, Style, axis, curves, heat_maps, layout, length_axis
 from eval.compare.retrieval import LEAST, PASS, Retrieval, retrieval_of
 from eval.compare.show import (
     Table,
@@ -206,10 +206,7 @@ def gain_figure(
     """Gain against context length, with bands for the intervals."""
     here = found.summary.query("needle == @needle and extension == @extension")
     lengths = sorted(here["context_length"].unique().tolist())
-    x = axis("context length, tokens (log)", log=True) | {
-        "tickvals": lengths,
-        "ticktext": [show_length(length, comparison.context) for length in lengths],
-    }
+    x = length_axis(lengths, comparison.context)
     return Figure(
         name_of(f"Gain of {WHAT[needle]} against context length", extension),
         curves(here, style, "context_length", "gain", ("gain_low", "gain_high")),

@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from eval.compare.paired import frame_of, losses_by, paired_differences
-from eval.measure.statistics import among_best, share_interval
+from eval.compare.paired import BEST, best_by, frame_of, paired_differences
+from eval.measure.statistics import share_interval
 
-BEST = "among_best"
 PLACE = ["task", "extension", "length"]
 KEYS = [*PLACE, "label"]
 TASK = ["protocol", *PLACE, "length_ratio", "context_length", "label", "seeds", "exact_match", "low", "high"]
@@ -76,15 +75,4 @@ def _judged(answers: pd.DataFrame, reference: str | None, level: float) -> pd.Da
     """BEST and JUDGED of each label at each place."""
     differences = paired_differences(answers, PLACE, "label", [reference] if reference else [], level)
     differences = differences.droplevel("reference")[[*JUDGED]].rename(columns=JUDGED)
-    best = _best(answers, level)
-    return best.join(differences)
-
-
-def _best(answers: pd.DataFrame, level: float) -> pd.DataFrame:
-    """Whether no other label is better, by place and label."""
-    records = []
-    for place, losses, *scored in losses_by(answers, PLACE, "label"):
-        best = among_best(losses, *scored, level=level)
-        records += [(*place, label, label in best) for label in losses]
-    frame = pd.DataFrame(records, columns=[*KEYS, BEST]).astype({**answers[KEYS].dtypes, BEST: "boolean"})
-    return frame.set_index(KEYS)
+    return best_by(answers, PLACE, level).to_frame().join(differences)

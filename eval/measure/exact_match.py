@@ -14,10 +14,10 @@ import numpy as np
 from conf.schema import EvaluationSettings
 from data.module import WindowDataModule
 from eval.measure.extended import extended_encoding, extension_configs, extension_identity
-from eval.measure.rows import Measured, Row, row_key
+from eval.measure.rows import Measured, Row, answered, identity, row_key
 from eval.measure.scoring import Scorer
 from eval.measure.streams import Streams
-from eval.measure.units import answered
+from eval.measure.units import figures_of
 from model.extensions import build_extension
 from model.transformer import Transformer
 
@@ -43,19 +43,14 @@ def score_task(
         return
     scorer = Scorer(model, streams.scored, evaluation.batch_tokens, evaluation.precision)
     lengths = sorted({max(1, round(multiple * data.longest)) for multiple in evaluation.lengths})
-    there = {_identity(row) for row in known if row["status"] != "ok" or row_key(row) in stored}
+    there = answered(known, stored, IDENTITY)
     for config in extension_configs(evaluation):
         for length in lengths:
             row = {"protocol": "exact_match", "task": data.task_name, "extension": config["name"], "length": length}
             row |= {"split": evaluation.split, "precision": scorer.precision, **extension_identity(config)}
             row |= {"evaluation": key}
-            if _identity(row) not in there:
+            if identity(row, IDENTITY) not in there:
                 yield _measure(scorer, data, config, row, evaluation, streams)
-
-
-def _identity(row: Row) -> tuple:
-    """What must be the same for a row to answer the same question; examples and model are those of the run."""
-    return tuple(row.get(name) for name in IDENTITY)
 
 
 def _measure(
@@ -80,5 +75,5 @@ def _measure(
         return Measured(tasks=[place | {"status": "undefined", "reason": str(error)}])
     _, right = scorer.answers(examples, scored_T, encoding)
     units = np.stack([right.sum(axis=1), np.full(len(right), right.shape[1])], axis=1)
-    found = place | {"status": "ok", "settings": note, **answered(units)}
+    found = place | {"status": "ok", "settings": note, **figures_of(place, units)}
     return Measured(tasks=[found], losses={row_key(found): units})

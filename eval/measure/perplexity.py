@@ -14,7 +14,7 @@ from data.windows import document_bounds
 from eval.measure.extended import extended_encoding, extension_configs, extension_identity
 from eval.measure.ngram import NGram
 from eval.measure.protocols import plan, protocol
-from eval.measure.rows import PLACE, Measured, Row, row_key
+from eval.measure.rows import PLACE, Measured, Row, answered, identity, row_key
 from eval.measure.scoring import Scorer
 from eval.measure.streams import Streams
 from eval.measure.targets import Targets
@@ -48,12 +48,12 @@ class Perplexity:
 
         known: the rows that there are; stored: the keys of those that have their losses.
         """
-        there = {_identity(row) for row in known if row["status"] != "ok" or row_key(row) in stored}
+        there = answered(known, stored, IDENTITY)
         good = {row_key(row) for row in known if row["status"] == "ok"}
 
         def missing(base: Row) -> dict[str, Targets]:
             """The protocols of one length whose rows are not there yet, or were scored otherwise."""
-            asked = {_identity(row): row["protocol"] for row in self._places(base)}
+            asked = {identity(row, IDENTITY): row["protocol"] for row in self._places(base)}
             return {name: self.targets[base["context_length"]][name] for key, name in asked.items() if key not in there}
 
         scorer = Scorer(model, self.streams.scored, self.evaluation.batch_tokens, self.evaluation.precision)
@@ -76,8 +76,8 @@ class Perplexity:
     def asked(self, rows: Iterable[Row]) -> list[Row]:
         """Those of the rows that this evaluation asks for."""
         bases = [base for config in self.extensions for base in self._bases(config)] + list(self._floor_bases())
-        identities = {_identity(row) for base in bases for row in self._places(base)}
-        return [row for row in rows if _identity(row) in identities]
+        identities = {identity(row, IDENTITY) for base in bases for row in self._places(base)}
+        return [row for row in rows if identity(row, IDENTITY) in identities]
 
     def _bases(self, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The fields by which the rows of an extension say what they are of, by length."""
@@ -136,11 +136,6 @@ class Perplexity:
                 rows.append(row)
                 arrays |= part.stored(row_key(row), of_part)
         return Measured(rows=rows, losses=arrays)
-
-
-def _identity(row: Row) -> tuple:
-    """What must be the same for a row to answer the same question."""
-    return tuple(row.get(name) for name in IDENTITY)
 
 
 def _keep_good(good: Collection[str], rows: Iterable[Row]) -> None:

@@ -18,6 +18,7 @@ nats instead of a judged answer is what a model of a few million parameters can 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ from data.tokenizer import TextTokenizer
 from data.windows import gather_windows
 from eval.measure.extended import extended_encoding, extension_configs, extension_identity
 from eval.measure.probes import probe_windows
-from eval.measure.rows import Measured, Row, row_key
+from eval.measure.rows import Measured, Row, answered, identity, row_key
 from eval.measure.scoring import Scorer
 from eval.measure.streams import Streams
 from eval.measure.units import retrieved
@@ -122,44 +123,39 @@ class Retrieval:
 
         known: the rows that there are; stored: the keys of those that have their losses.
         """
-        there = {_identity(row) for row in known if row["status"] != "ok" or row_key(row) in stored}
+        there = answered(known, stored, IDENTITY)
         scorer = Scorer(model, self.streams.scored, self.evaluation.batch_tokens, self.evaluation.precision)
         for config in self.extensions:
             for length in self.lengths:
-                asked = [
-                    self._place(name, config, length, at) for name in self.needles for at in self.evaluation.depths
-                ]
-                if missing := [place for place in asked if _identity(place) not in there]:
+                places = self._places(config, length)
+                if missing := [place for place in places if identity(place, IDENTITY) not in there]:
                     yield from self._measured(scorer, config, length, missing)
 
     def asked(self, rows: Iterable[Row]) -> list[Row]:
         """Those of the rows that this evaluation asks for."""
-        identities = {
-            _identity(self._place(name, config, length, depth))
-            for name in self.needles
-            for config in self.extensions
-            for length in self.lengths
-            for depth in self.evaluation.depths
-        }
-        return [row for row in rows if _identity(row) in identities]
+        places = itertools.chain(*itertools.starmap(self._places, itertools.product(self.extensions, self.lengths)))
+        identities = {identity(place, IDENTITY) for place in places}
+        return [row for row in rows if identity(row, IDENTITY) in identities]
 
-    def _place(self, needle: str, config: Mapping[str, Any], length: int, depth: float) -> dict[str, Any]:
-        """The fields by which a row says what it is of."""
-        size = self.needles[needle].tokens_Wn.shape[1]
-        return {
-            "evaluation": self.key,
-            "protocol": "retrieval",
-            "needle": needle,
-            "extension": config["name"],
-            "context_length": length,
-            "length_ratio": length / self.context,
-            "depth": depth,
-            "distance": length + 1 - size - _start(length, size, depth),
-            "split": self.evaluation.split,
-            "precision": self.evaluation.precision,
-            "targets_id": self.ids[needle],
-            **extension_identity(config),
-        }
+    def _places(self, config: Mapping[str, Any], length: int) -> Iterator[dict[str, Any]]:
+        """The fields by which rows say what they are of, of all needles and depths."""
+        own = extension_identity(config)
+        for (name, needle), depth in itertools.product(self.needles.items(), self.evaluation.depths):
+            size = needle.tokens_Wn.shape[1]
+            yield {
+                "evaluation": self.key,
+                "protocol": "retrieval",
+                "needle": name,
+                "extension": config["name"],
+                "context_length": length,
+                "length_ratio": length / self.context,
+                "depth": depth,
+                "distance": length + 1 - size - _start(length, size, depth),
+                "split": self.evaluation.split,
+                "precision": self.evaluation.precision,
+                "targets_id": self.ids[name],
+                **own,
+            }
 
     def _measured(
         self, scorer: Scorer, config: Mapping[str, Any], length: int, places: Sequence[Row]
@@ -189,10 +185,8 @@ class Retrieval:
             asked[-1][:, start : start + size] = needle.tokens_Wn
         scored_T = np.arange(length + 1) > length - needle.scored
         losses, right = scorer.answers(np.concatenate(asked), scored_T, encoding)
-        (without_W, *found), (blind_W, *exact) = (
-            losses.sum(axis=1).reshape(-1, count),
-            right.all(axis=1).reshape(-1, count),
-        )
+        without_W, *found = losses.sum(axis=1).reshape(-1, count)
+        blind_W, *exact = right.all(axis=1).reshape(-1, count)
         rows, arrays = [], {}
         for place, found_W, exact_W in zip(places, found, exact, strict=True):
             if not np.isfinite([without_W, found_W]).all():
@@ -209,8 +203,3 @@ class Retrieval:
 def _start(length: int, size: int, depth: float) -> int:
     """Where a needle of so many tokens begins in a window of length + 1; depth 1 is right before its end."""
     return round(depth * (length + 1 - 2 * size))
-
-
-def _identity(row: Row) -> tuple:
-    """What must be the same for a row to answer the same question."""
-    return tuple(row.get(name) for name in IDENTITY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,17 @@ def row_key(row: Row) -> str:
     '1f2e3d4c/positions/none/64/8'
     """
     return "/".join(str(row[name]) for name in ("evaluation", *PLACE, *PART, *UNIT) if name in row)
+
+
+def identity(row: Row, names: Iterable[str]) -> tuple:
+    """What must be the same for a row to answer the same question: its fields of these names."""
+    return tuple(row.get(name) for name in names)
+
+
+def answered(known: Iterable[Row], stored: Collection[str], names: Iterable[str]) -> set[tuple]:
+    """The identities of the known rows that stand: those without figures, and those of which what is behind them is
+    stored, by `row_key`."""
+    return {identity(row, names) for row in known if row["status"] != "ok" or row_key(row) in stored}
 
 
 def interval_fields(interval: Interval) -> dict[str, Any]:

@@ -239,8 +239,7 @@ def share_interval(right_SN: np.ndarray, blocks_N: np.ndarray | None = None, *, 
     >>> found.low, round(found.high, 3)
     (0.0, 0.339)
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; give the share of intervals that hold the truth, e.g. 0.95")
+    _check_level(level)
     right_SN, count_N = _checked("right_SN", right_SN, np.ones(np.shape(right_SN)[-1]))
     right_SB, count_B = _by_block(right_SN, count_N, blocks_N)
     seeds, count = right_SN.shape
@@ -387,10 +386,14 @@ def verdict(difference: Difference, adjusted_p: float | None, level: float = 0.9
     return "better" if difference.nats < 0 else "worse"
 
 
-def _estimate(loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None, level: float) -> dict:
-    """The fields of an `Estimate`."""
+def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; give the share of intervals that hold the truth, e.g. 0.95")
+
+
+def _estimate(loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None, level: float) -> dict:
+    """The fields of an `Estimate`."""
+    _check_level(level)
     loss_SB, tokens_B = _by_block(loss_SW, tokens_W, blocks_W)
     nats = float(loss_SB.sum() / (len(loss_SB) * tokens_B.sum()))
     estimate = {"nats": nats, "level": level, "covers": "seeds and windows" if len(loss_SB) > 1 else "windows"}

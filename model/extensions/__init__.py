@@ -198,6 +198,27 @@ class Extension:
         return outer
 
 
+class Around(Extension):
+    """An extension around another one, `inner`, which is what there is to tune, and what gradients pass through.
+    Raises ValueError where the inner one is no extension."""
+
+    def __init__(self, inner: Extension):
+        if not isinstance(inner, Extension):
+            raise ValueError(f"extension.inner={inner!r}: must be an extension; name one")
+        self.inner = inner
+
+    @property
+    def needs_tuning(self):
+        return self.inner.needs_tuning
+
+    def tune(self, loss, encoding, train_length, eval_length):
+        inner = self.inner.tune(loss, encoding, train_length, eval_length)
+        return self if inner is self.inner else self._chosen("", inner=inner)
+
+    def trains(self):
+        return self.inner.trains()
+
+
 def _or_by_layer(method: Callable, of_layers: Callable) -> Callable:
     """A method of an extension that is given an encoding, or where layers differ the one for those."""
 

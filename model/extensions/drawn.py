@@ -6,7 +6,7 @@ from torch import Tensor
 from model.encodings import PositionEncoding, evaluated
 from model.encodings.none import NoPE
 from model.encodings.randomized import FURTHEST, STRIDE
-from model.extensions import Extension, not_relative, stretch_reason, view, view_of_all
+from model.extensions import Around, Extension, not_relative, stretch_reason, view, view_of_all
 from model.extensions.none import NoExtension
 from model.extensions.rotary import sample
 
@@ -83,7 +83,7 @@ def _(draw, seed, length, reach, how):
     return draw.new_empty(length, dtype=torch.float64 if how == "real" else torch.long)
 
 
-class DrawnPositions(Extension):
+class DrawnPositions(Around):
     """A stage on windows of the short length whose positions are drawn from 0 .. N − 1, on top of an inner extension.
 
     `how` and `at_test` are those of `drawn_positions` and `Drawn`. It fits what has the tokens' own positions, sees all
@@ -95,23 +95,10 @@ class DrawnPositions(Extension):
     at_test = "plain"
 
     def __init__(self, inner: Extension | None = None, length: int | None = None, seed: int = 0):
-        inner = NoExtension() if inner is None else inner
-        if not isinstance(inner, Extension):
-            raise ValueError(f"extension.inner={inner!r}: must be an extension; name one")
+        super().__init__(NoExtension() if inner is None else inner)
         if length is not None and not 2 <= length <= FURTHEST:
             raise ValueError(f"extension.length={length}: must lie in 2 .. {FURTHEST:,} tokens")
-        self.inner, self.length, self.seed = inner, length, seed
-
-    @property
-    def needs_tuning(self):
-        return self.inner.needs_tuning
-
-    def tune(self, loss, encoding, train_length, eval_length):
-        inner = self.inner.tune(loss, encoding, train_length, eval_length)
-        return self if inner is self.inner else self._chosen("", inner=inner)
-
-    def trains(self):
-        return self.inner.trains()
+        self.length, self.seed = length, seed
 
     def final_length(self, context):
         if self.length is None:

@@ -3,10 +3,10 @@
 import copy
 
 from model.encodings.layers import Layers
-from model.extensions import Extension
+from model.extensions import Around, Extension
 
 
-class ExtensionOfLayers(Extension):
+class ExtensionOfLayers(Around):
     """The inner extension on all layers, those with a window too, or on the global ones alone, as it acts by itself.
 
     Within a window no distance is longer than in training, so that nothing needs to be stretched there; stretched along
@@ -21,25 +21,14 @@ class ExtensionOfLayers(Extension):
     def __init__(self, inner: Extension, layers: str = "all"):
         if not isinstance(inner, Extension) or isinstance(inner, ExtensionOfLayers):
             raise ValueError(f"extension.inner={inner!r}: must be an extension that acts on layers; name one")
+        super().__init__(copy.copy(inner))
         if layers not in ("all", "global"):
             raise ValueError(f"extension.layers={layers}: must be all or global")
-        self.inner, self.layers = copy.copy(inner), layers
-        self.inner.layers = layers
-
-    @property
-    def needs_tuning(self):
-        return self.inner.needs_tuning
+        self.layers = self.inner.layers = layers
 
     @property
     def at_any_length(self):
         return self.inner.at_any_length
-
-    def tune(self, loss, encoding, train_length, eval_length):
-        inner = self.inner.tune(loss, encoding, train_length, eval_length)
-        return self if inner is self.inner else self._chosen("", inner=inner)
-
-    def trains(self):
-        return self.inner.trains()
 
     def final_length(self, context):
         return self.inner.final_length(context)

@@ -7,8 +7,6 @@ from model.extensions import Extension
 from model.extensions.rotary import searched
 from model.extensions.scales import scaled, softmax_reason
 
-COARSE, STEPS = (0.0, 0.1, 0.2, 0.4, 0.8), (0.1, 0.05, 0.025)  # a: first these, then the best so far ± each step
-
 
 def constant(n_T, value: float) -> float:
     return value
@@ -26,6 +24,9 @@ class LogitScale(Extension):
     a: null is fitted by `tune`, from 0 to 1 in at most 11 losses; 0 changes nothing and is always among them.
     Raises ValueError where it is negative, and for `apply` before it is fitted.
     """
+
+    coarse = (0.0, 0.1, 0.2, 0.4, 0.8)  # first these
+    fine = (0.1, 0.05, 0.025)  # then `beside` the best so far, by each of these
 
     def __init__(self, a: float | None = None):
         if a is not None and a < 0:
@@ -48,14 +49,25 @@ class LogitScale(Extension):
         if not self.needs_tuning or eval_length <= train_length:
             return self
         losses: dict[float, float] = {}
+        unit = self.unit(train_length)
 
         def measure(*values: float) -> None:
-            for a in values:
-                if a >= 0 and a not in losses:
-                    losses[a] = loss(self._chosen("", a=a).apply(encoding, train_length, eval_length))
+            for value in values:
+                if value >= 0 and value not in losses:
+                    chosen = self._chosen("", a=value * unit)
+                    losses[value] = loss(chosen.apply(encoding, train_length, eval_length))
 
-        measure(*COARSE)
-        for step in STEPS:
-            best = min(losses, key=losses.get)
-            measure(round(best - step, 3), round(best + step, 3))
-        return self._chosen(searched(losses, losses[0.0]), a=min(losses, key=losses.get))
+        measure(*self.coarse)
+        for step in self.fine:
+            measure(*self.beside(min(losses, key=losses.get), step))
+        return self._chosen(searched(losses, losses[0.0]), a=min(losses, key=losses.get) * unit)
+
+    @staticmethod
+    def beside(best: float, step: float) -> tuple[float, float]:
+        """What is tried around the best so far."""
+        return round(best - step, 3), round(best + step, 3)
+
+    @staticmethod
+    def unit(train_length: int) -> float:
+        """What `coarse` counts a in."""
+        return 1

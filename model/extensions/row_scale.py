@@ -8,10 +8,7 @@ from torch import Tensor
 from model.encodings.logn import QueryScale
 from model.extensions import not_relative
 from model.extensions.logit_scale import LogitScale
-from model.extensions.rotary import searched
 from model.extensions.scales import scaled
-
-COARSE, FACTORS = (0.0, 0.5, 2.0, 8.0, 32.0, 128.0), (2.0, 2.0**0.5)  # a in training lengths: first these, then between
 
 
 def in_steps(n_T: Tensor, a: float, length: int) -> Tensor:
@@ -64,20 +61,12 @@ class SWANScale(Llama4Scale):
     """
 
     scale = staticmethod(shifted_log)
+    coarse, fine = (0.0, 0.5, 2.0, 8.0, 32.0, 128.0), (2.0, 2.0**0.5)  # in training lengths; factors
 
-    def tune(self, loss, encoding, train_length, eval_length):
-        if not self.needs_tuning or eval_length <= train_length:
-            return self
-        losses: dict[float, float] = {}
+    @staticmethod
+    def beside(best, step):
+        return best / step, best * step
 
-        def measure(*shares: float) -> None:
-            for share in shares:
-                if share not in losses:
-                    chosen = self._chosen("", a=share * train_length)
-                    losses[share] = loss(chosen.apply(encoding, train_length, eval_length))
-
-        measure(*COARSE)
-        for factor in FACTORS:
-            best = min(losses, key=losses.get)
-            measure(best / factor, best * factor)
-        return self._chosen(searched(losses, losses[0.0]), a=min(losses, key=losses.get) * train_length)
+    @staticmethod
+    def unit(train_length):
+        return train_length
