@@ -191,6 +191,15 @@ def test_with_one_seed_the_interval_of_a_share_is_wilsons_and_covers_that_seeds_
     assert (own.low, own.high) == pytest.approx((wilson.low, wilson.high), abs=1e-3)
 
 
+def test_seeds_that_complement_each_other_count_as_so_many_examples_and_no_more():
+    """Of two seeds each is right where the other is not, but for two examples: hardly anything varies."""
+    even = np.arange(256) % 2 == 0
+    other = ~even
+    other[:2] = True, False
+    found, wilson = share_interval([even, other]), binomtest(256, 512).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high), abs=1e-3)
+
+
 def test_the_lowest_and_highest_seed_that_are_not_the_interval_cover_far_less():
     rng, truth = np.random.default_rng(2), true_share(0.5, 2.0)
     shares = [answers(rng, 3, 0.5, 2.0).mean(axis=1) for _ in range(600)]

@@ -3,6 +3,8 @@
 python -m pytest tests/test_extension_settings.py
 """
 
+import math
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -12,7 +14,9 @@ from eval.record.identity import settings_of
 from model.catalogue import extension_config
 from model.extensions import build_extension
 from model.extensions.llama3 import Llama3
+from model.extensions.logit_scale import LogitScale
 from model.extensions.longrope import LongRoPE
+from model.extensions.row_scale import SWANScale
 from model.extensions.self_extend import SelfExtend
 from model.extensions.yarn import YaRN
 from tests.extended import DISTANCE_METHODS, FREQUENCY_METHODS, L, encoding_of, extension_of
@@ -182,3 +186,21 @@ def test_longrope_s_search_never_ends_worse_than_it_starts_and_repeats_itself():
     assert list(tuned.factors) == sorted(tuned.factors) and tuned.factors[0] >= 1 and tuned.factors[-1] <= 5
     assert "calibration split" in tuned.describe() and not tuned.needs_tuning
     assert LongRoPE(trials=40).tune(loss, encoding, 128, 128).needs_tuning  # nothing to search at s = 1
+
+
+@pytest.mark.parametrize(
+    ("scale", "distance", "found"),
+    [(LogitScale, lambda a: abs(a - 0.33), 0.325), (SWANScale, lambda a: abs(math.log((a or 1e-9) / 77)), 64 * 2**0.5)],
+)
+def test_a_scale_is_searched_on_both_sides_of_the_best_so_far(scale, distance, found):
+    """0.4, then 0.3, 0.35 and 0.325; of 64 tokens 2 lengths, then 1 and the root of 2."""
+    asked = []
+
+    class Shown(scale):
+        def apply(self, *_):
+            asked.append(self.a)
+            return self.a
+
+    chosen = Shown().tune(distance, None, 64, 256)
+    assert chosen.a == pytest.approx(found) and len(asked) == len(set(asked)) <= 11
+    assert f"from {len(asked)} settings" in chosen.note
