@@ -32,6 +32,7 @@ CONTROLS = ("unigram", "bigram")  # n-grams of order 1, 2
 NEEDLES = ("span", "pair")  # see eval/measure/retrieval.py
 CONTEXT_SCHEDULES = ("skyladder", "warmup")
 STRATEGIES = ("auto", "ddp", "fsdp")
+BLOCK_OPTIONS = ("qk_norm", "sink", "output_gate", "token_shift")  # of `model`: see model.block.BlockOptions
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "64", "64-true")
 
 
@@ -63,7 +64,7 @@ PROBES = modules("eval/measure/probes")
 
 @dataclass
 class ModelSettings(Checked):
-    """conf/model: the sizes of the transformer, which checks them itself."""
+    """conf/model: the sizes of the transformer and the options of its blocks, which check them themselves."""
 
     name: str
     dim: int
@@ -72,6 +73,10 @@ class ModelSettings(Checked):
     mlp: str
     mlp_ratio: float
     dropout: float
+    qk_norm: bool = False
+    sink: bool = False
+    output_gate: str | None = None
+    token_shift: str | None = None
 
     group = "model"
 

@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from model.encodings import PositionEncoding, ScoreMod
+from model.encodings import PositionEncoding, ScoreMod, at_least_float32
 from model.kernels import materialise
 
 EXECUTORS = ("dense", "blocked", "fused", "hankel", "folded", "flex")
+SINKS = ("dense", "blocked", "fused", "flex")  # those that know what a softmax's denominator is, or can add a key
 BLOCK_SCORES = 1 << 24  # scores held at once by `blocked`: rows a block = BLOCK_SCORES / (B · H · T); on GPUs 4 times
 FLEX_WIDTH = 16  # FlexAttention's narrowest head
 # More scores than these, and compiling FlexAttention (seconds) is worth while: estimates, no measurement.
@@ -53,6 +54,7 @@ def attention(
     queries: int | None = None,
     executor: str | None = None,
     width: int | None = None,
+    sink: Tensor | None = None,
 ) -> Tensor:
     """Causal attention with position encoding: (B, H, T, K), before the output projection.
 
@@ -60,6 +62,7 @@ def attention(
     executor: one of EXECUTORS, or None to choose. Raises ValueError for one that can't run this encoding.
     width: rows see keys of their own block of so many tokens alone, at the positions that those have in the whole. A
     block is attended by itself: what an encoding sums over the text, or counts, it sums and counts over the block.
+    sink: by head (H,), a score that joins the softmax's denominator, as if of a key whose value is zero.
     """
     T = q_BHTK.shape[2]
     if width is not None and width < T:
@@ -71,19 +74,20 @@ def attention(
             last = min(first + width, T)
             own = [t[:, :, first:last] for t in content]
             placed = positions.narrow(axis, first, last - first)
-            blocks.append(attention(*own, encoding, placed, x_BTD[:, first:last], layer, executor=executor))
+            settings = {"executor": executor, "sink": sink}
+            blocks.append(attention(*own, encoding, placed, x_BTD[:, first:last], layer, **settings))
         return torch.cat(blocks, dim=2)
     scale, claims = q_BHTK.shape[-1] ** -0.5, encoding.at(layer)
     q_BHTK, k_BHTK, v_BHTK = encoding.rotate(q_BHTK, k_BHTK, v_BHTK, positions, x_BTD, layer)
     mod = encoding.score_mod(q_BHTK, k_BHTK, positions, x_BTD, layer)
     first = 0 if queries is None else q_BHTK.shape[2] - queries
-    executor = executor or choose(claims, mod, q_BHTK, first)
+    executor = executor or choose(claims, mod, q_BHTK, first, sink is not None)
     if not torch.compiler.is_compiling() and (used := _recorder.get()) is not None:
         used.add(executor)
     if executor not in EXECUTORS:
         raise ValueError(f"executor={executor!r}: must be one of {', '.join(EXECUTORS)}")
     if executor in ("dense", "blocked"):
-        given = (q_BHTK, k_BHTK, v_BHTK, mod, claims, scale)
+        given = (q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, sink)
         if _skips(claims, T):
             rows = functools.partial(_band_rows, *given)
         else:
@@ -92,7 +96,9 @@ def attention(
         out_BHTK = rows(first, T) if executor == "dense" else _blocked(rows, v_BHTK, first, _keys(claims, T))
     else:
         _require_whole_rows_unused(claims, executor, first)
-        out_BHTK = _KERNELS[executor](q_BHTK, k_BHTK, v_BHTK, mod, claims, scale)
+        if sink is not None and executor not in SINKS:
+            raise ValueError(f"executor={executor!r} can't be used: its kernel has no place for a sink; use dense")
+        out_BHTK = _KERNELS[executor](q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, sink)
     if first:
         positions, x_BTD = positions.narrow(min(positions.ndim - 1, 1), first, queries), x_BTD[:, first:]
     return encoding.unrotate(out_BHTK, positions, x_BTD, layer)
@@ -112,7 +118,7 @@ def record_executors() -> Iterator[set[str]]:
         _recorder.reset(token)
 
 
-def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0) -> str:
+def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, first: int = 0, sink: bool = False) -> str:
     """The executor for this encoding, device, dtype and length: on the CPU by measurement (docs/speed.md)."""
     B, H, T, _ = q_BHTK.shape
     scores = B * H * T * _keys(encoding, T)
@@ -124,11 +130,12 @@ def choose(encoding: PositionEncoding, mod: ScoreMod | None, q_BHTK: Tensor, fir
             return "fused"
         wide = min(q_BHTK.shape[-1], encoding.shape.head_dim) >= FLEX_WIDTH
         if wide and scores > (FLEX_TRAINING if training else FLEX_SCORING):
-            return "folded" if training and encoding.separable_bias and T <= FOLDED_LENGTH else "flex"
+            folds = training and encoding.separable_bias and T <= FOLDED_LENGTH and not sink
+            return "folded" if folds else "flex"
         return "dense" if small else "blocked"
     if mod is None:  # the fused kernel's backward in bf16 is slow on CPU at short lengths
         return "dense" if training and q_BHTK.dtype == torch.bfloat16 and T <= 512 else "fused"
-    if encoding.distance_bias and not training and T >= 256 and not _skips(encoding, T):
+    if encoding.distance_bias and not (training or sink) and T >= 256 and not _skips(encoding, T):
         return "hankel"
     return "dense" if small else "blocked"
 
@@ -150,7 +157,7 @@ def _require_whole_rows_unused(encoding: PositionEncoding, executor: str, first:
 
 
 def _rows(
-    q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, encoding, positions, x_BTD, layer, first: int, last: int
+    q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, sink, encoding, positions, x_BTD, layer, first: int, last: int
 ) -> Tensor:
     """Rows first..last−1 of the attention's output, with their scores written out: (B, H, last − first, K)."""
     T = k_BHTK.shape[2]
@@ -163,7 +170,8 @@ def _rows(
             # The mask as a sum, the bias in the same sum: 1.4 times as fast in bf16 on CPU as filling it in.
             line = _bias_line(mod, claims, T, scores_BHQT)[..., T - last : 2 * T - 1 - first]
             bias = materialise(line.unfold(-1, T, 1).flip(-2))  # (Q, T) or (H, Q, T)
-            weights_BHQT = torch.softmax(scores_BHQT + bias, dim=-1)
+            scores_BHQT = scores_BHQT + bias
+            weights_BHQT = torch.softmax(scores_BHQT, dim=-1)
         else:
             if claims.rescores:
                 content = (q_BHTK, k_BHTK, positions, x_BTD, layer)
@@ -173,10 +181,24 @@ def _rows(
                 h = torch.arange(q_BHTK.shape[1], device=q_BHTK.device)[:, None, None]
                 scores_BHQT = mod(scores_BHQT, b, h, rows_Q[:, None], columns_T)
             weights_BHQT = encoding.weigh(scores_BHQT, visible_QT, rows_Q, layer)
-        return weights_BHQT.to(v_BHTK.dtype) @ v_BHTK
+        out_BHQK = weights_BHQT.to(v_BHTK.dtype) @ v_BHTK
+        return out_BHQK if sink is None else _beside(sink, out_BHQK, _log_sum(scores_BHQT, weights_BHQT))
 
 
-def _band_rows(q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, first: int, last: int) -> Tensor:
+def _beside(sink_H: Tensor, out_BHQK: Tensor, log_sum_BHQ: Tensor) -> Tensor:
+    """Attention's output with the sink in the softmax's denominator, of which the logarithm without it is given."""
+    return out_BHQK * torch.sigmoid(log_sum_BHQ - sink_H[:, None])[..., None].to(out_BHQK.dtype)
+
+
+def _log_sum(scores: Tensor, weights: Tensor) -> Tensor:
+    """The logarithm of a softmax's denominator, from its largest weight and the score of that: in bf16, too, exact to
+    the digits of that weight, where a sum of bf16 would not be. (..., T) to (...), at least in float32."""
+    largest = weights.argmax(-1, keepdim=True)
+    score, weight = (t.gather(-1, largest)[..., 0] for t in (scores, weights))
+    return at_least_float32(score) - at_least_float32(weight).log()
+
+
+def _band_rows(q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, sink, first: int, last: int) -> Tensor:
     """`_rows` where a row sees a band of W keys: in blocks of N rows, each of which is given its own keys and the
     W − 1 before them, S in all. Scores are (B, H, blocks, N, S)."""
     B, H, T, _ = k_BHTK.shape
@@ -212,7 +234,9 @@ def _band_rows(q_BHTK, k_BHTK, v_BHTK, mod, claims, scale, first: int, last: int
             scores = torch.stack([mod(block, b, h, i_N1, j_S) for block, i_N1, j_S in places], dim=2)
             hidden = (j_M1S > i_MN1) | (j_M1S < 0) | (i_MN1 - j_M1S > before)
             scores = scores.masked_fill(hidden, float("-inf"))
-        return (torch.softmax(scores, dim=-1).to(v_BHTK.dtype) @ v_BHMSK).flatten(2, 3)[:, :, :rows]
+        weights = torch.softmax(scores, dim=-1)
+        out_BHNK = (weights.to(v_BHTK.dtype) @ v_BHMSK).flatten(2, 3)[:, :, :rows]
+        return out_BHNK if sink is None else _beside(sink, out_BHNK, _log_sum(scores, weights).flatten(2)[..., :rows])
 
 
 def _overlapping(x_BHTK: Tensor, blocks: int, N: int, before: int) -> Tensor:
@@ -254,10 +278,23 @@ def _block_scores(x: Tensor) -> int:
     return 4 * BLOCK_SCORES if x.is_cuda else BLOCK_SCORES
 
 
-def _fused(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
+def _fused(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale, sink) -> Tensor:
     if mod is not None:
         raise ValueError(f"executor='fused' can't be used: {type(encoding).__name__} changes the scores; use dense")
+    if sink is not None:
+        return _kernel(*_behind_sink(sink / scale, q_BHTK, k_BHTK, v_BHTK), is_causal=True, scale=scale)[:, :, 1:]
     return _kernel(q_BHTK, k_BHTK, v_BHTK, is_causal=True, scale=scale)
+
+
+def _behind_sink(product_H: Tensor, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v with a row in front: a key whose product with every query is given, by head, and whose value is zero.
+    For that each query has a column of ones; the query in front is nobody's."""
+    B, _, _, K = k_BHTK.shape
+    spare = -(K + 1) % ALIGNED
+    q_BHTK = F.pad(F.pad(q_BHTK, (0, 1), value=1.0), (0, spare, 1, 0))
+    front_H1K = F.pad(product_H[:, None, None], (K, spare)).to(k_BHTK.dtype)
+    k_BHTK = torch.cat([front_H1K.expand(B, -1, -1, -1), F.pad(k_BHTK, (0, 1 + spare))], dim=2)
+    return q_BHTK, k_BHTK, F.pad(v_BHTK, (0, 0, 1, 0))
 
 
 def _kernel(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, **settings) -> Tensor:
@@ -280,7 +317,7 @@ def _distance_table(mod: ScoreMod, num_heads: int, length: int, like: Tensor) ->
     return mod(score, zero, heads_H1, distances_T, zero)
 
 
-def _hankel(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
+def _hankel(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale, sink) -> Tensor:
     """The fused kernel, its float mask a view of one table: with the queries in reverse order, mask[r, j] = bias at
     distance (last − 1 − r) − j depends on r + j alone, so row r is the table read from r on; −inf beyond the diagonal.
     A long text is cut by heads and blocks of queries, whose keys are those before their end and within the bias's
@@ -324,7 +361,7 @@ def _reach(bias_T: Tensor, q_B1TK: Tensor, k_B1TK: Tensor, scale: float) -> int:
     return int(weighs_T.nonzero().amax())
 
 
-def _folded(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
+def _folded(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale, sink) -> Tensor:
     """score = q·k − u(j), since softmax doesn't see u(i): one more product, q' = (q, 1) with k' = (k, −u / scale). In
     bf16 u takes three columns, each the rest that rounding took from those before, so that float32's digits are kept;
     gradients come by the first."""
@@ -352,7 +389,7 @@ def _digits(dtype: torch.dtype) -> int:
     return 1 - round(math.log2(torch.finfo(dtype).eps))
 
 
-def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
+def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale, sink) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
     length = q_BHTK.shape[2]
@@ -363,7 +400,11 @@ def _flex(q_BHTK, k_BHTK, v_BHTK, mod, encoding, scale) -> Tensor:
         mod = lambda score, b, h, i, j: score + table_HN[h, (i - j).clamp_min(0)]  # noqa: E731
     run = _compiled_flex() if q_BHTK.is_cuda and not torch.compiler.is_compiling() else flex_attention
     blocks = _causal_blocks(length, q_BHTK.device, encoding.band)
-    return run(q_BHTK, k_BHTK, v_BHTK, score_mod=mod, block_mask=blocks, scale=scale, kernel_options=options)
+    settings = {"score_mod": mod, "block_mask": blocks, "scale": scale, "kernel_options": options}
+    if sink is None:
+        return run(q_BHTK, k_BHTK, v_BHTK, **settings)
+    out_BHTK, log_sum_BHT = run(q_BHTK, k_BHTK, v_BHTK, return_lse=True, **settings)
+    return _beside(sink, out_BHTK, log_sum_BHT)
 
 
 @functools.cache

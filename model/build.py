@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conf.schema import Settings
+from conf.schema import BLOCK_OPTIONS, Settings
+from model.block import BlockOptions, require_softmax
 from model.devices import uses_gpu, within_memory
 from model.encodings import PositionEncoding, Shape, build_encoding, evaluated
 from model.extensions import build_extension, extension_config
@@ -65,6 +66,8 @@ def check_model(settings: Settings) -> None:
     with _no_more_than(most), within_memory(remedy):
         encoding = _encoding(settings, separators={"line": (0,), "sentence": (1,)})
         _check_stage(encoding, settings)
+    if settings.model.sink:
+        require_softmax(encoding)
     with torch.device("meta"):  # one block is as all are
         _around(PositionEncoding(replace(encoding.shape, num_layers=1)), settings, vocab_size=2)
 
@@ -151,4 +154,5 @@ def _extended(encoding: PositionEncoding, extension: Mapping[str, Any], lengths:
 def _around(encoding: PositionEncoding, settings: Settings, vocab_size: int) -> Transformer:
     sizes = settings.model
     rest = {"mlp": sizes.mlp, "mlp_ratio": sizes.mlp_ratio, "dropout": sizes.dropout}
-    return Transformer(vocab_size, encoding, **rest, seed=settings.seed)
+    options = BlockOptions(**{name: getattr(sizes, name) for name in BLOCK_OPTIONS})
+    return Transformer(vocab_size, encoding, **rest, options=options, seed=settings.seed)

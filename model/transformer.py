@@ -9,97 +9,15 @@ Shapes in names: B batch, T tokens, D width, H heads, K head width, V vocabulary
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import attention
-from model.encodings import PositionEncoding, Shape
-from model.kernels import embedding, gelu
+from model.block import PLAIN, Block, BlockOptions, Past, require_softmax
+from model.encodings import PositionEncoding
+from model.kernels import embedding
 
 RESIDUAL_STD = 0.02
-
-
-class MLP(nn.Module):
-    """Position-wise feed-forward layer: "gelu", "relu2" (squared ReLU, Primer) or "swiglu" (Shazeer 2020)."""
-
-    KINDS = ("gelu", "relu2", "swiglu")
-
-    def __init__(self, dim: int, hidden: int, kind: str):
-        super().__init__()
-        if kind not in self.KINDS:
-            raise ValueError(f"model.mlp={kind!r}: must be one of {', '.join(self.KINDS)}")
-        self.kind = kind
-        self.up = nn.Linear(dim, hidden * (2 if kind == "swiglu" else 1), bias=False)
-        self.down = nn.Linear(hidden, dim, bias=False)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        up = self.up(x_BTD)
-        if self.kind == "gelu":
-            return self.down(gelu(up))
-        if self.kind == "relu2":
-            return self.down(F.relu(up).square())
-        gate, up = up.chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, shape: Shape, hidden: int, mlp: str, dropout: float):
-        super().__init__()
-        self.num_heads, self.head_dim, self.dropout = shape.num_heads, shape.head_dim, dropout
-        self.attention_norm = nn.RMSNorm(shape.dim)
-        self.qkv = nn.Linear(shape.dim, 3 * shape.dim, bias=False)
-        self.out = nn.Linear(shape.dim, shape.dim, bias=False)
-        self.mlp_norm = nn.RMSNorm(shape.dim)
-        self.mlp = MLP(shape.dim, hidden, mlp)
-
-    def forward(
-        self,
-        x_BTD: Tensor,
-        encoding: PositionEncoding,
-        positions: Tensor,
-        layer: int,
-        past: Past | None = None,
-        width: int | None = None,
-        last: int | None = None,
-    ) -> Tensor:
-        """(B, T, D) to as much, or to the last so many rows alone."""
-        h_BTD = self.attention_norm(x_BTD)
-        q, k, v = self.qkv(h_BTD).chunk(3, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))  # (B, H, T, K)
-        queries = last
-        if past is not None:
-            queries = h_BTD.shape[1]
-            q, k, v, h_BTD = past.append(layer, q, k, v, h_BTD)
-        a_BHTK = attention(q, k, v, encoding, positions, h_BTD, layer, queries=queries, width=width)
-        x_BTD = x_BTD[:, -(last or 0) :] + self._drop(self.out(a_BHTK.transpose(1, 2).flatten(-2)))
-        return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)))
-
-    def _drop(self, x_BTD: Tensor) -> Tensor:
-        return F.dropout(x_BTD, self.dropout, self.training) if self.dropout else x_BTD
-
-
-@dataclass
-class Past:
-    """What decoding keeps of the tokens before: their ids, and each layer's q, k, v (before `rotate`) and input.
-
-    Turned keys are not kept: any encoding decodes that is `prefix_consistent`, also those that look at the content.
-    """
-
-    tokens_BT: Tensor | None = None
-    layers: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
-
-    def append(self, layer: int, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """All q, k, v (B, H, T, K) and inputs (B, T, D) of this layer so far, the new ones last."""
-        new = (q, k, v, x)
-        if layer in self.layers:
-            new = tuple(torch.cat(pair, dim=-2) for pair in zip(self.layers[layer], new, strict=True))
-        self.layers[layer] = new
-        return new
 
 
 class Transformer(nn.Module):
@@ -107,8 +25,8 @@ class Transformer(nn.Module):
 
     trained_length: the length it is trained for, tokens; the encoding's context, or more after a second stage.
 
-    For one seed the backbone's initial weights are the same under every encoding: the encoding is built with a
-    generator of its own (`build_encoding`) and draws nothing here.
+    For one seed the backbone's initial weights are the same under every encoding, and with and without each option of
+    the blocks: the encoding is built with a generator of its own (`build_encoding`) and draws nothing here.
     """
 
     def __init__(
@@ -119,6 +37,7 @@ class Transformer(nn.Module):
         mlp: str = "gelu",
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
+        options: BlockOptions = PLAIN,
         seed: int = 0,
     ):
         super().__init__()
@@ -138,6 +57,10 @@ class Transformer(nn.Module):
             self.blocks = nn.ModuleList(Block(shape, hidden, mlp, dropout) for _ in range(shape.num_layers))
             self.norm = nn.RMSNorm(shape.dim)
             self._initialise()
+            for block in self.blocks:  # drawn last: all the rest starts as without
+                block.take(options)
+        if options.sink:
+            require_softmax(encoding)
         self.encoding = encoding
 
     def _initialise(self) -> None:

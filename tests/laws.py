@@ -16,7 +16,8 @@ import copy
 import io
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import Any
 from unittest import mock
@@ -32,11 +33,12 @@ from torch.utils._pytree import tree_leaves
 import model.attention
 from conf.schema import fewest_layers
 from model.attention import attention
+from model.block import PLAIN, BlockOptions, Past
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import Combined
 from model.encodings.layers import Layers
 from model.encodings.none import NoPE
-from model.transformer import Past, Transformer
+from model.transformer import Transformer
 
 Build = Callable[..., PositionEncoding]
 
@@ -92,10 +94,32 @@ def rig(build: Build, shape: Shape = SHAPE, seed: int = 0, **settings) -> Positi
     return perturb(build(shape, seed=seed, **settings).double().eval())
 
 
+_options: ContextVar[BlockOptions] = ContextVar("options", default=PLAIN)
+
+
+@contextmanager
+def blocks_with(**options) -> Iterator[None]:
+    """Inside, laws are about models whose blocks have these options, and about attention with a sink if that is one."""
+    token = _options.set(BlockOptions(**options))
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+def sink_for(shape: Shape) -> Tensor | None:
+    """A score for each head, where the blocks have a sink."""
+    return torch.linspace(-1, 2, shape.num_heads, dtype=torch.float64) if _options.get().sink else None
+
+
 def rig_model(encoding: PositionEncoding) -> Transformer:
-    """A transformer around it, in float64, its projections into the residual stream, which start small, 10 times so."""
-    whole = Transformer(VOCABULARY, encoding).double().train(encoding.training)
+    """A transformer around it, in float64, its projections into the residual stream, which start small, 10 times so;
+    the scores of sinks, which start at zero, are those of `sink_for`."""
+    whole = Transformer(VOCABULARY, encoding, options=_options.get()).double().train(encoding.training)
     with torch.no_grad():
+        if (sink := sink_for(encoding.shape)) is not None:
+            for block in whole.blocks:
+                block.sink.copy_(sink)
         for name, parameter in whole.named_parameters():
             if name.endswith(("out.weight", "down.weight")):
                 parameter.mul_(10)
@@ -159,7 +183,8 @@ def attend(
 ) -> Tensor:
     """Attention's output (B, H, T, K) on this content, its positions those of its tokens, plus `shift`."""
     positions = encoding.positions(content.tokens) + shift
-    out = attention(content.q, content.k, content.v, encoding, positions, content.x, layer, executor=executor)
+    given = content.q, content.k, content.v, encoding, positions, content.x, layer
+    out = attention(*given, executor=executor, sink=sink_for(encoding.shape))
     assert torch.isfinite(out).all(), "attention's output is not finite"
     return out
 
@@ -534,9 +559,9 @@ def check_executors(build: Build) -> None:
         if mod is None:
             assert_same(attend(encoding, content, layer, "fused"), dense, "fused and dense")
             continue
-        if claims.distance_bias:
+        if claims.distance_bias and sink_for(SHAPE) is None:
             assert_same(attend(encoding, content, layer, "hankel"), dense, "hankel and dense", 1e-6)
-        if claims.separable_bias:
+        if claims.separable_bias and sink_for(SHAPE) is None:
             assert_same(attend(encoding, content, layer, "folded"), dense, "folded and dense")
             short = content.to(torch.bfloat16).to(torch.float64)  # numbers that bf16 holds
             folded = attend(encoding.float(), short.to(torch.bfloat16), layer, "folded").double()
@@ -594,7 +619,7 @@ def check_band(build: Build) -> None:
                         assert_same(attend(encoding, content, layer, executor), whole, executor, 1e-6)
             given = encoding.positions(content.tokens), content.x, layer
             for queries in (1, 5, claims.band + 1, T - 1):
-                last = attention(*content[2:], encoding, *given, queries=queries)
+                last = attention(*content[2:], encoding, *given, queries=queries, sink=sink_for(encoding.shape))
                 assert_same(last, whole[:, :, -queries:], f"the last {queries} rows")
 
 

@@ -11,12 +11,12 @@ import torch
 
 import model.attention
 from model.attention import attention
+from model.block import Past
 from model.catalogue import encoding_config, encoding_names, extension_names
 from model.encodings import Shape, build_encoding
 from model.encodings.combined import Combined
 from model.encodings.logn import LogN
 from model.extensions import device_and_dtype
-from model.transformer import Past
 from tests.extended import (
     DISTANCE_METHODS,
     FREQUENCY_METHODS,

@@ -71,8 +71,13 @@ NOT_SET = {
         "optimizer_from": None,
     },
     "data": {"min_tokens": None},
+    "model": {"qk_norm": False, "sink": False, "output_gate": None, "token_shift": None},
 }
-SET = {"training": ["training.context_schedule.kind=skyladder"], "data": ["data.min_tokens=300"]}
+SET = {
+    "training": ["training.context_schedule.kind=skyladder"],
+    "data": ["data.min_tokens=300"],
+    "model": ["model.sink=true"],
+}
 
 
 @pytest.mark.parametrize("group", NOT_SET)
@@ -85,11 +90,11 @@ def test_a_setting_that_came_later_is_part_of_the_name_once_it_is_set(group, def
     assert settings_of(*SET[group]).run_id != default
 
 
-@pytest.mark.parametrize("empty", [None, [], {"kind": None}, {"kind": {"deeper": None}}])
+@pytest.mark.parametrize("empty", [None, False, [], {"kind": None}, {"kind": {"deeper": None}}])
 def test_what_says_nothing_is_not_set(empty):
     config = {"training": {"lr": 1.0, "context_schedule": empty}, "data": {"source": "text"}}
     assert as_before(config)["training"] == {"lr": 1.0}
-    for said in (0, False, "", [None], {"kind": None, "start": 0}):
+    for said in (0, True, "", [None], {"kind": None, "start": 0}):
         config["training"]["context_schedule"] = said
         assert as_before(config) == config
 

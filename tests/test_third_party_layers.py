@@ -1,5 +1,5 @@
-"""The presets of encoding=layers against the models of transformers that they are named for: the attention of every
-layer of a whole model, with its own masks and rotations, on its own weights.
+"""The presets of encoding=layers, and the options of a block, against the models of transformers that have them: the
+attention of every layer of a whole model, with its own masks and rotations, on its own weights.
 
 python -m pytest tests/test_third_party_layers.py
 """
@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from model.attention import attention
+from model.block import PLAIN, BlockOptions
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
+from model.transformer import Transformer
 from tests.laws import difference
 
 HEADS, WIDTH, CONTEXT, T, LAYERS = 3, 8, 32, 41, 8  # T beyond the context; layers that leave a period of 6 unfinished
@@ -29,13 +31,22 @@ SIZES = {
     "attn_implementation": "eager",
 }
 MOE = {"num_local_experts": 2, "num_experts_per_tok": 1}
+PREFIXES = {
+    "cohere2": "Cohere2",
+    "gemma3": "Gemma3Text",
+    "gemma4": "Gemma4Text",
+    "gpt_oss": "GptOss",
+    "llama4": "Llama4Text",
+    "qwen3": "Qwen3",
+    "qwen3_next": "Qwen3Next",
+    "smollm3": "SmolLM3",
+}
 
 
 def published(name: str, **settings):
     """A small model of transformers, untrained, whose layout is that of its configuration's defaults."""
     module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-    prefix = {"llama4": "Llama4Text", "gemma3": "Gemma3Text", "gemma4": "Gemma4Text", "gpt_oss": "GptOss"}
-    prefix = prefix.get(name) or {"cohere2": "Cohere2", "smollm3": "SmolLM3"}[name]
+    prefix = PREFIXES[name]
     configuration = importlib.import_module(f"transformers.models.{name}.configuration_{name}")
     config = getattr(configuration, f"{prefix}Config")(**{**SIZES, **settings})
     torch.manual_seed(0)
@@ -131,3 +142,53 @@ def test_every_layer_is_that_of_the_published_model(name):
             wrong = difference(ours(encoding, module, x_BTD, another), wanted_BTD)
         assert wrong > 1e-2, f"{name}: layer {layer} might as well be {encoding.at(another)}"
     assert max(errors.values()) < 1e-4, f"{name}: the layers differ by {errors}"
+
+
+BLOCKS = {  # family: its encoding here, the options of its blocks, and whether its norms scale by 1 + their weight
+    "qwen3": ("rope", BlockOptions(qk_norm=True), False, {}),
+    "gemma3": ("gemma3", BlockOptions(qk_norm=True), True, PUBLISHED["gemma3"][1]),
+    "qwen3_next": (
+        "rope",
+        BlockOptions(qk_norm=True, output_gate="element"),
+        True,
+        {
+            "layer_types": ["full_attention"] * LAYERS,
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+        },
+    ),
+    "gpt_oss": ("gpt_oss", BlockOptions(sink=True), False, {**PUBLISHED["gpt_oss"][1], "attention_bias": False}),
+}
+
+
+@pytest.mark.parametrize("family", sorted(BLOCKS))
+def test_every_block_with_its_options_is_that_of_the_published_model(family):
+    pytest.importorskip("transformers")
+    name, options, plus_one, settings = BLOCKS[family]
+    model = published(family, **settings)
+    encoding = preset(name, len(model.layers))
+    blocks, plain = (Transformer(VOCABULARY, encoding, options=given).eval().blocks for given in (options, PLAIN))
+    for layer, (module, x_BTD, wanted_BTD) in enumerate(layers_of(model)):
+        errors = []
+        for block in (blocks[layer], plain[layer]):
+            block.load_state_dict(weights_of(module, block, plus_one), strict=False)
+            with torch.no_grad():
+                errors.append(difference(block.attend(x_BTD, encoding, torch.arange(T), layer), wanted_BTD))
+        assert errors[0] < 1e-4, f"{family}: layer {layer} differs by {errors[0]}"
+        assert errors[1] > 1e-2, f"{family}: layer {layer} is the same without {options}"
+
+
+def weights_of(module, block, plus_one: bool) -> dict[str, torch.Tensor]:
+    """The attention's weights by the names that they have in a block."""
+    weights = dict(module.named_parameters())
+    q, gate = weights["q_proj.weight"], None
+    if len(q) == 2 * DIM:  # by head, the rows of q and then those of the gate
+        q, gate = (part.flatten(0, 1) for part in q.unflatten(0, (HEADS, 2, WIDTH)).unbind(1))
+    found = {"qkv.weight": torch.cat([q, weights["k_proj.weight"], weights["v_proj.weight"]])}
+    found |= {"out.weight": weights["o_proj.weight"], "gate.weight": gate, "sink": weights.get("sinks")}
+    for norm in ("q_norm", "k_norm"):
+        if f"{norm}.weight" in weights:
+            found[f"{norm}.weight"] = weights[f"{norm}.weight"] + plus_one
+    wanted = block.state_dict().keys()
+    return {name: value for name, value in found.items() if value is not None and name in wanted}

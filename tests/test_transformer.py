@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.block import MLP, Past
 from model.catalogue import encoding_config
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.learned import Learned
 from model.encodings.none import NoPE
 from model.encodings.rope import RoPE
-from model.transformer import MLP, Past, Transformer
+from model.transformer import Transformer
 
 SHAPE = Shape(dim=48, num_heads=4, num_layers=3, context=16)
 TOKENS = torch.arange(20).view(2, 10)

@@ -26,7 +26,11 @@ NOT_IDENTITY += ("force", "init", "init_at", "extend", "arm")
 NOT_TRAINING = (*NOT_IDENTITY, "eval")  # how a model is scored is no part of how it was trained
 OF_STAGE = ("parent", "step")  # of `stage`, what all the rest of it follows from
 # Settings that came later, by group: where one is not set, all is as it was before there was such a setting.
-LATER = {"training": ("context_schedule", "keep", "schedule_from", "optimizer_from"), "data": ("min_tokens",)}
+LATER = {
+    "training": ("context_schedule", "keep", "schedule_from", "optimizer_from"),
+    "data": ("min_tokens",),
+    "model": schema.BLOCK_OPTIONS,
+}
 LATER_GROUPS = ("init", "extension", "extend", "stage")
 MADE_UP = ("text", "task", "changed")  # of a mix: what its `settings` come of
 KEPT = ("keep",)  # of `training`: what is kept, and not what is computed
@@ -67,8 +71,10 @@ def as_before(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_set(value: Any) -> bool:
-    """Whether a setting says anything: null and an empty list don't, nor does a group in which nothing does."""
-    return any(map(_is_set, value.values())) if isinstance(value, Mapping) else value is not None and value != []
+    """Whether a setting says anything: null, false and an empty list don't, nor does a group in which nothing does."""
+    if isinstance(value, Mapping):
+        return any(map(_is_set, value.values()))
+    return value is not None and value is not False and value != []
 
 
 def run_hash(config: Mapping[str, Any]) -> str:
