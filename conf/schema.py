@@ -84,6 +84,12 @@ class ModelSettings(Checked):
         check_label("model", self.name)
         self.check_each("mlp_ratio dropout", math.isfinite, "must be finite")
 
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of its blocks that are on, each with how it is named: "sink", "output_gate=head"."""
+        given = {name: getattr(self, name) for name in BLOCK_OPTIONS}
+        return {name: name if value is True else f"{name}={value}" for name, value in given.items() if value}
+
 
 @dataclass
 class ContextSchedule(Checked):

@@ -128,6 +128,11 @@ class Transformer(nn.Module):
         """How many keys a row sees in each layer, itself included; None: all before it."""
         return [self.encoding.at(layer).sees for layer in range(self.shape.num_layers)]
 
+    @property
+    def shifts(self) -> int:
+        """How many tokens back a token shift looks, in each layer; 0 without one."""
+        return getattr(self.blocks[0].shift, "before", 0)
+
     def count_parameters(self) -> dict[str, int]:
         """Parameters: `total`, `embedding` (the tied table), `encoding` (the slot's own), `backbone` (the rest)."""
         total = sum(p.numel() for p in self.parameters())

@@ -241,8 +241,9 @@ def states(name: str, run: RunFolder | None, pack: Pack) -> Iterator[dict[str, A
     if draw_zeros(encoding):
         yield explored(encoding, "an example: its zeros drawn from N(0, 1)", layers, pack)
     if run is not None and run.settings.encoding["name"] == name:
-        encoding = trained_encoding(run)
-        yield explored(encoding, f"trained: {run.name}", encoding.shape.num_layers, pack)
+        encoding, options = trained_encoding(run), ", ".join(run.settings.model.options.values())
+        label = f"trained: {run.name}" + f" ({options})" * bool(options)
+        yield explored(encoding, label, encoding.shape.num_layers, pack)
 
 
 @torch.no_grad()

@@ -366,14 +366,18 @@ def test_what_windows_leave_out_is_counted_pair_by_pair(sees, length):
     assert left_out(sees, length) == pytest.approx(hidden / len(pairs))
 
 
+@pytest.mark.parametrize("kind", [None, "kv", "canon"])
 @pytest.mark.parametrize("windows", [[3, 5], [4, 4, 4], [1, 6]])
-def test_the_receptive_field_is_what_reaches_a_row_through_all_layers(windows):
-    length = receptive_field(windows) + 6
+def test_the_receptive_field_is_what_reaches_a_row_through_all_layers(windows, kind):
+    shifts = {None: 0, "kv": 1, "canon": 3}[kind]
+    field = receptive_field(windows, shifts)
+    length = field + 6
     shape = Shape(dim=16, num_heads=2, num_layers=len(windows), context=max(8, length))
     parts = {f"w{n}": PositionEncoding(replace(shape, num_layers=1)) for n in range(len(windows))}
     encoding = Layers(shape, parts, list(parts), {f"w{n}": window for n, window in enumerate(windows)}).double()
-    model = laws.rig_model(encoding).eval()
-    assert model.sees == windows
+    with laws.blocks_with(token_shift=kind):
+        model = laws.rig_model(encoding).eval()
+    assert model.sees == windows and model.shifts == shifts
     tokens = torch.randint(laws.VOCABULARY, (1, length), generator=torch.Generator().manual_seed(0))
     reaches = []
     with torch.no_grad():
@@ -382,7 +386,7 @@ def test_the_receptive_field_is_what_reaches_a_row_through_all_layers(windows):
             changed = tokens.clone()
             changed[0, -1 - back] = (tokens[0, -1 - back] + 1) % laws.VOCABULARY
             reaches.append(not torch.equal(model(changed)[0, -1], last))
-    assert reaches == [back < receptive_field(windows) for back in range(length)]
+    assert reaches == [back < field for back in range(length)]
 
 
 def test_the_table_of_costs_shows_windows_where_there_are_any(tmp_path):
@@ -391,9 +395,11 @@ def test_the_table_of_costs_shows_windows_where_there_are_any(tmp_path):
     assert "receptive field" not in str(cost_table(read_comparison(tmp_path)).columns)
     make_run(tmp_path, "swan", results={"sees": [None, 8, 8, 8]})
     make_run(tmp_path, "local", results={"sees": [8, 8]})
+    make_run(tmp_path, "shifted", results={"sees": [8, 8], "shifts": 3})
     table = cost_table(read_comparison(tmp_path))
     shown = {column.title: dict(zip(table.labels, column.texts, strict=True)) for column in table.columns}
     field, out = shown["receptive field"], shown["scores left out"]
     assert field["swan"] == "22 of 32 through 3 of 4 layers, all through the others" and field["local"] == "15 of 32"
+    assert field["shifted"] == "21 of 32" and out["shifted"] == out["local"]
     assert out["local"] == f"{left_out([8], 32):.0%} at 32, {left_out([8], 256):.0%} at 256"
     assert field["rope"] == field["old"] == "–"

@@ -5,7 +5,9 @@ import shutil
 import pandas as pd
 import pytest
 
+from conf.schema import BLOCK_OPTIONS
 from eval.compare.comparison import STAGE, read_comparison, write_comparison
+from eval.compare.page import _facts as page_facts
 from eval.record.files import read_json, write_json
 from tests.synthetic import CONTEXT, make_run, make_stage
 
@@ -23,6 +25,27 @@ def test_a_label_says_in_what_runs_of_one_encoding_differ(tmp_path):
             make_run(tmp_path, "rope", seed, config={"encoding__base": base})
     make_run(tmp_path, "none")
     assert read_comparison(tmp_path).labels == ["none", "rope (base=100.0)", "rope (base=10000.0)"]
+
+
+def test_options_of_the_blocks_are_compared_and_said_where_runs_differ_in_them(tmp_path):
+    for name in ("rope", "alibi"):
+        for options in ({}, {"model__sink": True}, {"model__sink": True, "model__output_gate": "head"}):
+            make_run(tmp_path, name, config={**options, "model__qk_norm": True})
+    comparison = read_comparison(tmp_path)
+    each = ["", " (sink)", " (sink, output_gate=head)"]
+    assert comparison.objection is None
+    assert comparison.labels == [name + options for name in ("alibi", "rope") for options in each]
+    assert "qk_norm" in page_facts(comparison)["model"] and "sink" not in page_facts(comparison)["model"]
+
+
+def test_a_run_from_before_there_were_options_is_one_without(tmp_path):
+    make_run(tmp_path, "rope")
+    old = make_run(tmp_path, "rope", seed=1)
+    config = read_json(old.path / "config.json")
+    config["model"] = {key: value for key, value in config["model"].items() if key not in BLOCK_OPTIONS}
+    write_json(old.path / "config.json", config)
+    comparison = read_comparison(tmp_path)
+    assert comparison.labels == ["rope"] and comparison.objection is None and not comparison.left_out
 
 
 def damage_losses(folder):

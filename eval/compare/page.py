@@ -86,7 +86,9 @@ def _facts(comparison: Comparison) -> dict[str, str]:
     run = min(comparison.compared, key=lambda run: run.stage is not None)  # the first that is no second stage
     stages = stages_of(comparison)
     second = {f"{group.tokens:,} tokens": None for group in stages.groups} if stages else {}
-    settings, machine = run.settings, run.results.get("machine") or {}
+    settings, machine, parameters = run.settings, run.results.get("machine") or {}, run.results.get("parameters", {})
+    shared = [each.settings.model.options.items() for each in comparison.compared]
+    options = [words for name, words in settings.model.options.items() if all((name, words) in own for own in shared)]
     return {
         "runs": f"{finished} of {len(comparison.runs)} finished",
         "encodings": str(len(comparison.encodings)),
@@ -94,7 +96,7 @@ def _facts(comparison: Comparison) -> dict[str, str]:
         "trained on": f"{settings.training.tokens:,} tokens of {settings.data['name']}",
         **({"second stages": ", ".join(second)} if second else {}),
         "training context": f"{comparison.context:,} tokens",
-        "model": f"{settings.model.name}, {run.results.get('parameters', {}).get('total', 0):,} parameters",
+        "model": ", ".join([settings.model.name, *options, f"{parameters.get('total', 0):,} parameters"]),
         "device": f"{machine.get('device', 'not recorded')}, {machine.get('processor', '')}".rstrip(", "),
         "ended": max(run.time or "" for run in comparison.compared)[:16].replace("T", " ") + " UTC",
     }

@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from conf.schema import Settings, StageSettings
+from conf.schema import BLOCK_OPTIONS, Settings, StageSettings
 from eval.record.folder import RunFolder
-from eval.record.identity import NOT_TRAINING
+from eval.record.identity import NOT_TRAINING, as_before
 
 # What must be equal between runs that are compared: settings (or whole groups), and the data by results.json. Beside
 # them the tokens trained on, but for second stages; see `find_objection`.
 COMPARED_SETTINGS = ("model", "data.name")
+OPTIONS = tuple(f"model.{name}" for name in BLOCK_OPTIONS)  # but for these, which a label says
 COMPARED_RESULTS = ("corpus_hash", "tokenizer_hash")
 # The settings that choose which tokens are scored.
 TARGET_SETTINGS = ("context", "data", "eval")
@@ -29,8 +30,9 @@ SAID_OF_STAGES = ("stage.tokens", "stage.contexts")  # and what of that a label 
 class Run:
     """One run of a sweep, as its files have it.
 
-    label: the encoding, with the settings in which it differs from other runs of that encoding (the seed apart). Of a
-        second stage, an arm: the encoding, the extension that it trains with and its context, as in "rope+yarn@512".
+    label: the encoding, with the settings in which it differs from other runs of that encoding (the seed apart), and
+        the options of its blocks in which it differs from any run. Of a second stage, an arm: the encoding, the
+        extension that it trains with and its context, as in "rope+yarn@512".
     state: that of status.json, "missing" where there is none to be read, or "damaged" where another file can't be.
     problem: why the run takes no part in the comparison; None where it does.
     control: what the run is a control for, where it is one: shown beside the encodings, never ranked among them.
@@ -133,7 +135,7 @@ def _read_run(folder: RunFolder, evaluation: str | None = None) -> Run:
     known |= {"time": status.get("time"), "problem": _unfinished(status), "diverged": status.get("diverged", False)}
     try:
         if known["state"] != "missing" or (folder.path / "config.json").exists():
-            known |= {"settings": folder.settings, "flat": flatten(folder.config)}
+            known |= {"settings": folder.settings, "flat": flatten(as_before(folder.config))}
             results = known["results"] = folder.shown_as(evaluation)
             known["flat"]["source"] = results.get("identity", {}).get("source", "")[:6]
         if known["problem"] is None:
@@ -180,7 +182,8 @@ def differing(flats: Sequence[Mapping[str, Any]], among: Iterable[str] = ("",)) 
 
 def _label(run: Run, runs: Sequence[Run]) -> str:
     """The encoding's name, of an arm with its extension and context, and the settings in which runs of the same name
-    differ; else the folder's. Where a sweep's stages are of several lengths, each says its own."""
+    differ; else the folder's. Where a sweep's stages are of several lengths, each says its own, and where its runs have
+    other options of the blocks each says those."""
     if run.settings is None:
         return run.name
     alike = (_named(run), run.control)
@@ -190,8 +193,10 @@ def _label(run: Run, runs: Sequence[Run]) -> str:
     keys |= {*differing(same)} & {*SAID_OF_STAGES}
     if run.stage and len({each.settings.training.tokens for each in read if each.stage}) > 1:
         keys.add("training.tokens")
+    options = differing([each.flat for each in read], OPTIONS)
     parts = [f"context={run.settings.first_context}"] if run.control else []
-    parts += [f"{key.removeprefix('encoding.')}={run.flat.get(key)}" for key in sorted(keys)]
+    parts += [f"{key.removeprefix('encoding.')}={run.flat.get(key)}" for key in sorted(keys - {*options})]
+    parts += [words for name, words in run.settings.model.options.items() if f"model.{name}" in options]
     return f"{_named(run)} ({', '.join(parts)})" if parts else _named(run)
 
 
@@ -216,7 +221,8 @@ def find_objection(runs: Sequence[Run], rows: pd.DataFrame) -> str | None:
     rows: those of eval.compare.comparison.Comparison, of these runs alone.
     """
     flats = [run.flat for run in runs]
-    facts = {key: [str(flat.get(key)) for flat in flats] for key in differing(flats, COMPARED_SETTINGS)}
+    unequal = [key for key in differing(flats, COMPARED_SETTINGS) if key not in OPTIONS]
+    facts = {key: [str(flat.get(key)) for flat in flats] for key in unequal}
     staged = [run for run in runs if run.stage]
     wholes = [run for run in runs if run.stage or (run.control and any(as_many(run, each) for each in staged))]
     facts["training.tokens"] = [None if run in wholes else str(run.settings.training.tokens) for run in runs]

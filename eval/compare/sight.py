@@ -9,13 +9,14 @@ from eval.compare.comparison import Comparison
 Sees = Sequence[int | None]  # of each layer: how many keys a row sees, itself included; None: all before it
 
 
-def receptive_field(sees: Sees) -> int:
-    """Tokens that a row can know of through the layers with a window: n · (W − 1) and itself.
+def receptive_field(sees: Sees, shifts: int = 0) -> int:
+    """Tokens that a row can know of through the layers with a window: n · (W − 1) and itself; where keys and values are
+    those of tokens before, too, so many more a layer.
 
-    >>> receptive_field([16, 16, 16, None])
-    46
+    >>> receptive_field([16, 16, 16, None]), receptive_field([16, 16, 16, None], shifts=1)
+    (46, 49)
     """
-    return 1 + sum(keys - 1 for keys in sees if keys is not None)
+    return 1 + sum(keys - 1 + shifts for keys in sees if keys is not None)
 
 
 def left_out(sees: Sees, length: int) -> float:
@@ -39,7 +40,7 @@ def described(comparison: Comparison) -> Mapping[str, Mapping[str, str]]:
             continue
         context = run.settings.context
         longest = max([context, *comparison.scored["context_length"].astype(int)])
-        field = f"{receptive_field(sees):,} of {context:,}"
+        field = f"{receptive_field(sees, run.results.get('shifts', 0)):,} of {context:,}"
         if None in sees:
             field += f" through {sum(keys is not None for keys in sees)} of {len(sees)} layers, all through the others"
         shares = [f"{left_out(sees, length):.0%} at {length:,}" for length in dict.fromkeys((context, longest))]

@@ -41,6 +41,7 @@ def describe_run(settings: Settings, data: WindowDataModule, module: LanguageMod
         "weights_hash": weights_hash(module.transformer),
         "parameters": module.transformer.count_parameters(),
         "sees": module.transformer.sees,
+        "shifts": module.transformer.shifts,
         "training": {**meter.summary(), "precision": precision.name, "precision_reason": precision.reason},
     }
 

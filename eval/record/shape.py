@@ -155,6 +155,7 @@ class Trained(Results):
     versions: dict[str, Any]
     parameters: Parameters
     sees: NotRequired[list[int | None]]
+    shifts: NotRequired[int]
     training: Training
     curve_hash: NotRequired[str]
     weights_hash: NotRequired[str]

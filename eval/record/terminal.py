@@ -29,8 +29,9 @@ def announce(settings: Settings, data, module, folder) -> None:
         device += " that wait asleep, since others keep cores busy"
     if uses_gpu(settings.trainer.accelerator):
         device = torch.cuda.get_device_name()
+    options = "".join(f", {words}" for words in settings.model.options.values())
     print(
-        f"{folder.name}: {settings.encoding['name']}, {counts['total'] - counts['embedding']:,} parameters "
+        f"{folder.name}: {settings.encoding['name']}{options}, {counts['total'] - counts['embedding']:,} parameters "
         f"({counts['total']:,} with embeddings, {counts['encoding']:,} of them the encoding's)\n"
         f"{data.describe()}\n"
         f"{_before(settings)}training on {settings.training.tokens:,} tokens in {settings.steps} steps, context "
