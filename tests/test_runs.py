@@ -27,6 +27,20 @@ def test_a_label_says_in_what_runs_of_one_encoding_differ(tmp_path):
     assert read_comparison(tmp_path).labels == ["none", "rope (base=100.0)", "rope (base=10000.0)"]
 
 
+def test_a_label_says_which_encodings_stand_inside_and_not_what_follows_from_that(tmp_path):
+    def make(inner, seed=0, **settings):
+        inside = {"name": inner, "_target_": f"model.encodings.{inner}.X", **settings}
+        make_run(tmp_path, "layers", seed, config={"encoding": {"name": "layers", "parts": {"global": inside}}})
+
+    for base in (100.0, 10000.0):
+        make("rope", base=base)
+    for seed in (0, 1):
+        make("none", seed)
+    labels = read_comparison(tmp_path).labels
+    rope = [f"layers (parts.global.base={base}, parts.global=rope)" for base in (100.0, 10000.0)]
+    assert labels == [*rope, "layers (parts.global=none)"]
+
+
 def test_options_of_the_blocks_are_compared_and_said_where_runs_differ_in_them(tmp_path):
     for name in ("rope", "alibi"):
         for options in ({}, {"model__sink": True}, {"model__sink": True, "model__output_gate": "head"}):

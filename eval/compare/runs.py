@@ -194,10 +194,23 @@ def _label(run: Run, runs: Sequence[Run]) -> str:
     if run.stage and len({each.settings.training.tokens for each in read if each.stage}) > 1:
         keys.add("training.tokens")
     options = differing([each.flat for each in read], OPTIONS)
+    keys -= {*options, *_following(run, same, keys)}
     parts = [f"context={run.settings.first_context}"] if run.control else []
-    parts += [f"{key.removeprefix('encoding.')}={run.flat.get(key)}" for key in sorted(keys - {*options})]
+    parts += [f"{key.removeprefix('encoding.').removesuffix('.name')}={run.flat.get(key)}" for key in sorted(keys)]
     parts += [words for name, words in run.settings.model.options.items() if f"model.{name}" in options]
     return f"{_named(run)} ({', '.join(parts)})" if parts else _named(run)
+
+
+def _following(run: Run, flats: Sequence[Mapping[str, Any]], keys: Collection[str]) -> set[str]:
+    """Of the settings in which runs differ, those that follow from which encodings stand inside theirs: what such a one
+    has of settings, and the source, are said where runs with the same ones inside differ in them."""
+    inside = [key for key in keys if key.startswith("encoding.") and key.endswith(".name")]
+    if not inside:
+        return set()
+    owned = tuple(key.removesuffix("name") for key in inside)
+    alike = differing([flat for flat in flats if all(flat.get(key) == run.flat.get(key) for key in inside)])
+    of_them = {key for key in keys if key == "source" or key.startswith(owned)}
+    return of_them - {*inside, *alike}
 
 
 def _named(run: Run) -> str:

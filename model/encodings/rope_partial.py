@@ -11,9 +11,9 @@ class RoPEPartial(RoPE):
 
     Barbero et al. 2024, "Round and Round We Go! What makes Rotary Positional Encodings useful?",
     https://arxiv.org/abs/2410.06205: the slowest pairs serve as carriers of content, and turning them hurts at length;
-    p = 0.75 was best. At least one pair turns.
+    p = 0.75 was best.
 
-    p: share of the pairs that turn; 1 is RoPE. Raises ValueError outside (0, 1].
+    p: share of the pairs that turn, at least one of them; 1 is RoPE, 0 is NoPE. Raises ValueError outside of [0, 1].
 
     >>> RoPEPartial(Shape(dim=8, num_heads=1, num_layers=1, context=16), p=0.75).frequencies(0).tolist()
     [1.0, 0.1, 0.01, 0.0]
@@ -21,10 +21,10 @@ class RoPEPartial(RoPE):
 
     def __init__(self, shape: Shape, p: float = 0.75, base: float = 10_000.0, interleaved: bool = False):
         super().__init__(shape, base, interleaved)
-        if not 0 < p <= 1:
-            raise ValueError(f"encoding.p={p}: must lie in (0, 1]; for no turning at all use encoding=none")
+        if not 0 <= p <= 1:
+            raise ValueError(f"encoding.p={p}: must lie in [0, 1]")
         self.p = p
-        self.turning = max(1, int(p * shape.head_dim / 2))
+        self.turning = max(1, int(p * shape.head_dim / 2)) if p else 0
         self.constant("theta", torch.where(torch.arange(len(self.theta)) < self.turning, self.theta, 0.0))
 
 
