@@ -282,11 +282,12 @@ OVERRIDES = ["project=ours", "entity=us", "tags=[c]", "display_name=seen", "run_
 def test_the_command_line_goes_before_wandbs_variables(tmp_path, offline, monkeypatch, overrides, expected):
     for name, value in {**VARIABLES, "WANDB_DIR": str(tmp_path / "variables")}.items():
         monkeypatch.setenv(name, value)
-    settings = settings_of(*(f"logger.{override}" for override in overrides), f"runs={tmp_path}")
+    given = (f"logger.{override}" for override in overrides)
+    settings = settings_of(*given, f"runs={tmp_path}", "model.qk_norm=true", "model.output_gate=head")
     with track_run(settings) as tracker:
         tracker.log_point(point(1))
     (record,) = records(*offline_runs(tmp_path / "variables"))["run"]
-    expected[2] = [*expected[2], "rope"]
+    expected[2] = [*expected[2], "rope", "qk_norm", "output_gate=head"]
     assert [record[field] for field in FIELDS] == expected
 
 

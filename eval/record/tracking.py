@@ -24,7 +24,7 @@ from urllib.parse import urlparse
 import pandas as pd
 
 from conf.mistakes import one_sentence
-from conf.schema import LoggerSettings, Settings
+from conf.schema import LoggerSettings, ModelSettings, Settings
 from conf.typed import plain
 from data.module import TextDataModule, WindowDataModule
 from eval.measure.effective import SIGNS, of_one_run
@@ -346,6 +346,8 @@ def _start(
     import wandb
 
     tags = logger.tags or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    if "encoding" in config:
+        tags = [*tags, config["encoding"]["name"], *ModelSettings(**config["model"]).options.values()]
     (place / "wandb").mkdir(parents=True, exist_ok=True)
 
     def init(mode: str):
@@ -357,7 +359,7 @@ def _start(
             name=name,
             notes=logger.notes,
             id=identifier,
-            tags=[*tags, config["encoding"]["name"]] if "encoding" in config else tags,
+            tags=tags,
             config=dict(config),
             dir=place,
             mode=mode,
