@@ -77,6 +77,14 @@ class MLP(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm of each head's q or k, (..., K) to as much, computed in float32 at least whatever they are held in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = at_least_float32(self.weight)
+        return F.rms_norm(at_least_float32(x), self.normalized_shape, weight, self.eps).to(x.dtype)
+
+
 class KVShift(nn.Module):
     """(B, T, E) to as much: k and v of a token mixed with those of the token before, by head; none is before the first.
 
@@ -135,7 +143,7 @@ class Block(nn.Module):
         """Gives the block what the options ask for, with initial weights of its own."""
         dim, heads = self.num_heads * self.head_dim, self.num_heads
         if options.qk_norm:
-            self.q_norm, self.k_norm = nn.RMSNorm(self.head_dim), nn.RMSNorm(self.head_dim)
+            self.q_norm, self.k_norm = HeadNorm(self.head_dim), HeadNorm(self.head_dim)
         if options.sink:
             self.sink = nn.Parameter(torch.zeros(heads))
         if options.output_gate:
@@ -193,7 +201,7 @@ class Block(nn.Module):
         parts = qkv_BTE.chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for t in parts)
         if self.q_norm is not None:
-            q, k = self.q_norm(at_least_float32(q)).to(v.dtype), self.k_norm(at_least_float32(k)).to(v.dtype)
+            q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
 
     def _drop(self, x_BTD: Tensor) -> Tensor:
