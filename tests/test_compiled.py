@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from eval.record.identity import settings_of
+from model.block import PLAIN, BlockOptions
 from model.catalogue import encoding_config, extension_config
 from model.encodings import Shape, build_encoding
 from model.extensions import build_extension
@@ -22,6 +23,7 @@ from model.kernels import (
 )
 from model.training.language_model import LanguageModel
 from model.transformer import Transformer
+from tests.test_block import OPTIONS
 
 SHAPE = Shape(dim=64, num_heads=4, num_layers=2, context=32)
 STEPS, VOCABULARY = 50, 97
@@ -37,10 +39,10 @@ TRAINING = settings_of(
 ).training
 
 
-def language_model(name: str, extension: str = "none", **settings) -> LanguageModel:
+def language_model(name: str, extension: str = "none", options: BlockOptions = PLAIN, **settings) -> LanguageModel:
     encoding = build_encoding(encoding_config(name), SHAPE)
     extended = build_extension({**extension_config(extension), **settings}).apply(encoding, 16, 64)
-    return LanguageModel(Transformer(VOCABULARY, extended), TRAINING, STEPS)
+    return LanguageModel(Transformer(VOCABULARY, extended, options=options), TRAINING, STEPS)
 
 
 def train(module: LanguageModel, losses_of, bf16: bool) -> torch.Tensor:
@@ -128,6 +130,12 @@ def test_compiled_training_is_eager_training(name):
 )  # fmt: skip
 def test_compiled_training_with_an_extension_is_eager_training(name, extension, settings):
     compiled_and_eager(name, extension, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS)
+def test_compiled_training_with_the_options_of_a_block_is_eager_training(options):
+    compiled_and_eager("alibi" if options == "sink" else "rope", options=BlockOptions(**OPTIONS[options]))
 
 
 def compiled_and_eager(*which, **settings):
