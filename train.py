@@ -56,6 +56,7 @@ def train(settings: Settings) -> None:
                     check_model(settings)
                     data = build_data(settings)
                     folder.require(corpus_hash=data.corpus_hash, tokenizer_hash=data.tokenizer_hash)
+                    folder.keep_tokenizer(data.tokenizer)
                     check_documents(settings, data)
                     measurement = Measurement(settings.eval, data, settings.first_context)
                     model = build_language_model(settings, data.vocab_size, data.separators)

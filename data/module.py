@@ -104,6 +104,12 @@ class TextDataModule(WindowDataModule):
         self._corpus, self._recipe = build_corpus(self.settings.source, of_source), build_recipe(tokenizer)
         self.cache_dir = cache_dir
         self._prepared: Prepared | None = None
+        self._known: TextTokenizer | None = None
+
+    def know(self, tokenizer: Path) -> None:
+        """Takes the tokenizer of a tokenizer.json until the corpus is prepared: enough to read and write text by.
+        Raises ValueError where the file is none."""
+        self._known = TextTokenizer.load(tokenizer, self._recipe.separator)
 
     def prepare(self) -> "TextDataModule":
         """Open the prepared corpus, building it where it is missing; returns itself."""
@@ -125,7 +131,8 @@ class TextDataModule(WindowDataModule):
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        return self.prepare()._prepared.tokenizer
+        known = self._known if self._prepared is None else None
+        return known or self.prepare()._prepared.tokenizer
 
     @property
     def vocab_size(self) -> int:

@@ -29,7 +29,12 @@ WORDS = (
 
 
 class Recipe:
-    """How one kind of tokenizer is made; its fields are the settings of the kind."""
+    """How one kind of tokenizer is made; its fields are the settings of the kind.
+
+    separator: the token that opens a document (see `TextTokenizer`).
+    """
+
+    separator = SEPARATOR
 
     def build(self, train: Iterable[Document]) -> TextTokenizer:
         """The tokenizer, made of the training split where it learns anything. Raises ValueError for wrong settings."""
@@ -131,10 +136,7 @@ class Char(Recipe):
 
 @dataclass(frozen=True)
 class Pretrained(Recipe):
-    """A tokenizer.json at `path`, or the tokenizer of a hub repository of that name at `revision`.
-
-    `separator` is the token that opens a document (see `TextTokenizer`).
-    """
+    """A tokenizer.json at `path`, or the tokenizer of a hub repository of that name at `revision`."""
 
     path: str
     revision: str = "main"

@@ -42,7 +42,7 @@ class TextTokenizer:
         if ids.count(self.separator) != 1 or self._spells(self.separator, separator):
             self.separator = max(ids) + 1
         self.vocab_size = max(*ids, self.separator) + 1
-        self.hash = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        self.hash = hashlib.sha256(self.to_json().encode()).hexdigest()
         self.token_sizes = _byte_level_sizes(tokenizer, self.vocab_size)
 
     def _spells(self, token: int, name: str) -> bool:
@@ -76,8 +76,20 @@ class TextTokenizer:
             ) from error
         return cls(tokenizer, separator)
 
+    def to_json(self) -> str:
+        """What stands in its tokenizer.json."""
+        return self.tokenizer.to_str()
+
     def save(self, path: Path) -> None:
-        path.write_text(self.tokenizer.to_str(), encoding="utf-8")
+        path.write_text(self.to_json(), encoding="utf-8")
+
+    @property
+    def text_ids(self) -> list[int]:
+        """The ids that stand for text, ascending: without the separator, special tokens, and the token for what the
+        vocabulary doesn't know."""
+        special = {id for id, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
+        return sorted({*self.tokenizer.get_vocab().values()} - special - {self.separator, unknown})
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some tokens, without separators."""

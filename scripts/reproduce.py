@@ -27,7 +27,7 @@ from train import train
 USAGE = "usage: python -m scripts.reproduce RUN [cache_dir=DIR] [num_workers=N]"
 TIMINGS = {"seconds", "tokens_per_second", "peak_memory"}
 KINDS = {"probe_settings": "probes"}  # whose keys others have too
-MADE_IN = {"commit", "machine", "versions", "sweep", "others", "curve_hash"}
+MADE_IN = {"commit", "machine", "versions", "sweep", "others", "curve_hash", "tokenizer_file"}
 
 
 def main(arguments: list[str]) -> int:

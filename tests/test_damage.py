@@ -16,11 +16,11 @@ import torch
 
 from conf.mistakes import one_sentence
 from conf.schema import Settings
-from eval.__main__ import runs_of, score_run
+from eval.__main__ import score_run
 from eval.compare.comparison import read_comparison
 from eval.compare.report import write_report
 from eval.record.files import read_json, write_json
-from eval.record.folder import RunFolder
+from eval.record.folder import RunFolder, runs_of
 from eval.record.identity import settings_of
 from eval.record.jobs import MISTAKES
 from model.training.checkpoint import AtomicCheckpointIO, checkpoints, digest_path, load_weights, newest
@@ -31,6 +31,7 @@ from train import train
 TINY = ["experiment=smoke", "training.tokens=1536", "context=16", "tokenizer=byte", "data=text", "eval.lengths=[1,2]"]
 TINY += ["eval.windows=4", "eval.targets=4", "eval.tokens=1024", "eval.controls=[]", "eval.probes=[]", "run_id=mine"]
 FILES = ["config.json", "status.json", "results.json", "losses.npz", "curve.csv", "checkpoint", "checkpoint's digest"]
+FILES += ["tokenizer.json"]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def look_at(run: Settings) -> None:
 COMMANDS = [rescore, report, hold_against_the_literature, look_at, make_again]
 CASES = [(lose, "results.json"), (lose, "losses.npz"), (flip, "config.json"), (flip, "curve.csv"), (flip, "checkpoint")]
 CASES += [(swap, "results.json"), (swap, "losses.npz"), (swap, "checkpoint"), (change_schema, "results.json")]
-CASES += [(change_kind, "status.json")]
+CASES += [(change_kind, "status.json"), (flip, "tokenizer.json")]
 
 
 def said(command: Callable[[Settings], None], run: Settings) -> str | None:

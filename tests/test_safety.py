@@ -179,7 +179,7 @@ def test_a_downloaded_runs_folders_are_those_of_this_machine(downloaded, tmp_pat
     settings = folder.settings
     assert settings.cache_dir == str(tmp_path / "mine") and settings.logger.dir == str(tmp_path / "records")
     assert settings.runs == str(folder.path.parent)
-    load(folder.path)
+    assert load(folder.path).data.streams
     assert (tmp_path / "mine").is_dir() and not (tmp_path / "theirs").exists()
 
 
@@ -196,7 +196,7 @@ def test_files_that_a_run_was_not_trained_on_are_named_and_not_read(downloaded, 
     if there:
         secret.write_text("a secret of this machine. " * 2000)
     folder = downloaded(data__path=str(secret))
-    for command in (load, lambda path: reproduce([str(path)])):
+    for command in (lambda path: load(path).data, lambda path: reproduce([str(path)])):
         with pytest.raises(ValueError, match=rf"trained on files .*: data\.path={secret}: put them there"):
             command(folder.path)
     assert not list(folder.path.parent.rglob("*.tokens"))
@@ -214,6 +214,7 @@ def test_a_downloaded_run_imports_nothing_but_encodings(downloaded, target):
 # ---------------------------------------------------------------------------------------------------------------- links
 
 FILES = ["config.json", "status.json", "results.json", "losses.npz", "curve.csv", "wandb-id", "report.md"]
+FILES += ["tokenizer.json"]
 FILES += ["report.html", "comparison.csv", "summary.csv", f".results.json.{os.getpid()}{PARTIAL}"]
 
 

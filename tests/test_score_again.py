@@ -11,9 +11,8 @@ from dataclasses import replace
 import pytest
 
 from conf.schema import ROOT
-from eval.__main__ import runs_of
 from eval.measure.extended import extension_configs
-from eval.record.folder import RunFolder
+from eval.record.folder import RunFolder, runs_of
 from eval.record.trained import load
 from tests.small import SETTINGS
 from train import train
@@ -118,9 +117,12 @@ def test_a_whole_file_of_conf_eval_takes_the_place_of_how_the_run_was_scored(sco
 
 
 def test_a_model_is_not_loaded_beside_data_that_it_was_not_trained_on(run):
-    assert load(run).model is not None
+    assert load(run).data.streams
     RunFolder(run).update(corpus_hash="of another text")
     with pytest.raises(ValueError, match=r"trained on other data than data=shakespeare is now \(corpus_hash\)"):
+        load(run).data  # noqa: B018
+    RunFolder(run).update(tokenizer_hash="of another tokenizer")
+    with pytest.raises(ValueError, match=r"trained on other data than data=shakespeare is now \(tokenizer_hash\)"):
         load(run)
 
 

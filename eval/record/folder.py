@@ -7,12 +7,14 @@ A run's folder:
     losses.npz       the scored tokens' losses of every row, float32, and the windows they stand in; of rows of
                      retrieval and of tasks what each window or example came to
     curve.csv        the training curve
+    tokenizer.json   the tokenizer, where it was trained on text
     checkpoints/     the newest two, and those that are kept for second stages
     wandb-id         W&B's id of the run
 
 All of them are checked when they are read: JSON files by a digest of their own, the rows' figures and losses.npz by
-one another, the curve by results.json, and by the hash of the run whether they belong together. What is damaged, the
-run's own command sets aside as *.damaged and makes again; other commands say so.
+one another, the curve and the tokenizer by results.json, and by the hash of the run whether they belong together. What
+is damaged, the run's own command sets aside as *.damaged and makes again; other commands say so. Every field and column
+stands in docs/files.md.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -48,6 +50,9 @@ from eval.record.identity import identity, of_now, settings_hash
 from eval.record.shape import SCHEMA, Results, Status, read_as
 from model.devices import rank
 from model.signals import last_words
+
+if TYPE_CHECKING:
+    from data.tokenizer import TextTokenizer
 
 WINDOW = ["start", "stop", "tokens", "document", "block"]  # the columns of losses.npz's "/windows"
 WORDS = {  # for what a run's identity differs in
@@ -226,11 +231,23 @@ class RunFolder:
         except (ValueError, IsADirectoryError) as error:
             raise DamagedError(path, f"is damaged ({one_sentence(error)})") from None
 
+    @property
+    def tokenizer(self) -> Path | None:
+        """tokenizer.json; None of a task's run, and where it is not there, as in runs of an earlier version. Raises
+        DamagedError where it is not as it was written."""
+        path, own = self.path / "tokenizer.json", self.results.get("tokenizer_file")
+        if own is None or not path.exists():
+            return None
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != own:
+            raise DamagedError(path, "is damaged (its digest is another than results.json has)")
+        return path
+
     def faults(self) -> list[DamagedError]:
         """What is damaged, another run's, or gone although the run has come past it; a file once, results.json first.
         A finished run may have given up all of its checkpoints."""
         found: dict[Path, DamagedError] = {}
-        for check in (self._check_results, self.check_owner, self._check_losses, self._read_curve, self._check_last):
+        checks = (self._check_results, self.check_owner, self._check_losses, self._read_curve, self._read_tokenizer)
+        for check in (*checks, self._check_last):
             try:
                 check()
             except DamagedError as error:
@@ -272,6 +289,9 @@ class RunFolder:
     def _read_curve(self) -> None:
         self.curve  # noqa: B018
 
+    def _read_tokenizer(self) -> None:
+        self.tokenizer  # noqa: B018
+
     def _check_last(self) -> None:
         from model.training.checkpoint import checkpoint_path, checkpoint_step, newest
 
@@ -288,7 +308,7 @@ class RunFolder:
         is thrown away; else what is damaged is set aside, so that it is made again. Raises ValueError where the folder
         holds another run, of a name that was given twice."""
         if settings.force:
-            for name in ("checkpoints", "status.json", "results.json", "losses.npz", "curve.csv"):
+            for name in ("checkpoints", "status.json", "results.json", "losses.npz", "curve.csv", "tokenizer.json"):
                 remove(self.path / name)
         own = identity(plain(settings))
         if self.trained:
@@ -370,6 +390,13 @@ class RunFolder:
                 "it anew by force=true"
             )
         self.update(**facts)
+
+    def keep_tokenizer(self, tokenizer: TextTokenizer | None) -> None:
+        """Writes tokenizer.json where it is not there yet; a task has none."""
+        if tokenizer is not None and self.tokenizer is None:
+            content = tokenizer.to_json().encode()
+            write_atomic(self.path / "tokenizer.json", content)
+            self.update(tokenizer_file=hashlib.sha256(content).hexdigest())
 
     def turn_to(self, key: str) -> None:
         """Makes the rows and probes of one evaluation those that the run shows; the ones that it has shown are kept
@@ -535,6 +562,17 @@ class RunFolder:
             return read_arrays(path)
         except UNREADABLE as error:
             raise DamagedError(path, f"is damaged ({one_sentence(error)})") from None
+
+
+def runs_of(path: Path) -> list[RunFolder]:
+    """The run of a folder, or the finished ones of a sweep's. Raises ValueError where it is neither."""
+    runs = RunFolder.all_in(path)
+    if runs and runs[0].path == path:
+        return runs[:1]
+    if not (finished := [run for run in runs if run.finished]):
+        found = "a sweep of which no run is finished" if runs else "not the folder of a run or a sweep"
+        raise ValueError(f"{path} is {found}")
+    return finished
 
 
 def _without_figures(part: Mapping[str, Any]) -> dict[str, Any]:

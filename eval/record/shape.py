@@ -158,6 +158,7 @@ class Trained(Results):
     shifts: NotRequired[int]
     training: Training
     curve_hash: NotRequired[str]
+    tokenizer_file: NotRequired[str]
     weights_hash: NotRequired[str]
 
 

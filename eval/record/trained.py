@@ -1,16 +1,18 @@
-"""A run's trained model, with the data and the tokenizer that it was trained with."""
+"""A run's trained model, with the tokenizer and the data that it was trained with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from conf.schema import Settings, corpus_of
+from data.corpus import Document
 from data.inputs import input_hash
-from data.module import TaskDataModule, TextDataModule, build_data
+from data.module import TaskDataModule, TextDataModule, data_module
 from data.tokenizer import TextTokenizer
 from eval.record.folder import RunFolder
 from model.build import build_transformer
@@ -24,20 +26,29 @@ class Trained:
 
     folder: RunFolder
     settings: Settings
-    data: TextDataModule | TaskDataModule
     model: Transformer
+    _data: TextDataModule | TaskDataModule = field(repr=False)  # of which the tokenizer alone may be known
+
+    @cached_property
+    def data(self) -> TextDataModule | TaskDataModule:
+        """What it was trained on, made ready to read. Raises ValueError where that is gone, or is another now."""
+        check_files(self.folder)
+        self._data.prepare()
+        _check_hashes(self.folder, self._data, "corpus_hash", "tokenizer_hash")
+        return self._data
 
     @property
     def tokenizer(self) -> TextTokenizer:
         """Raises ValueError for a model of a task, whose tokens stand for no text."""
-        if not isinstance(self.data, TextDataModule):
-            raise ValueError(f"data={self.data.name} is a task: it has no tokenizer; see data.task for its tokens")
-        return self.data.tokenizer
+        if not isinstance(self._data, TextDataModule):
+            raise ValueError(f"data={self._data.name} is a task: it has no tokenizer; see data.task for its tokens")
+        return self._data.tokenizer
 
     def encode(self, text: str) -> torch.Tensor:
-        """A text as the model was trained to read it, after the token that opens a document: int64 (1, T)."""
-        ids = self.tokenizer.tokenizer.encode(text, add_special_tokens=False).ids
-        return torch.tensor([[self.tokenizer.separator, *ids]])
+        """A text as the model was trained to read it, after the token that opens a document: int64 (1, T). Raises
+        ValueError for one that the tokenizer can't encode."""
+        ((ids, _),) = self.tokenizer.encode([Document("the text", text)])
+        return torch.from_numpy(ids)[None]
 
     def decode(self, tokens: torch.Tensor) -> str:
         """The text of tokens (T,), without separators."""
@@ -86,18 +97,28 @@ def last_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
 
 
 def load(run: Path | str, **elsewhere: Any) -> Trained:
-    """The model of a finished run's folder. elsewhere: settings of where it reads from, such as cache_dir.
+    """The model of a finished run's folder, and its tokenizer. elsewhere: settings of where it reads from, such as
+    cache_dir.
 
-    Raises ValueError where the run has not been trained to its end, or its data are others now.
+    A run of an earlier version, which kept no tokenizer, needs its `data` for that. Raises ValueError where the run has
+    not been trained to its end, or what is read for it is not what it was trained with.
     """
     folder = RunFolder(run)
     settings = replace(folder.settings, **elsewhere)
     weights = last_weights(folder)
-    check_files(folder)
-    data = build_data(settings)
-    for key in ("corpus_hash", "tokenizer_hash"):
-        if folder.results.get(key) != getattr(data, key):
-            raise ValueError(f"{folder.path} was trained on other data than data={data.name} is now ({key})")
+    data = data_module(settings)
+    if isinstance(data, TextDataModule) and (tokenizer := folder.tokenizer):
+        data.know(tokenizer)
+    else:
+        check_files(folder)
+    _check_hashes(folder, data, "tokenizer_hash")
     model = build_transformer(settings, data.vocab_size, data.separators)
     model.load_state_dict(weights)
-    return Trained(folder, settings, data, model.eval())
+    return Trained(folder, settings, model.eval(), data)
+
+
+def _check_hashes(folder: RunFolder, data: TextDataModule | TaskDataModule, *keys: str) -> None:
+    """Raises ValueError where data are not those that a run was trained on, by these fields of its results."""
+    for key in keys:
+        if folder.results.get(key) != getattr(data, key):
+            raise ValueError(f"{folder.path} was trained on other data than data={data.name} is now ({key})")
