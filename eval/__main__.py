@@ -30,7 +30,7 @@ from conf.schema import CONF, EvaluationSettings, ScoringSettings, Settings
 from conf.typed import composed_as, plain, typed
 from eval.record.command import answering
 from eval.record.files import DamagedError
-from eval.record.folder import RunFolder
+from eval.record.folder import RunFolder, runs_of
 from eval.record.identity import register_names
 from eval.record.jobs import MISTAKES, SWEEP_FAILED, attempt
 from model.devices import wait_by_load
@@ -84,17 +84,6 @@ def _readable(folder: RunFolder, path: Path) -> Settings | None:
             raise
         print(f"{folder.name}: {one_sentence(error)}", file=sys.stderr)
         return None
-
-
-def runs_of(path: Path) -> list[RunFolder]:
-    """The run of a folder, or the finished ones of a sweep's. Raises ValueError where it is neither."""
-    runs = RunFolder.all_in(path)
-    if runs and runs[0].path == path:
-        return runs[:1]
-    if not (finished := [run for run in runs if run.finished]):
-        found = "a sweep of which no run is finished" if runs else "not the folder of a run or a sweep"
-        raise ValueError(f"{path} is {found}")
-    return finished
 
 
 def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapping[str, Any]) -> None:

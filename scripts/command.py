@@ -11,14 +11,28 @@ def folder_and_options(arguments: list[str], usage: str, known: Collection[str] 
 
     Raises ValueError, with the usage, for anything else. A folder's name may hold a "=", too.
     """
-    if {"-h", "--help"} & {*arguments}:
-        print(usage)
-        sys.exit()
-    options = dict(argument.split("=", 1) for argument in arguments if argument.partition("=")[0] in known)
-    folders = [argument for argument in arguments if argument.partition("=")[0] not in known]
+    options, folders = split_options(arguments, usage, known)
     if len(folders) != 1:
         raise ValueError(usage)
     return folders[0], options
+
+
+def split_options(arguments: list[str], usage: str, known: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """The known options, key=value, of a command, and its other arguments; --help says its usage and ends the process.
+    Raises ValueError for an option that is given twice."""
+    if {"-h", "--help"} & {*arguments}:
+        print(usage)
+        sys.exit()
+    options, others = {}, []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in options:
+            raise ValueError(f"{key}= is given twice: give it once")
+        if "=" in argument and key in known:
+            options[key] = value
+        else:
+            others.append(argument)
+    return options, others
 
 
 def number(name: str, text: str, kind: type) -> float:

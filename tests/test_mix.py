@@ -4,6 +4,7 @@ python -m pytest tests/test_mix.py
 """
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,8 +113,9 @@ class Answering(torch.nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
         self.embedding = torch.nn.Embedding(vocab_size, 1)
+        self.encoding = SimpleNamespace(prefix_consistent=False)
 
-    def forward(self, tokens_BT):
+    def forward(self, tokens_BT, past):
         return torch.arange(len(self.embedding.weight)).expand(*tokens_BT.shape, -1)
 
 
