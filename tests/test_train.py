@@ -17,6 +17,7 @@ from eval.measure.rows import row_key
 from eval.measure.scoring import Scorer
 from eval.record.folder import RunFolder
 from tests.conftest import ROOT
+from tests.documented import files, stray_files, table, wrong_cells, wrong_fields
 from train import train
 
 SMOKE = ["experiment=smoke", "training.tokens=4096", "eval.windows=12", "eval.targets=8"]
@@ -50,6 +51,17 @@ def test_results_hold_a_row_for_every_protocol_and_length(finished):
     assert found == {(p, n) for p in ("fixed_targets", "non_overlapping") for n in (32, 64, 128, 256)}
     for name in ("schema", "encoding", "seed", "config_hash", "commit", "machine", "parameters", "training"):
         assert name in results
+
+
+def test_every_file_field_and_column_is_documented(finished):
+    folder = finished[0]
+    assert stray_files(folder, files("A run's folder")) == []
+    for name in ("results.json", "status.json"):
+        assert wrong_fields(json.loads((folder / name).read_text()), name) == []
+    for name in ("curve.csv", "comparison.csv", "summary.csv"):
+        assert wrong_cells(folder / name, name) == []
+    written = {*RunFolder(folder).curve}
+    assert table("curve.csv").keys() - written == {"context"}  # of one that grows
 
 
 def test_stored_losses_add_up_to_the_rows(finished):
