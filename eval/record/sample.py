@@ -73,7 +73,7 @@ def go_on(trained: Trained, prompt: str = "", choice: Choice | None = None) -> C
         for token in itertools.islice(drawn(model, tokens_1T, chooser(choice, text_V)), choice.tokens):
             written.append(token)
     except ValueError as error:  # not defined on so many tokens, or broken down there
-        stopped = str(error)
+        stopped = str(error).partition(": ")[0]  # without the remedy, which is another command's
     texts = [trained.tokenizer.decode(written[:end]) for end in (given, max(given, model.trained_length), None)]
     ends = [alike(text, texts[-1]) for text in texts]  # a character may lie across the cut
     parts = (texts[-1][start:end] for start, end in itertools.pairwise([0, *ends]))
