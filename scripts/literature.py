@@ -55,20 +55,22 @@ def differences(row: Any) -> tuple[str, str, str]:
 
 def print_statements(rows: pd.DataFrame) -> None:
     """A table for each study and protocol, and the count of verdicts."""
-    from rich.table import Table
+    from eval.record.terminal import DASH, print_table
 
-    from eval.record.terminal import console
-
+    head = ("published statement", "verdict", "there", "here", "interval", "p after Holm", "seeds")
     for (study, published, here), group in rows.groupby(["study", "published_protocol", "protocol"], sort=False):
-        table = Table(title=f"{study}: {published} there, {here} here")
-        table.add_column("published statement")
-        for name in ("there", "here", "interval", "p after Holm", "seeds"):
-            table.add_column(name, justify="right")
-        table.add_column("verdict")
-        for row in group.itertuples():
-            p = "-" if math.isnan(row.p_holm) else f"{row.p_holm:.2g}"
-            table.add_row(row.statement, *differences(row), p, str(row.seeds), row.verdict)
-        console().print(table)
+        cells = [
+            (
+                row.statement,
+                row.verdict,
+                *differences(row),
+                DASH if math.isnan(row.p_holm) else f"{row.p_holm:.2g}",
+                str(row.seeds),
+            )
+            for row in group.itertuples()
+        ]
+        print_table(f"{study}: {published} there, {here} here", head, cells, words=2)
+    print()
     counts = rows["verdict"].value_counts()
     verdicts = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("agree", "disagree", "not separable"))
     print(f"{verdicts}; verdicts go by p, corrected over all questions, each interval is that of a single one")

@@ -27,7 +27,7 @@ from eval.compare.stages import stage_rows, stages_of
 from eval.record.command import CONTROL
 from eval.record.files import write_atomic, write_table
 from eval.record.sweep import last_started
-from eval.record.terminal import console
+from eval.record.terminal import print_notes, print_table
 
 MARKS = re.compile(r"[\\`*\[\]|~$]|\b_|_\b")  # of GitHub's Markdown, within a line
 
@@ -74,19 +74,14 @@ def write_files(comparison: Comparison) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """A sweep's end: what failed, perplexity by encoding and context length, best first, and the verdict."""
-    from rich.table import Table as Grid
-
     first = [tables.perplexity_table(comparison, *place) for place in tables.places(comparison.summary)[:1]]
     for table in (*first, tables.left_out_table(comparison)):
-        if not len(table):
-            continue
-        grid = Grid(title=table.title, caption=table.note)
-        for column in table.columns:
-            grid.add_column(column.title, justify="left" if column.values is None else "right")
-        for cells in table.texts():
-            grid.add_row(*cells)
-        console().print(grid)
-    print("\n".join(conclude(comparison)))
+        if len(table):
+            words = sum(column.values is None for column in table.columns)
+            print_table(table.title, [column.title for column in table.columns], table.texts(), words=words)
+            print_notes([table.note] * bool(table.note))
+    print()
+    print_notes(conclude(comparison))
     print(comparison.path / "report.html")
 
 
