@@ -1,4 +1,4 @@
-# make run | compare | test | test-all | lint | dashboard | explore | benchmark
+# make run | shell | compare | test | test-all | lint | dashboard | explore | benchmark
 # An environment that is already prepared can be used instead of .venv: make run VENV= PYTHON=python3
 VENV ?= .venv
 PYTHON ?= $(if $(VENV),$(VENV)/bin/python,python3)
@@ -7,17 +7,23 @@ BOOTSTRAP ?= python3
 STAMP := $(if $(VENV),$(VENV)/.installed)
 ARGS ?=
 
-.PHONY: run compare test test-all lint dashboard explore benchmark setup clean
+.PHONY: run shell compare test test-all lint dashboard explore benchmark setup clean
 
 setup: $(STAMP)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "setting up $(VENV): about 3 minutes, once"
 	$(BOOTSTRAP) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,cluster,dashboard]'
 	touch $@
 
 run: setup
 	$(PYTHON) train.py $(ARGS)
+
+# The environment that the commands of the README are given in; Ctrl-D or exit leaves it.
+shell: setup
+	@echo "python is $(PYTHON) here; exit leaves this shell"
+	@$(if $(VENV),VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(VENV))/bin:$$PATH") $${SHELL:-/bin/sh}
 
 compare: setup
 	$(PYTHON) train.py -m experiment=compare sweep=compare $(ARGS)

@@ -248,7 +248,7 @@ class EvaluationSettings(Checked):
             self.check("extension_settings", isinstance(changed, dict), "must be settings by name", {name: changed})
         self.check_among("retrieval", NEEDLES)
         self.check("depths", all(0 <= depth <= 1 for depth in self.depths), "must be shares of the window, in [0, 1]")
-        self.check("depths", bool(self.depths or not self.retrieval), "give depths, or set eval.retrieval=[]")
+        self.check("depths", bool(self.depths or not self.retrieval), "give depths, or set 'eval.retrieval=[]'")
         if self.probes or self.retrieval:
             self.probe.check("windows", self.probe.windows >= 2, "must be at least 2")
 
@@ -272,8 +272,8 @@ class EvaluationSettings(Checked):
         longest, lengths = self.probe.longest, self.context_lengths(context)
         chosen = [length for length in lengths if longest is None or length <= longest * context]
         problem = (
-            f"the context lengths of eval.lengths, {lengths} tokens, are all longer; raise it, or set eval.probes=[] "
-            "and eval.retrieval=[]"
+            f"the context lengths of eval.lengths, {lengths} tokens, are all longer; raise it, or set "
+            "'eval.probes=[]' and 'eval.retrieval=[]'"
         )
         self.probe.check("longest", bool(chosen), problem)
         return chosen
@@ -623,7 +623,7 @@ class Settings(Checked):
         alone = "is for a second stage: give the run that it starts from too, init=RUN"
         if self.extension is not None:
             name = self.extension.get("name") if isinstance(self.extension, dict) else self.extension
-            self.check("extension", False, f"{alone}; at test time, eval.extensions=[{name}]", name)
+            self.check("extension", False, f"{alone}; at test time, 'eval.extensions=[{name}]'", name)
         self.check("init_at", self.init_at == 1, alone)
         for name in ("schedule_from", "optimizer_from"):
             self.training.check(name, getattr(self.training, name) is None, alone)

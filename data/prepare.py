@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from conf.progress import Progress, speak
 from conf.typed import digest
 from data.corpus import SPLITS, Corpus, Document
 from data.overlaps import HELD_OUT, TRAIN, Overlaps
@@ -72,7 +73,7 @@ def _opened_or_built(
         folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _errors_naming(folder.parent):
-            lock = FileLock(folder.with_suffix(".lock"), timeout=LOCK_SECONDS).acquire()
+            lock = _acquired(FileLock(folder.with_suffix(".lock")))
     except Timeout as error:
         raise ValueError(
             f"another process has been preparing {folder} for {LOCK_SECONDS} s: wait for it, or set cache_dir "
@@ -82,8 +83,19 @@ def _opened_or_built(
         if (prepared := _open_if_whole(folder)) is not None:
             return prepared
         _discard(folder)
-        _build(folder, corpus, recipe, max_documents, max_tokens)
+        speak(f"preparing the corpus, once: it then lies in {folder}")
+        with Progress("the corpus:") as progress:
+            _build(folder, corpus, recipe, max_documents, max_tokens, progress)
         return _open(folder)
+
+
+def _acquired(lock: FileLock) -> FileLock:
+    """Raises Timeout where another process holds it for LOCK_SECONDS."""
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        speak("another process is preparing the corpus: waiting for it")
+        return lock.acquire(timeout=LOCK_SECONDS)
 
 
 def _build(
@@ -92,11 +104,17 @@ def _build(
     recipe: Recipe,
     max_documents: int | None,
     max_tokens: int | None,
+    progress: Progress,
 ) -> None:
-    def documents(split: str) -> Iterator[Document]:
-        return islice(corpus.documents(split), max_documents)
+    def documents(split: str, doing: str) -> Iterator[Document]:
+        progress.step(f"{doing} {split}")
+        size = 0
+        for number, document in enumerate(islice(corpus.documents(split), max_documents), start=1):
+            yield document
+            size += len(document.text)
+            progress.share(0, f"{number:,} documents, {size / 1e6:,.1f} million characters")
 
-    tokenizer = recipe.build(documents("train"))
+    tokenizer = recipe.build(documents("train", "making a tokenizer of"))
     with (
         _errors_naming(folder.parent),
         tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as name,
@@ -106,7 +124,7 @@ def _build(
         tokenizer.save(temporary / "tokenizer.json")
         splits, overlaps = {}, Overlaps()
         for split in (*HELD_OUT, TRAIN):
-            passing = overlaps.watched(split, documents(split))
+            passing = overlaps.watched(split, documents(split, "tokenizing"))
             splits[split] = write_stream(temporary, split, passing, tokenizer, max_tokens)
         empty = [
             f"{split}: {splits[split]['empty']} empty documents left out" for split in SPLITS if splits[split]["empty"]

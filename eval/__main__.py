@@ -1,6 +1,7 @@
-"""Scores a finished run again: python -m eval run=DIR [eval.lengths=[1,16]] [extension=yarn] [extension.tune=true].
+"""Scores a finished run again: python -m eval run=DIR [extension=yarn] [extension.tune=true].
 
-    python -m eval run=SWEEP eval.lengths=[16]      all runs of a sweep, and its report
+    python -m eval run=DIR 'eval.lengths=[1,16]'    at these lengths, too
+    python -m eval run=SWEEP 'eval.lengths=[16]'    all runs of a sweep, and its report
     python -m eval --help                           all settings
     python -m eval -m run=A,B extension=yarn,pi     runs and extensions, one after the other
 
@@ -9,9 +10,11 @@ is scored. Where the settings choose other targets, as a longer length does, the
 they are asked for again, and the run shows the new.
 """
 
+from conf.packages import explain_missing
 from model.signals import last_words, listen
 
 if __name__ == "__main__":
+    explain_missing()
     listen()  # before what takes seconds to import
 
 import os
@@ -61,13 +64,15 @@ def score(cfg: DictConfig) -> None:
             score_run(folders[0], evaluations[folders[0]], elsewhere)
         return
     failed = [folder.name for folder in folders if folder not in evaluations]
-    for folder, evaluation in evaluations.items():
+    for number, (folder, evaluation) in enumerate(evaluations.items(), start=1):
+        print(f"--- run {number} of {len(evaluations)}: {folder.name}", flush=True)
         try:
             with as_chosen(asked.extension):
                 score_run(folder, evaluation, elsewhere)
         except MISTAKES as error:
             failed.append(folder.name)
             print(f"{folder.name}: {one_sentence(error)}", file=sys.stderr)
+    print(f"--- comparing {len(folders)} runs", flush=True)
     comparison = read_comparison(path)
     write_files(comparison)
     print_comparison(comparison)
@@ -114,6 +119,7 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
     results = folder.results
     asked = measurement.asked(results)
     print_results({**results, **asked}, settings, folder.windows_of(asked["rows"]))
+    print(f"report: {folder.report}")
 
 
 def as_given(asked: ScoringSettings, configured: EvaluationSettings, given: Iterable[str]) -> EvaluationSettings:

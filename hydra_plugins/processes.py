@@ -23,6 +23,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from conf.progress import SIDE_BY_SIDE
 from eval.record.jobs import DIED
 from model.devices import wait_asleep
 from model.signals import asked, deferred, end_with_parent
@@ -132,6 +133,8 @@ def _carry_out(launcher: Processes, config: DictConfig, died: str, writer: Conne
     end_with_parent(parent)
     if died:
         os.environ[DIED] = died
+    if launcher.n_jobs > 1:
+        os.environ[SIDE_BY_SIDE] = "1"
     writer.send(
         run_job(
             hydra_context=launcher.hydra_context,

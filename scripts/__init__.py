@@ -2,7 +2,9 @@
 
 import sys
 
+from conf.packages import explain_missing
 from model.signals import listen
 
 if sys.argv[0] == "-m":  # Python has found this package, and is about to run a module of it
+    explain_missing()
     listen()

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
+from conf.progress import Progress
 from conf.schema import fewest_layers
 from eval.compare.plots import COLOURS
 from eval.record.files import write_atomic
@@ -325,12 +326,6 @@ def page(names: Sequence[str], run: RunFolder | None = None, report: Callable[[s
     return re.sub(rf"/\*({'|'.join(parts)})\*/", lambda mark: parts[mark[1]], html)
 
 
-def _progress(name: str) -> None:
-    """A line in the terminal that the next one takes the place of."""
-    if sys.stderr.isatty():
-        print(f"\r{name:<30}\r", end="", file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.explore", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--run", metavar="DIR", help="folder of a trained run, whose learned curves are added")
@@ -341,9 +336,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if run is not None and (own := run.settings.encoding["name"]) not in names:
         raise ValueError(f"--run {options.run}: conf/encoding has no {own}")
     out = Path(options.out)
-    html = page(names, run, _progress)
+    with Progress("drawing", [1] * len(names)) as progress:
+        html = page(names, run, progress.step)
     write_atomic(out, html.encode())
-    _progress("")
     print(f"{out}: {len(names)} encodings, {len(html.encode()) / 2**20:.1f} MiB")
     return 0
 

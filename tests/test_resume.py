@@ -19,7 +19,7 @@ import torch
 from conf.schema import Settings
 from eval.measure.scoring import Scorer
 from eval.record.folder import RunFolder
-from model.training.checkpoint import checkpoints
+from model.training.checkpoint import checkpoint_step, checkpoints
 from model.training.language_model import LanguageModel
 from train import train
 
@@ -121,12 +121,18 @@ def test_a_run_killed_twenty_times_ends_as_one_never_stopped(composed, reference
 
 
 @pytest.mark.parametrize("step", [3, 17, 24, 39])
-def test_a_run_that_breaks_off_at_a_step_ends_as_one_never_stopped(composed, tmp_path, monkeypatch, reference, step):
+def test_a_run_that_breaks_off_at_a_step_ends_as_one_never_stopped(
+    composed, tmp_path, monkeypatch, reference, step, capsys
+):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop_at(patch, step)
         run_of(composed, tmp_path)
     torch.rand(5)  # whatever else drew random numbers meanwhile
+    there = checkpoints(tmp_path / reference.name / "checkpoints")
+    assert "going on" not in capsys.readouterr().out
     assert_same(run_of(composed, tmp_path), reference)
+    said = [f"going on after step {checkpoint_step(path)} of 40, from {path}" for path in there[:1]]
+    assert [line for line in capsys.readouterr().out.splitlines() if "going on" in line] == said
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ REFUSED = [  # the command, and what its refusal says
     ("eval.probes=[bais]", "eval.probes='bais': must be among attention, bias"),
     ("eval.retrieval=[pear]", "eval.retrieval='pear': must be among span, pair"),
     ("eval.depths=[0.5,1.5]", "eval.depths=[0.5, 1.5]: must be shares of the window, in [0, 1]"),
-    ("eval.depths=[]", "eval.depths=[]: give depths, or set eval.retrieval=[]"),
+    ("eval.depths=[]", "eval.depths=[]: give depths, or set 'eval.retrieval=[]'"),
     ("eval.controls=[trigram]", "eval.controls='trigram': must be among unigram, bigram"),
     ("eval.extensions=[yarm]", "eval.extensions='yarm': must be among abf, "),
     ("eval.extensions=[none,yarm]", "eval.extensions='yarm'"),

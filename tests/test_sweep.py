@@ -5,6 +5,7 @@ python -m pytest tests/test_sweep.py
 
 import json
 import math
+import time
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from eval.compare.objective import objective
 from eval.compare.sweep import SweepReport
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
-from eval.record.sweep import AGENT, SweepCallback, count_jobs, progress, sweep_name
+from eval.record.sweep import AGENT, SweepCallback, count_jobs, progress, started, sweep_name
 from tests.synthetic import make_run
 
 
@@ -65,6 +66,58 @@ def test_progress_counts_what_is_done_running_failed_and_left(tmp_path):
     started.write_text("".join(f"{run.name}\n" for run in [*runs, runs[0]]))
     assert progress(started, 5) == "1 of 5 jobs done, 1 running, 1 failed, 2 left"
     assert progress(started, None) == "1 jobs done, 1 running, 1 failed"
+
+
+def list_of(tmp_path, *ages_and_runs):
+    """A command's list of runs that began so many seconds ago."""
+    path = tmp_path / "jobs-1.txt"
+    path.write_text("".join(f"{run.name}\t{time.time() - age:.3f}\n" for age, run in ages_and_runs))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ages", "jobs", "to_go"),
+    [
+        ({"finished": 300}, 3, "2 left, about 10 min to go"),
+        ({"finished": 300, "failed": 100}, 3, "1 left, about 3 min to go"),
+        ({"finished": 300, "running": 150}, 4, "2 left, about 6 min to go"),  # (2 * 300 + 150) / 2
+        ({"finished": 300, "running": 60}, 2, "0 left, about 4 min to go"),  # one goes on alone
+        ({"finished": 300, "running": 900}, 2, "0 left"),
+        ({"finished": 300}, 1, "0 left"),
+        ({"running": 300}, 5, "4 left"),
+        ({"finished": -300}, 5, "4 left"),  # it was there before the command
+        ({"finished": 300}, None, "0 failed"),
+    ],
+)
+def test_a_sweep_says_how_long_it_still_takes(tmp_path, ages, jobs, to_go):
+    runs = [
+        (age, make_run(tmp_path, name, state=state))
+        for name, (state, age) in zip(("rope", "t5"), ages.items(), strict=False)
+    ]
+    assert progress(list_of(tmp_path, *runs), jobs).endswith(to_go)
+
+
+def test_a_job_that_was_finished_before_takes_no_time(tmp_path):
+    runs = [(-60, make_run(tmp_path, "none")), (-60, make_run(tmp_path, "t5")), (60, make_run(tmp_path, "rope"))]
+    assert progress(list_of(tmp_path, *runs), 5).endswith(
+        "3 of 5 jobs done, 0 running, 0 failed, 2 left, about 2 min to go"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "force", "lines"),
+    [("finished", False, 0), ("finished", True, 2), ("failed", False, 2), ("running", False, 2)],
+)
+def test_a_job_that_is_finished_already_is_left_to_say_so_itself(tmp_path, capsys, state, force, lines):
+    run = make_run(tmp_path, "rope", state=state)
+    callback = SweepCallback()
+    callback.job_list, callback.jobs = tmp_path / "jobs-1.txt", 3
+    config = OmegaConf.create({"run_id": run.name, "force": force, "hydra": {"job": {"num": 1}}})
+    callback.on_job_start(config)
+    callback.on_job_end(config, None)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == lines and [line for line in said if "job 2 of 3: " + run.name in line] == said[:1]
+    assert started(callback.job_list) == [run.name]
 
 
 def test_a_run_whose_name_has_blanks_is_one_job(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from eval.compare.comparison import read_comparison
 from eval.compare.report import print_comparison
 from eval.compare.show import show_interval, show_perplexity
-from eval.record.terminal import print_results
+from eval.record.terminal import in_a_line, print_results
 from tests.synthetic import CONTEXT, LENGTHS, make_run
 
 EXTENDED = {"yarn": -0.3, "self_extend": 0.1, "alibi_interpolation": 0.2}
@@ -156,6 +156,16 @@ def test_a_needle_under_several_extensions_is_the_mean_over_its_depths(tmp_path,
         own = [row for row in folder.results["retrieval"] if (row["needle"], row["extension"]) == ("pair", name)]
         gains = [[row.get("gain") for row in own if row["context_length"] == length] for length in LENGTHS]
         assert [name, *("-" if None in each else f"{np.mean(each):.3f}" for each in gains)] in lines
+
+
+def test_a_job_beside_others_is_a_line(runs):
+    results, *_ = runs["several extensions"]
+    rows = [row for row in results["rows"] if row["protocol"] == "fixed_targets" and row["extension"] == "none"]
+    wanted = [f"{row['perplexity']:.2f} at {row['length_ratio']:g}x" for row in rows if "control" not in row]
+    assert len(wanted) == 4 and in_a_line(results) == f"perplexity {', '.join(wanted)}"
+    assert in_a_line(runs["not defined beyond its table"][0]).count(" at ") == 1
+    assert in_a_line({"rows": []}) == "done"
+    assert in_a_line(runs["a task"][0]).startswith("exact match 90.0% at 1x, 22.5% at 2x; perplexity ")
 
 
 @pytest.mark.parametrize("what", RUNS)

@@ -38,9 +38,9 @@ def finished(program, tmp_path_factory):
     return next(runs.glob("alibi-s0-*")), done.stdout
 
 
-def test_a_run_ends_with_a_table_and_its_folder(finished):
+def test_a_run_ends_with_a_table_and_its_report(finished):
     folder, printed = finished
-    assert printed.rstrip().endswith(str(folder))
+    assert printed.endswith(f"\nreport: {folder / 'report.html'}\n") and (folder / "report.html").exists()
     for context in ("32 (1x)", "64 (2x)", "128 (4x)", "256 (8x)"):
         assert context in printed
 
@@ -74,7 +74,8 @@ def test_stored_losses_add_up_to_the_rows(finished):
 
 def test_the_same_command_does_not_train_again(program, finished):
     again = program(*SMOKE, "encoding=alibi", runs=finished[0].parent)
-    assert again.returncode == 0 and "finished already" in again.stdout
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == f"{finished[0]} is finished already; report: {finished[0] / 'report.html'}\n"
 
 
 WINDOW = {  # ways to say it

@@ -82,7 +82,7 @@ def print_comparison(comparison: Comparison) -> None:
             print_notes([table.note] * bool(table.note))
     print()
     print_notes(conclude(comparison))
-    print(comparison.path / "report.html")
+    print(f"report: {comparison.path / 'report.html'}")
 
 
 def markdown(comparison: Comparison, statements: pd.DataFrame) -> str:

@@ -24,6 +24,7 @@ class SweepReport(SweepCallback):
         from eval.compare.report import print_comparison, write_files
 
         jobs = started(self.job_list)
+        print(f"--- comparing the runs in {self.job_list.parent}", flush=True)
         try:
             comparison = read_comparison(self.job_list.parent, jobs=jobs, compare=OmegaConf.to_object(config.compare))
             write_files(comparison)

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from conf.progress import Progress
 from conf.schema import EvaluationSettings
 from data.module import WindowDataModule
 from eval.measure.extended import extended_encoding, extension_configs, extension_identity
-from eval.measure.rows import Measured, Row, answered, identity, row_key
+from eval.measure.rows import Measured, Row, answered, identity, place_of, row_key
 from eval.measure.scoring import Scorer
 from eval.measure.streams import Streams
 from eval.measure.units import figures_of
@@ -41,16 +42,20 @@ def score_task(
     """
     if data.task is None:
         return
-    scorer = Scorer(model, streams.scored, evaluation.batch_tokens, evaluation.precision)
     lengths = sorted({max(1, round(multiple * data.longest)) for multiple in evaluation.lengths})
-    there = answered(known, stored, IDENTITY)
+    there, steps = answered(known, stored, IDENTITY), []
     for config in extension_configs(evaluation):
         for length in lengths:
             row = {"protocol": "exact_match", "task": data.task_name, "extension": config["name"], "length": length}
-            row |= {"split": evaluation.split, "precision": scorer.precision, **extension_identity(config)}
+            row |= {"split": evaluation.split, "precision": evaluation.precision, **extension_identity(config)}
             row |= {"evaluation": key}
             if identity(row, IDENTITY) not in there:
-                yield _measure(scorer, data, config, row, evaluation, streams)
+                steps.append((config, row))
+    with Progress(f"asking {data.task_name}", [row["length"] for _, row in steps]) as progress:
+        scorer = Scorer(model, streams.scored, evaluation.batch_tokens, evaluation.precision, progress.share)
+        for config, row in steps:
+            progress.step(place_of(config["name"], row["length"]))
+            yield _measure(scorer, data, config, row, evaluation, streams)
 
 
 def _measure(

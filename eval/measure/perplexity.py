@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from conf.progress import Progress
 from conf.schema import CONTROLS, EvaluationSettings
 from data.windows import document_bounds
 from eval.measure.extended import extended_encoding, extension_configs, extension_identity
 from eval.measure.ngram import NGram
 from eval.measure.protocols import plan, protocol
-from eval.measure.rows import PLACE, Measured, Row, answered, identity, row_key
+from eval.measure.rows import PLACE, Measured, Row, answered, identity, place_of, row_key
 from eval.measure.scoring import Scorer
 from eval.measure.streams import Streams
 from eval.measure.targets import Targets
@@ -56,17 +57,22 @@ class Perplexity:
             asked = {identity(row, IDENTITY): row["protocol"] for row in self._places(base)}
             return {name: self.targets[base["context_length"]][name] for key, name in asked.items() if key not in there}
 
-        scorer = Scorer(model, self.streams.scored, self.evaluation.batch_tokens, self.evaluation.precision)
-        for config in self.extensions:
-            for base in self._bases(config):
-                if targets := missing(base):
-                    found = self._score(scorer, config, targets, base)
-                    _keep_good(good, found.rows)
-                    yield found
+        asked = [(config, base) for config in self.extensions for base in self._bases(config)]
+        steps = [(config, base, targets) for config, base in asked if (targets := missing(base))]
+        with Progress("scoring", [_tokens(targets) for _, _, targets in steps]) as progress:
+            evaluation = self.evaluation
+            scorer = Scorer(model, self.streams.scored, evaluation.batch_tokens, evaluation.precision, progress.share)
+            for config, base, targets in steps:
+                progress.step(place_of(config["name"], base["context_length"]))
+                found = self._score(scorer, config, targets, base)
+                _keep_good(good, found.rows)
+                yield found
         floors, found = _Floors(self.streams, model.embedding.num_embeddings), []
-        for base in self._floor_bases():
-            if targets := missing(base):
-                found.append(self._score_floor(floors, targets, base))
+        with Progress("scoring") as progress:
+            for base in self._floor_bases():
+                if targets := missing(base):
+                    progress.step(f"the {base['control']} floor at {base['context_length']}")
+                    found.append(self._score_floor(floors, targets, base))
         if found:
             yield Measured(
                 rows=[row for each in found for row in each.rows],
@@ -136,6 +142,11 @@ class Perplexity:
                 rows.append(row)
                 arrays |= part.stored(row_key(row), of_part)
         return Measured(rows=rows, losses=arrays)
+
+
+def _tokens(targets: Mapping[str, Targets]) -> int:
+    """What it takes to score them, in tokens that are read."""
+    return sum(int((each.windows.stops - each.windows.starts).sum()) for each in targets.values())
 
 
 def _keep_good(good: Collection[str], rows: Iterable[Row]) -> None:

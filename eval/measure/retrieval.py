@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from conf.progress import Progress
 from conf.schema import NEEDLES, EvaluationSettings
 from conf.typed import digest
 from data.stream import TokenStream
@@ -33,7 +34,7 @@ from data.tokenizer import TextTokenizer
 from data.windows import gather_windows
 from eval.measure.extended import extended_encoding, extension_configs, extension_identity
 from eval.measure.probes import probe_windows
-from eval.measure.rows import Measured, Row, answered, identity, row_key
+from eval.measure.rows import Measured, Row, answered, identity, place_of, row_key
 from eval.measure.scoring import Scorer
 from eval.measure.streams import Streams
 from eval.measure.units import retrieved
@@ -113,7 +114,7 @@ class Retrieval:
             if 2 * longest > shortest + 1:
                 raise ValueError(
                     f"eval.retrieval={name}: its {longest} tokens don't fit twice into a context of {shortest}: "
-                    "leave short eval.lengths out, or set eval.retrieval=[]"
+                    "leave short eval.lengths out, or set 'eval.retrieval=[]'"
                 )
         asked = {name: [ends.tolist(), each.tokens_Wn.tolist(), each.scored] for name, each in self.needles.items()}
         self.ids = {name: digest(each)[:8] for name, each in asked.items()}
@@ -124,12 +125,16 @@ class Retrieval:
         known: the rows that there are; stored: the keys of those that have their losses.
         """
         there = answered(known, stored, IDENTITY)
+        steps = [
+            (config, length, missing)
+            for config, length in itertools.product(self.extensions, self.lengths)
+            if (missing := [place for place in self._places(config, length) if identity(place, IDENTITY) not in there])
+        ]
         scorer = Scorer(model, self.streams.scored, self.evaluation.batch_tokens, self.evaluation.precision)
-        for config in self.extensions:
-            for length in self.lengths:
-                places = self._places(config, length)
-                if missing := [place for place in places if identity(place, IDENTITY) not in there]:
-                    yield from self._measured(scorer, config, length, missing)
+        with Progress("retrieval", [length * len(missing) for _, length, missing in steps]) as progress:
+            for config, length, missing in steps:
+                progress.step(place_of(config["name"], length))
+                yield from self._measured(scorer, config, length, missing)
 
     def asked(self, rows: Iterable[Row]) -> list[Row]:
         """Those of the rows that this evaluation asks for."""

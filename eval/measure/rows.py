@@ -42,6 +42,11 @@ def row_key(row: Row) -> str:
     return "/".join(str(row[name]) for name in ("evaluation", *PLACE, *PART, *UNIT) if name in row)
 
 
+def place_of(extension: str, length: int) -> str:
+    """What is at work there, in words: "yarn at 1024", and "at 1024" without an extension."""
+    return f"{extension} at {length}" if extension != "none" else f"at {length}"
+
+
 def identity(row: Row, names: Iterable[str]) -> tuple:
     """What must be the same for a row to answer the same question: its fields of these names."""
     return tuple(row.get(name) for name in names)

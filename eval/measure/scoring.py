@@ -29,10 +29,19 @@ class Scorer:
 
     batch_tokens: tokens a forward pass; halved, with a warning, where memory runs out.
     precision: "32", or "bf16" (autocast of all but the head); the losses are float64 log-probabilities either way.
+    report: called after each pass with the share of what was asked that is done.
     """
 
-    def __init__(self, model: Transformer, stream: TokenStream, batch_tokens: int, precision: str = "32"):
+    def __init__(
+        self,
+        model: Transformer,
+        stream: TokenStream,
+        batch_tokens: int,
+        precision: str = "32",
+        report: Callable[[float], None] = lambda share: None,
+    ):
         self.model, self.stream, self.batch_tokens, self.precision = model.eval(), stream, batch_tokens, precision
+        self.report = report
 
     def score(self, plans: Sequence[Windows], encoding: PositionEncoding | None = None) -> list[np.ndarray]:
         """For each plan, the losses (nats, float64) of its scored targets, window after window, concatenated.
@@ -68,11 +77,13 @@ class Scorer:
         for (start, stop), count in scored:
             length = stop - start
             alike.setdefault((length, count > length // 2), []).append((start, count))
-        losses = {}
+        losses, done, tokens = {}, 0, sum(stop - start for (start, stop), _ in scored)
         for (length, whole), windows in sorted(alike.items()):
             run = functools.partial(self._batch, length=length, whole=whole, encoding=encoding)
             for batch, values in self._by_batch(windows, length, run):
                 losses.update({(start, start + length): row for (start, _), row in zip(batch, values, strict=True)})
+                done += length * len(batch)
+                self.report(done / tokens)
         return losses
 
     @torch.no_grad()
@@ -105,7 +116,11 @@ class Scorer:
         run = functools.partial(
             self._answers, scored_T=scored_T, last=None if whole else last, encoding=encoding or self.model.encoding
         )
-        losses, right = zip(*(found for _, found in self._by_batch(tokens_WT, len(scored_T) - 1, run)), strict=True)
+        found = []
+        for _, of_batch in self._by_batch(tokens_WT, len(scored_T) - 1, run):
+            found.append(of_batch)
+            self.report(sum(len(losses) for losses, _ in found) / len(tokens_WT))
+        losses, right = zip(*found, strict=True)
         return np.concatenate(losses), np.concatenate(right)
 
     @torch.no_grad()

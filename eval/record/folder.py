@@ -81,6 +81,11 @@ class RunFolder:
         return self.path.name
 
     @property
+    def report(self) -> Path:
+        """The page of a run that is no sweep's."""
+        return self.path / "report.html"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -84,7 +84,7 @@ def _checkpoint(settings: Settings) -> Path:
     path = checkpoint_path(folder, stage.step)
     if not is_whole(path):
         there = sorted(map(checkpoint_step, checkpoints(folder)))
-        share = f"training.keep=[{settings.init_at:g}] " if settings.init_at < 1 else ""
+        share = f"'training.keep=[{settings.init_at:g}]' " if settings.init_at < 1 else ""
         raise ValueError(
             f"init={settings.init}: has no checkpoint after step {stage.step} (it has {there or 'none'}): train it by "
             f"its own command with {share}force=true"

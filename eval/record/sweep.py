@@ -7,6 +7,7 @@ the list of those that were started, and the runs' own status files. Light to im
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,6 +22,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
 from conf.mistakes import naming_settings
+from conf.progress import duration
 from conf.schema import check_names
 from conf.typed import digest
 from eval.record.identity import NOT_IDENTITY, as_before
@@ -35,6 +37,7 @@ class SweepCallback(Callback):
 
     job_list: Path | None = None  # of the jobs that were started; None in a single run
     jobs: int | None = None  # how many the sweep has; None for sweepers that don't know beforehand
+    idle = False  # whether the job finds its run finished
 
     def on_multirun_start(self, config, **kwargs: Any) -> None:
         try:
@@ -51,13 +54,17 @@ class SweepCallback(Callback):
     def on_job_start(self, config, **kwargs: Any) -> None:
         if self.job_list is None:
             return
+        from eval.record.folder import RunFolder
+
         with open(self.job_list, "a", encoding="utf-8") as file:  # one short write, which processes don't tear apart
-            file.write(f"{config.run_id}\n")
+            file.write(f"{config.run_id}\t{time.time():.3f}\n")
+        self.idle = RunFolder(self.job_list.parent / config.run_id).finished and not config.force
         of = f" of {self.jobs}" if self.jobs else ""
-        print(f"--- job {config.hydra.job.num + 1}{of}: {config.run_id}", flush=True)
+        if not self.idle:  # else it says so itself, or what is missing
+            print(f"--- job {config.hydra.job.num + 1}{of}: {config.run_id}", flush=True)
 
     def on_job_end(self, config, job_return, **kwargs: Any) -> None:
-        if self.job_list is not None:
+        if self.job_list is not None and not self.idle:
             print(f"--- {progress(self.job_list, self.jobs)}", flush=True)
 
 
@@ -135,7 +142,13 @@ def count_jobs(config) -> int | None:
 
 def started(path: Path) -> list[str]:
     """The run ids of the jobs in a command's list, each once, in order."""
-    return list(dict.fromkeys(path.read_text(encoding="utf-8").splitlines()))
+    return list(_begun(path))
+
+
+def _begun(path: Path) -> dict[str, float | None]:
+    """When each job of a command's list began, in seconds since the epoch, by its run id."""
+    lines = [line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    return {name: float(seconds) if seconds else None for name, _, seconds in lines}
 
 
 def last_started(folder: Path) -> list[str]:
@@ -145,12 +158,35 @@ def last_started(folder: Path) -> list[str]:
 
 
 def progress(path: Path, jobs: int | None) -> str:
-    """ "3 of 6 jobs done, 1 running, 0 failed, 2 left", from a command's list and the files of its jobs."""
+    """ "3 of 6 jobs done, 1 running, 0 failed, 2 left, about 4 min to go", from a command's list and the files of its
+    jobs."""
     from eval.record.folder import RunFolder
 
-    names = started(path)
-    states = Counter(RunFolder(path.parent / name).status["state"] for name in names)
+    begun = _begun(path)
+    found = {name: RunFolder(path.parent / name).status for name in begun}
+    states = Counter(status["state"] for status in found.values())
     running = states["running"] + states["missing"]
-    done, failed = states["finished"], len(names) - states["finished"] - running
-    of, left = (f" of {jobs}", f", {jobs - len(names)} left") if jobs else ("", "")
-    return f"{done}{of} jobs done, {running} running, {failed} failed{left}"
+    done, failed = states["finished"], len(begun) - states["finished"] - running
+    of, left = (f" of {jobs}", f", {jobs - len(begun)} left") if jobs else ("", "")
+    seconds = _to_go(begun, found, jobs - len(begun)) if jobs else 0
+    to_go = f", about {duration(seconds)} to go" if seconds else ""
+    return f"{done}{of} jobs done, {running} running, {failed} failed{left}{to_go}"
+
+
+def _to_go(begun: Mapping[str, float | None], found: Mapping[str, Mapping[str, Any]], left: int) -> float:
+    """How long the jobs that are running or left will take, in seconds, if they take as long as those did that this
+    command has carried out; 0 where none are left, or none were."""
+    now, taken, ages = time.time(), [], []
+    for name, begin in begun.items():
+        status = found[name]
+        if begin is None:
+            continue
+        if status["state"] == "running":
+            ages.append(now - begin)
+        elif "time" in status and (spent := datetime.fromisoformat(status["time"]).timestamp() - begin) > 0:
+            taken.append(spent)  # what was finished before has taken no time
+    if not taken:
+        return 0
+    each = sum(taken) / len(taken)
+    rest = [max(each - age, 0) for age in ages]
+    return max([*rest, (left * each + sum(rest)) / (len(ages) + 1)])  # one has just ended, and the next takes its place

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.schema import Settings
-from eval.measure.rows import Row
+from eval.measure.rows import HEADLINE, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +46,7 @@ def announce(settings: Settings, data, module, folder) -> None:
         f"{_before(settings)}training on {settings.training.tokens:,} tokens in {settings.steps} steps, context "
         f"{trained_on(settings)}{_growth(settings)}; then scored at "
         f"{', '.join(f'{m:g}x' for m in settings.eval.lengths)} the {'first ' if settings.stage else ''}context\n"
+        f"{_going_on(settings, folder)}"
         f"on {device}, in {precision.name} ({precision.reason})",
         flush=True,
     )
@@ -55,6 +56,15 @@ def _before(settings: Settings) -> str:
     """A line on what a second stage starts from; nothing for a first one."""
     stage = settings.stage
     return f"from {stage.run} after step {stage.step:,}, which had {stage.tokens:,} tokens\n" if stage else ""
+
+
+def _going_on(settings: Settings, folder) -> str:
+    """A line on the step from which a run that was stopped goes on; nothing where it begins."""
+    from model.training.checkpoint import checkpoint_step, newest
+
+    if (checkpoint := newest(folder.checkpoints)) is None:
+        return ""
+    return f"going on after step {checkpoint_step(checkpoint)} of {settings.steps}, from {checkpoint}\n"
 
 
 def trained_on(settings: Settings) -> str:
@@ -85,6 +95,25 @@ def print_results(results: Mapping[str, Any], settings: Settings, windows: pd.Da
     if results["rows"]:
         print_rows(results["rows"], f"{results['run_id']}: trained on a context of {trained_on(settings)} tokens")
         print_effective(of_one_run(windows, settings.compare.level), settings.first_context)
+
+
+def in_a_line(results: Mapping[str, Any]) -> str:
+    """What a job comes to where others write into the same terminal: "perplexity 52.10 at 1x, 74.20 at 2x"."""
+    rows = [row for row in results["rows"] if row["protocol"] == HEADLINE]
+    kinds = {
+        "exact match": [(row, f"{row['exact_match']:.1%}") for row in _good(results.get("tasks", []))],
+        "perplexity": [(row, _perplexity(row)) for row in _good(rows) if "control" not in row],
+    }
+    said = [
+        f"{kind} " + ", ".join(f"{figure} at {row['length_ratio']:g}x" for row, figure in found)
+        for kind, found in kinds.items()
+        if found
+    ]
+    return "; ".join(said) or "done"
+
+
+def _good(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row["status"] == "ok" and row["extension"] == "none"]
 
 
 def print_exact_match(rows: Sequence[Row]) -> None:

@@ -104,7 +104,7 @@ class Tracker:
         self.summarise({**facts, **{f"parameters/{part}": count for part, count in results["parameters"].items()}})
         if isinstance(data, TextDataModule):
             self.log_table("sample", pd.DataFrame([sample(model, data, settings.context)]))
-        if (report := folder.path / "report.html").exists():
+        if (report := folder.report).exists():
             self.keep_file(report, "report")
         if settings.logger.checkpoint:
             self.keep_file(newest(folder.checkpoints), "model")

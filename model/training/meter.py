@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch.distributed.tensor import DTensor
 
+from conf.progress import written_over
 from conf.schema import Settings
 from model.devices import BUSY, Load, available_cores, waits_asleep
 
@@ -43,7 +44,8 @@ class Meter(L.Callback):
     report: called with each point, a dict of step, tokens (with those before a second stage), seconds, loss, lr,
     grad_norm (before clipping), tokens_per_second, of a context that grows also context (the last step's, in tokens),
     or val_loss; those of a checkpoint are reported again.
-    A terminal gets a progress bar, anything else a line now and then. The curve is part of the checkpoint.
+    A terminal gets a progress bar, anything else, and jobs side by side, a line now and then. The curve is part of the
+    checkpoint.
     """
 
     def __init__(self, settings: Settings, report=lambda point: None):
@@ -66,7 +68,7 @@ class Meter(L.Callback):
         self._load = Load()
         loss_sum, self._losses = self._pending
         self._loss_sum = torch.tensor(loss_sum, device=module.device)
-        if trainer.is_global_zero and sys.stdout.isatty():
+        if trainer.is_global_zero and written_over():
             columns = ("{task.percentage:>3.0f} %", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             plain = Console(file=getattr(sys.stdout, "stream", sys.stdout))  # a command's stdout lets no cursor move
             self.bar = Progress(

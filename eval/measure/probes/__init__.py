@@ -7,12 +7,13 @@ into, has the status "undefined" and says why. Memory is linear in the length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from conf.progress import Progress
 from conf.schema import EvaluationSettings, member
 from conf.source import source_hash
 from data.stream import TokenStream
@@ -29,13 +30,18 @@ def run_probes(
     model: Transformer, stream: TokenStream, evaluation: EvaluationSettings, known: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Measured]:
     """Runs the probes that are not known with these settings. known: the settings of each that was run, by its name."""
-    values = asdict(evaluation)
+    values, missing = asdict(evaluation), {}
     for name in evaluation.probes:
         source = source_hash(f"eval.measure.probes.{name}")
         asked = {key: values[key] for key in SETTINGS} | {"source": source}
         if known.get(name) != asked:
+            missing[name] = asked
+    with Progress("probe", [1] * len(missing)) as progress:
+        for name, asked in missing.items():
+            progress.step(name)
             probe = member("eval/measure/probes", name, "probe")
-            yield Measured(probes={name: probe(Probed(model, stream, evaluation))}, probe_settings={name: asked})
+            found = probe(Probed(model, stream, evaluation, progress.share))
+            yield Measured(probes={name: found}, probe_settings={name: asked})
 
 
 def probe_windows(stream: TokenStream, evaluation: EvaluationSettings, context: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,10 +59,17 @@ class Probed:
     """The model, the held-out text and the evaluation's settings that every probe is given.
 
     ends: where its windows end in the stream, the same at every length; block: each one's block for the statistics.
+    report: called with the share of the lengths that is done.
     """
 
-    def __init__(self, model: Transformer, stream: TokenStream, evaluation: EvaluationSettings):
-        self.model, self.stream, self.evaluation = model.eval(), stream, evaluation
+    def __init__(
+        self,
+        model: Transformer,
+        stream: TokenStream,
+        evaluation: EvaluationSettings,
+        report: Callable[[float], None] = lambda share: None,
+    ):
+        self.model, self.stream, self.evaluation, self.report = model.eval(), stream, evaluation, report
         self.context = model.shape.context
         self.lengths = evaluation.probe_lengths(self.context)
         self.ends, self.block = probe_windows(stream, evaluation, self.context)
@@ -72,4 +85,5 @@ class Probed:
                 found.append({**base, "status": "undefined", "reason": str(error)})
                 continue
             found += [{**base, "status": "ok", **row} for row in rows(length)]
+            self.report(sum(each <= length for each in lengths) / len(lengths))
         return found
