@@ -75,6 +75,14 @@ def list_of(tmp_path, *ages_and_runs):
     return path
 
 
+def begun(tmp_path, name, state):
+    """A run in this state; one whose state is missing has written no file yet."""
+    run = make_run(tmp_path, name, state="running" if state == "missing" else state)
+    if state == "missing":
+        (run.path / "status.json").unlink()
+    return run
+
+
 @pytest.mark.parametrize(
     ("ages", "jobs", "to_go"),
     [
@@ -83,6 +91,7 @@ def list_of(tmp_path, *ages_and_runs):
         ({"finished": 300, "running": 150}, 4, "2 left, about 6 min to go"),  # (2 * 300 + 150) / 2
         ({"finished": 300, "running": 60}, 2, "0 left, about 4 min to go"),  # one goes on alone
         ({"finished": 300, "running": 900}, 2, "0 left"),
+        ({"finished": 300, "missing": 0}, 2, "0 left, about 5 min to go"),  # it has just begun
         ({"finished": 300}, 1, "0 left"),
         ({"running": 300}, 5, "4 left"),
         ({"finished": -300}, 5, "4 left"),  # it was there before the command
@@ -91,8 +100,7 @@ def list_of(tmp_path, *ages_and_runs):
 )
 def test_a_sweep_says_how_long_it_still_takes(tmp_path, ages, jobs, to_go):
     runs = [
-        (age, make_run(tmp_path, name, state=state))
-        for name, (state, age) in zip(("rope", "t5"), ages.items(), strict=False)
+        (age, begun(tmp_path, name, state)) for name, (state, age) in zip(("rope", "t5"), ages.items(), strict=False)
     ]
     assert progress(list_of(tmp_path, *runs), jobs).endswith(to_go)
 

@@ -181,9 +181,9 @@ def _to_go(begun: Mapping[str, float | None], found: Mapping[str, Mapping[str, A
         status = found[name]
         if begin is None:
             continue
-        if status["state"] == "running":
+        if status["state"] in ("running", "missing"):
             ages.append(now - begin)
-        elif "time" in status and (spent := datetime.fromisoformat(status["time"]).timestamp() - begin) > 0:
+        elif (spent := datetime.fromisoformat(status["time"]).timestamp() - begin) > 0:
             taken.append(spent)  # what was finished before has taken no time
     if not taken:
         return 0
