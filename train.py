@@ -8,6 +8,7 @@ Heavy packages are imported once the configuration is known to be valid, so that
 """
 
 import math
+import sys
 
 from conf.packages import explain_missing
 from model.signals import listen
@@ -19,6 +20,7 @@ if __name__ == "__main__":
 import hydra
 from omegaconf import DictConfig
 
+from conf.own import used_by
 from conf.schema import Settings
 from eval.record.command import answering
 from eval.record.identity import register_names
@@ -106,4 +108,5 @@ def main(cfg: DictConfig) -> float | None:
 if __name__ == "__main__":
     register_names()
     with answering():
+        sys.argv[1:] = used_by(sys.argv[1:])
         main()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -14,15 +15,21 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from conf.mistakes import naming_settings
+from conf.own import own_folder, used_by
 from conf.schema import CONF
 
 
-@functools.cache  # a fifth of a second each, and the tests ask for the same ones hundreds of times
 def composed(name: str | None, *overrides: str) -> DictConfig:
-    """The config of a file of this folder (None: of an empty one) under these overrides.
+    """The config of a file of this folder (None: of an empty one) under these overrides; of these, encoding_path=FOLDER
+    stays in use, as in a command that names it.
 
     Raises ValueError, naming the setting, for an override that doesn't fit.
     """
+    return _composed(name, used_by(overrides), own_folder())
+
+
+@functools.cache  # a fifth of a second each, and the tests ask for the same ones hundreds of times
+def _composed(name: str | None, overrides: Sequence[str], own: Path | None) -> DictConfig:
     with naming_settings(), _own_hydra():
         return compose(name, overrides=list(overrides))
 

@@ -577,6 +577,7 @@ class Settings(Checked):
     force: bool
     init: str | None = None
     init_at: float = 1.0
+    encoding_path: str | None = None
     extension: Any = None  # a group or None
     extend: Any = None  # ExtendSettings or None
     stage: Any = None  # StageSettings or None
@@ -605,7 +606,7 @@ class Settings(Checked):
         split(known, self.data, "data")
         for group in ("encoding", "data", "tokenizer"):
             check_label(group, getattr(self, group).get("name"))
-        check_paths(runs=self.runs, cache_dir=self.cache_dir)
+        check_paths(runs=self.runs, cache_dir=self.cache_dir, encoding_path=self.encoding_path)
         check_names(self.run_id, self.sweep)
         shared = f"{self.shares} (training.accumulate x trainer.devices x trainer.num_nodes)"
         problem = f"can't be shared by {shared}: choose a multiple of it"
@@ -672,12 +673,13 @@ class ScoringSettings:
     run: str | None
     cache_dir: str | None
     num_workers: int | None
+    encoding_path: str | None = None
     extension: Any = None  # a group, or None: OmegaConf can't assign to a group that is null
 
     def __post_init__(self):
         if self.extension is not None and not isinstance(self.extension, dict):
             raise ValueError(f"extension={self.extension!r}: must be a group of settings; choose one by extension=NAME")
-        check_paths(run=self.run, cache_dir=self.cache_dir)
+        check_paths(run=self.run, cache_dir=self.cache_dir, encoding_path=self.encoding_path)
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers={self.num_workers}: must not be negative")
 

@@ -9,9 +9,10 @@ import ast
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
+
+from conf.own import is_own, module_file
 
 SLOTS = ("model.encodings", "model.extensions")  # a class outside of them may be derived from one inside
 
@@ -42,15 +43,19 @@ def _targets(config: Any) -> Iterator[str]:
 
 def _collect(name: str, found: dict[str, Path | None]) -> None:
     """The module and, as they import one another, its neighbours: other files of its folder, and of the slots. The
-    slots themselves, and packages in general, are what modules share and no part of one."""
+    slots themselves, and packages in general, are what modules share and no part of one. Of a module in a folder of
+    one's own (`conf.own`) all files of that folder are neighbours, packages too."""
     if name in found:
         return
-    path = found[name] = _file(name)
+    path = found[name] = module_file(name)
     if path is None:
         return
-    near = (name.rpartition(".")[0], *SLOTS)
+    own = is_own(path)
+    near = SLOTS if own else (name.rpartition(".")[0], *SLOTS)
     for imported in _imports(path, name):
-        if imported.rpartition(".")[0] in near and (other := _file(imported)) and other.name != "__init__.py":
+        beside = imported.rpartition(".")[0] in near
+        other = module_file(imported) if beside or own else None
+        if is_own(other) or (beside and other and other.name != "__init__.py"):
             _collect(imported, found)
 
 
@@ -63,20 +68,10 @@ def _imports(path: Path, name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                base = ".".join([*name.split(".")[: -node.level], *([base] if base else [])])
+                package = f"{name}.__init__" if path.name == "__init__.py" else name
+                base = ".".join([*package.split(".")[: -node.level], *([base] if base else [])])
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return names
-
-
-def _file(name: str) -> Path | None:
-    """The file of a module, None where there is none; its packages are not imported."""
-    spec, path = None, None
-    for part in name.split("."):
-        spec = PathFinder.find_spec(part, path)
-        if spec is None:
-            return None
-        path = spec.submodule_search_locations or []
-    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
 
 @functools.cache  # a process computes by what it has imported, whatever becomes of the file meanwhile

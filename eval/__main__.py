@@ -29,6 +29,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from conf.mistakes import one_sentence
+from conf.own import used_by
 from conf.schema import CONF, EvaluationSettings, ScoringSettings, Settings
 from conf.typed import composed_as, plain, typed
 from eval.record.command import answering
@@ -151,6 +152,7 @@ if __name__ == "__main__":
     register_names()
     with answering(), tempfile.NamedTemporaryFile("r", encoding="utf-8") as failed:
         os.environ[FAILED_RUNS] = failed.name
+        sys.argv[1:] = used_by(sys.argv[1:])
         with last_words(lambda stop: os.unlink(failed.name)):
             main()
         if failed.read():

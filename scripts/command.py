@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Collection
 
+from conf.own import names_own, used_by
 from eval.record.command import answering
 
 
@@ -44,6 +45,8 @@ def number(name: str, text: str, kind: type) -> float:
 
 
 def end_with(main: Callable[[list[str]], int | None]) -> None:
-    """Ends the process with what main makes of the command line: its exit code, or a user's mistake in one sentence."""
+    """Ends the process with what main makes of the command line: its exit code, or a user's mistake in one sentence.
+    encoding_path=FOLDER, which each script takes, is in use by then, and none of main's arguments."""
     with answering():
-        sys.exit(main(sys.argv[1:]))
+        arguments = used_by(sys.argv[1:])
+        sys.exit(main([each for each in arguments if not names_own(each)]))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from conf import own
 from conf.schema import ROOT
 from eval.record.identity import settings_of
 
@@ -15,6 +16,15 @@ torch.set_num_threads(1)
 
 # Presets of `layers`: what holds for every encoding is slow for them, but for one that stands for all.
 PRESETS = {"gemma3", "gemma4", "gpt_oss", "irope", "rnope_swa", "smollm3"}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--encoding-path", metavar="FOLDER", help="encodings of one's own, held to all that encodings are")
+
+
+def pytest_configure(config):
+    if folder := config.getoption("--encoding-path"):
+        own.use(folder)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,7 @@
 """Every encoding of conf/encoding against the laws of tests/laws.py, found by glob: a new yaml is held to all of them.
 
-python -m pytest tests/test_laws.py             # one encoding: -k "[rope]"
+python -m pytest tests/test_laws.py                          # one encoding: -k "[rope]"
+python -m pytest tests/test_laws.py -k "[mine]" --encoding-path FOLDER    # one of your own, in a folder of your own
 """
 
 import functools

@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
 from conf.mistakes import naming_settings
+from conf.own import check_name
 from conf.schema import CONF
 from eval.record.jobs import ANSWERING, FULL_ERROR, MISTAKES, give_up, traceback_asked
 
@@ -120,17 +121,25 @@ class Command(Callback):
             group, name = key.split(".")
             if given[group][name] != own[group][name]:
                 give_up(ValueError(f"hydra.{key}={given[group][name]}: {advice}"))
-        _refuse_idle_choices(config)
+        _check_choices(config)
 
     on_multirun_start = on_run_start
 
     def on_job_start(self, config, **kwargs: Any) -> None:
         print_what_can_be()
-        _refuse_idle_choices(config)
+        _check_choices(config)
 
 
-def _refuse_idle_choices(config) -> None:
-    """Ends the command where it chooses an option of a group, all of whose settings its experiment has settled."""
+def _check_choices(config) -> None:
+    """Ends the command where it chooses an encoding or an extension whose file has another's name, or an option of a
+    group, all of whose settings its experiment has settled."""
+    for group, option in config.hydra.runtime.choices.items():
+        path = CONF / group.partition("@")[0] / f"{option}.yaml"
+        if path.parent.name in ("encoding", "extension") and path.exists():  # those of one's own have been checked
+            try:
+                check_name(path)
+            except ValueError as error:
+                give_up(error)
     experiment = config.hydra.runtime.choices.get("experiment")
     settled = _file("experiment", experiment)
     for override in config.hydra.overrides.task:

@@ -22,7 +22,7 @@ from eval.record.inherit import ARM, PARENT, Parent, arm_of, commanded, complete
 
 # Settings that change where and how a run is carried out, and not what it computes.
 NOT_IDENTITY = ("hydra", "run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "experiment")
-NOT_IDENTITY += ("force", "init", "init_at", "extend", "arm")
+NOT_IDENTITY += ("force", "init", "init_at", "extend", "arm", "encoding_path")
 NOT_TRAINING = (*NOT_IDENTITY, "eval")  # how a model is scored is no part of how it was trained
 OF_STAGE = ("parent", "step")  # of `stage`, what all the rest of it follows from
 # Settings that came later, by group: where one is not set, all is as it was before there was such a setting.

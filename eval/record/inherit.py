@@ -22,7 +22,7 @@ from conf.typed import typed
 
 ARM, PARENT = "arm", "parent"  # the group of a sweep's arms, and the arm that the others start from
 # What a stage has of its own: where and how it is carried out, and what makes it a stage.
-OWN = ("run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "force", "tuning")
+OWN = ("run_id", "sweep", "runs", "cache_dir", "num_workers", "logger", "compare", "force", "tuning", "encoding_path")
 OWN += ("init", "init_at", "extension", "extend")
 OWN_TRAINING = ("keep", "schedule_from", "optimizer_from", "context_schedule")
 FOUND = "stage"  # and never given

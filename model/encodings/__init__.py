@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conf.own import importable
 from conf.signature import check_types, parameters, whole
 
 # score_mod(score, b, h, i, j) -> score: pointwise; b, h, i, j are integer tensors that broadcast against score.
@@ -336,15 +337,17 @@ def named(group: str, slot: str) -> Iterator[None]:
 
 
 def configured_class(config: Mapping[str, Any], slot: str, base: type) -> tuple[type, dict[str, Any]]:
-    """The class that a config names and its settings; the class must lie under model.<slot>s and derive from `base`.
+    """The class that a config names and its settings; the class must lie under model.<slot>s, or in the folder of one's
+    own encodings that is in use, and derive from `base`.
 
     Raises ValueError, naming the value, for another class or a setting that the class doesn't have.
     """
     settings = {key: value for key, value in config.items() if key not in ("_target_", "name")}
     target = str(config.get("_target_", ""))
     module_name, _, class_name = target.rpartition(".")
-    if not f"{module_name}.".startswith(f"model.{slot}s."):
-        raise ValueError(f"{slot}._target_={target!r}: must name a class under model.{slot}s")
+    if not (f"{module_name}.".startswith(f"model.{slot}s.") or (slot == "encoding" and importable(module_name))):
+        elsewhere = ", or in a folder of your own that the command names, encoding_path=FOLDER" * (slot == "encoding")
+        raise ValueError(f"{slot}._target_={target!r}: must name a class under model.{slot}s{elsewhere}")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
