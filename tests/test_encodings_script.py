@@ -33,6 +33,7 @@ def test_the_listing_has_a_row_for_every_file(capsys):
 def test_a_row_says_what_an_encoding_is():
     assert describe("learned") == {
         "name": "learned",
+        "family": "added to the embeddings",
         "class": "Learned",
         "inner": [],
         "parameters": 128 * 128,

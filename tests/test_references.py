@@ -4,17 +4,20 @@ python -m pytest tests/test_references.py       # one encoding: -k "[rope-"
 """
 
 import functools
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from model.catalogue import encoding_config, encoding_names
+from conf.schema import options
+from model.catalogue import encoding_config
 from model.encodings import Shape
 from tests.laws import SEPARATORS, check_reference, of_config
-from tests.references import README, all_references, plain_output, readme_with_table, softmax_rows
+from tests.references import README, all_references, how_to_add, plain_output, readme_with_table, softmax_rows
 
 REFERENCES = all_references()
+NAMES = {*options("encoding")}  # none of a folder of one's own
 config = functools.cache(encoding_config)
 
 # (heads, head width, training context, tokens). Odd lengths; lengths below, at and beyond the context.
@@ -29,15 +32,23 @@ SHAPES = [
 
 
 def test_every_encoding_has_a_reference():
-    assert not (missing := set(encoding_names()) - REFERENCES.keys()), f"no reference in tests/references: {missing}"
+    assert not (missing := sorted(NAMES - REFERENCES.keys())), "\n".join(map(how_to_add, missing))
+
+
+def test_what_is_said_of_a_missing_reference_makes_one():
+    code = re.search(r"REFERENCES = .*", how_to_add("mine")).group()
+    found: dict = {}
+    exec(f"from tests.references import Reference, plain_output as output\n{code}", found)
+    assert found["REFERENCES"]["mine"].output is plain_output
+    assert "tests/references/mine.py" in how_to_add("mine")
 
 
 def test_every_reference_has_an_encoding():
-    assert not (left := REFERENCES.keys() - set(encoding_names())), f"references to no encoding: {left}"
+    assert not (left := REFERENCES.keys() - NAMES), f"references to no encoding: {left}"
 
 
 @pytest.mark.parametrize("heads, head_dim, context, length", SHAPES)
-@pytest.mark.parametrize("name", sorted(REFERENCES.keys() & set(encoding_names())))
+@pytest.mark.parametrize("name", sorted(REFERENCES.keys() & NAMES))
 def test_encoding_equals_its_reference(name, heads, head_dim, context, length):
     shape = Shape(heads * head_dim, heads, num_layers=2, context=context, separators=SEPARATORS)
     check_reference(of_config(config(name)), REFERENCES[name], shape, length)
@@ -68,4 +79,6 @@ def test_plain_output_is_scaled_dot_product_attention():
 
 def test_the_readme_lists_the_references_as_they_are():
     text = README.read_text(encoding="utf-8")
-    assert text == readme_with_table(text), "tests/README.md is stale: python -m tests.references"
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)  # one that has been added since may be missing
+    assert len(listed) > 50
+    assert text == readme_with_table(text, listed), "tests/README.md is stale: python -m scripts.encodings --write"

@@ -10,7 +10,7 @@ Shapes in names: T tokens, H heads, K head width, D model width; one sequence, n
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +76,22 @@ def all_references() -> dict[str, Reference]:
     return found
 
 
-def readme_with_table(readme: str) -> str:
-    """The README's text, its table of references rewritten from the references themselves."""
-    rows = [f"| `{name}` | {reference.source} |" for name, reference in sorted(all_references().items())]
+def how_to_add(name: str) -> str:
+    """What to do about an encoding that has no reference."""
+    return (
+        f"conf/encoding/{name}.yaml has no reference, a second implementation from the paper's formula alone: write "
+        f"tests/references/{name}.py with a function output(encoding, q_HTK, k_HTK, v_HTK, x_TD, tokens_T, layer), a "
+        "float64 loop over (i, j) as those beside it, and with\n\n"
+        f'    REFERENCES = {{"{name}": Reference(source="Author et al. 2025, equation 1", output=output)}}\n\n'
+        "(of an encoding that is added to the embeddings, embed= in place of output=; of a bias, "
+        "output=bias_output(bias) of tests/references/bias.py)"
+    )
+
+
+def readme_with_table(readme: str, names: Collection[str] | None = None) -> str:
+    """The README's text, its table of references rewritten from the references themselves: all, or of these alone."""
+    chosen = {name: each for name, each in sorted(all_references().items()) if names is None or name in names}
+    rows = [f"| `{name}` | {reference.source} |" for name, reference in chosen.items()]
     before, rest = readme.split(TABLE_BEGINS)
     table = "\n".join(["| encoding | reference, written from |", "|---|---|", *rows])
     return f"{before}{TABLE_BEGINS}\n{table}\n{TABLE_ENDS}{rest.split(TABLE_ENDS)[1]}"
