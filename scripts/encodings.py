@@ -40,7 +40,7 @@ HOOKS = ("positions", "embed", "rotate", "unrotate", "rescore", "score_mod", "we
 
 
 def describe(name: str) -> dict[str, Any]:
-    """One encoding's row: family, class, parameters, longest length (None: unlimited), claims, hooks, paper (or None)."""
+    """One encoding's row: family, class, parameters, longest length (None: any), claims, hooks, paper (or None)."""
     encoding = build_encoding(config := encoding_config(name), with_layers(SHAPE, config))
     return {
         "name": name,
