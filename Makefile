@@ -37,6 +37,7 @@ test-all: setup
 lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m scripts.encodings --check
 
 dashboard: setup
 	$(PYTHON) -m wandb leet runs/wandb

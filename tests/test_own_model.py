@@ -79,7 +79,10 @@ def model_again(llama):
     return llama["LlamaForCausalLM"](llama["LlamaConfig"](**llama["sizes"])).eval()
 
 
-@pytest.mark.parametrize("name", ["alibi", "t5", "cope", "learned", "fox"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("alibi", "cope", "learned", "fox")]
+
+
+@pytest.mark.parametrize("name", ["t5", *SLOW])
 def test_it_trains_under_an_encoding_of_each_kind_and_does_not_look_ahead(llama, model, name):
     model = llama["with_encoding"](model, name, 32)
     with torch.no_grad():
@@ -94,11 +97,13 @@ def test_it_trains_under_an_encoding_of_each_kind_and_does_not_look_ahead(llama,
     assert len(names) == len(list(model.encoding.parameters())) and all(key.startswith("encoding.") for key in names)
 
 
+@pytest.mark.slow
 def test_a_length_without_an_encoding_is_refused(llama, model):
     with pytest.raises(ValueError, match="not defined beyond 16 tokens"):
         llama["with_encoding"](model, "learned", 16)(TOKENS)
 
 
+@pytest.mark.slow
 def test_it_generates(llama, model):
     model = llama["with_encoding"](model, "alibi", 32)
     with torch.no_grad():
