@@ -1,6 +1,7 @@
 """The report: what it says is what the files say, in the terminal and in Markdown; its figures are plotly's."""
 
 import math
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from eval.compare.conclusion import conclude
 from eval.compare.figures import position_figure
 from eval.compare.literature import check
 from eval.compare.page import page, report_figures
-from eval.compare.plots import styles
+from eval.compare.plots import MOST_USED, styles
 from eval.compare.probe_figures import probe_sections
 from eval.compare.report import markdown, write_files, write_report
 from eval.compare.show import show_visible
@@ -202,11 +203,33 @@ def test_a_sweep_in_which_all_failed_still_has_a_report(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def test_forty_encodings_have_forty_styles_and_seven_have_seven_colours():
-    names = [path.stem for path in (ROOT / "conf" / "encoding").glob("*.yaml")][:40]
-    found = styles(names)
-    assert len(set(found.values())) == len(names) >= 40
-    assert len({style.colour for style in styles(names[:7]).values()}) == 7
+NAMES = sorted(path.stem for path in (ROOT / "conf" / "encoding").glob("*.yaml"))
+
+
+def test_no_two_encodings_look_alike_and_the_seven_most_used_have_seven_colours():
+    assert len(set(styles(NAMES).values())) == len(NAMES) > 50
+    assert set(MOST_USED) < set(NAMES)
+    for start in range(0, len(MOST_USED), 7):
+        assert len({style.colour for style in styles(MOST_USED[start : start + 7]).values()}) == 7
+
+
+def test_an_encoding_has_one_colour_in_every_sweep():
+    alone = {name: styles([name])[name] for name in NAMES}
+    draw = random.Random(0)
+    for _ in range(50):
+        sweep = draw.sample(NAMES, draw.randint(2, 12))
+        found = styles([*sweep, "unigram"], ["unigram"])
+        assert {name: found[name].colour for name in sweep} == {name: alone[name].colour for name in sweep}
+        used = [name for name in sweep if name in MOST_USED]
+        assert [found[name] for name in used] == [alone[name] for name in used]
+        assert len(set(found.values())) == len(found)
+
+
+def test_a_variant_has_its_encodings_style_where_it_alone_stands_for_it_and_else_one_of_its_own():
+    rope = styles(["rope"])["rope"]
+    assert styles(["rope (base=500)", "alibi"])["rope (base=500)"] == rope
+    found = styles(["rope+yarn@64", "rope", "rope (base=500)", "alibi"])
+    assert found["rope"] == rope and len({style.colour for style in found.values()}) == 4
 
 
 def test_a_style_does_not_depend_on_the_order_of_the_names():
@@ -214,11 +237,14 @@ def test_a_style_does_not_depend_on_the_order_of_the_names():
 
 
 def test_an_encoding_has_one_colour_and_one_dash_in_all_figures(sweep):
-    seen = {}
+    seen, points = {}, {}
     for figure in report_figures(read_comparison(sweep)):
         for trace in figure.data:
             if trace.get("mode", "").startswith("lines") and "fill" not in trace:
                 seen.setdefault(trace["meta"], set()).add((trace["line"]["color"], trace["line"]["dash"]))
+            elif trace.get("mode") == "markers":
+                points.setdefault(trace["meta"], set()).add(trace["marker"]["color"])
+    assert points == {label: {colour for colour, _ in seen[label]} for label in points}
     assert {"rope", "alibi", "sinusoidal", "learned", "unigram"} <= set(seen)
     assert {label: len(looks) for label, looks in seen.items()} == dict.fromkeys(seen, 1)
 

@@ -10,9 +10,7 @@ import pandas as pd
 
 from eval.compare.comparison import MANY, Comparison
 from eval.compare.plots import (
-    GREY,
     HOVER,
-    MARKERS,
     Figure,
     Style,
     axis,
@@ -22,13 +20,19 @@ from eval.compare.plots import (
     length_axis,
     line_at,
     points,
+    styles,
 )
 from eval.compare.show import show_count, show_interval, show_length, show_p, show_percent, show_perplexity
 from eval.compare.tables import costs, name_of
 
-VERDICT_COLOURS = {"better": "#0072B2", "worse": "#D55E00", "not separable": GREY}
 FOREST_LINE = 26  # pixels
 CURVES = {"val_loss": "validation loss", "loss": "training loss", "tokens_per_second": "tokens a second"}
+
+
+def styles_of(comparison: Comparison) -> dict[str, Style]:
+    """The style of each label, encodings first, in order of their names."""
+    found = styles(comparison.labels, set(comparison.labels) - set(comparison.encodings))
+    return {label: found[label] for label in comparison.labels}
 
 
 def perplexity_figure(comparison: Comparison, style: Mapping[str, Style], protocol: str, extension: str) -> Figure:
@@ -86,8 +90,11 @@ def position_figure(comparison: Comparison, style: Mapping[str, Style], extensio
     )
 
 
-def difference_figure(comparison: Comparison, protocol: str, extension: str, length: int, reference: str) -> Figure:
-    """A forest plot: each encoding's change in perplexity against a reference, with its interval, best on top."""
+def difference_figure(
+    comparison: Comparison, style: Mapping[str, Style], protocol: str, extension: str, length: int, reference: str
+) -> Figure:
+    """A forest plot: each encoding's change in perplexity against a reference, with its interval, best on top; open
+    markers where the two are not separable."""
     rows = comparison.differences.query(
         "protocol == @protocol and extension == @extension and context_length == @length and reference == @reference"
     )
@@ -103,9 +110,10 @@ def difference_figure(comparison: Comparison, protocol: str, extension: str, len
     for row in rows.itertuples():
         bounds = {"array": [row.high - row.multiple], "arrayminus": [row.multiple - row.low], "symmetric": False}
         error = {} if pd.isna(row.low) else {"type": "data", "thickness": 2, "width": 5, **bounds}
-        symbol = MARKERS[list(VERDICT_COLOURS).index(row.verdict)]
-        marker = {"color": VERDICT_COLOURS[row.verdict], "size": 10, "symbol": symbol}
-        data.append({**points(rows.loc[[row.Index]], "multiple", "name"), "error_x": error, "marker": marker})
+        symbol = style[row.label].marker + "-open" * (row.verdict == "not separable")
+        marker = {"color": style[row.label].colour, "size": 10, "symbol": symbol}
+        trace = points(rows.loc[[row.Index]], "multiple", "name") | {"text": [show_percent(row.difference_percent)]}
+        data.append({**trace, "error_x": error, "marker": marker})
     place = show_length(length, comparison.context)
     y = {"categoryorder": "array", "categoryarray": rows["name"].tolist()[::-1], "automargin": True}
     return Figure(
@@ -143,6 +151,7 @@ def extension_figure(comparison: Comparison, protocol: str, label: str) -> Figur
         "colorscale": "Viridis",
         "reversescale": True,
         "showscale": False,
+        "colorbar": {"title": {"text": "nats a token"}},
         "xgap": 2,
         "ygap": 2,
     }

@@ -16,7 +16,7 @@ from eval.compare import figures, tables
 from eval.compare.comparison import MANY, Comparison, last_place
 from eval.compare.conclusion import conclude
 from eval.compare.effective import effective_table
-from eval.compare.plots import Figure, Section, Style, styles
+from eval.compare.plots import Figure, Section, Style
 from eval.compare.probe_figures import probe_sections
 from eval.compare.retrieval_report import retrieval_panels
 from eval.compare.runs import differing, flatten
@@ -34,7 +34,7 @@ def page(comparison: Comparison, statements: pd.DataFrame) -> str:
     """report.html. statements: what the literature says; see `literature.check`."""
     loading = {"loader": FileSystemLoader(ASSETS), "undefined": StrictUndefined}
     environment = Environment(**loading, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    style = _styles(comparison)
+    style = figures.styles_of(comparison)
     labels = last_place(comparison.summary)["label"].tolist()[:BEST]
     if stages := stages_of(comparison):
         labels += [label for group in stages.longest for label, _ in group.sides]
@@ -57,14 +57,8 @@ def page(comparison: Comparison, statements: pd.DataFrame) -> str:
 
 def report_figures(comparison: Comparison) -> list[Figure]:
     """All figures of the page."""
-    sections = _sections(comparison, _styles(comparison), pd.DataFrame())
+    sections = _sections(comparison, figures.styles_of(comparison), pd.DataFrame())
     return [panel for section in sections for panel in section.panels if isinstance(panel, Figure)]
-
-
-def _styles(comparison: Comparison) -> dict[str, Style]:
-    """The style of each label, encodings first, in order of their names."""
-    found = styles(comparison.labels, set(comparison.labels) - set(comparison.encodings))
-    return {label: found[label] for label in comparison.labels}
 
 
 def _off(comparison: Comparison, labels: Collection[str], best: Collection[str]) -> list[str]:
@@ -110,7 +104,7 @@ def _sections(comparison: Comparison, style: Mapping[str, Style], statements: pd
         perplexity.append(figures.perplexity_figure(comparison, style, *place))
         perplexity.append(tables.perplexity_table(comparison, *place))
         for at in tables.judged(comparison, *place):
-            differences.append(figures.difference_figure(comparison, *place, *at))
+            differences.append(figures.difference_figure(comparison, style, *place, *at))
             differences.append(tables.difference_table(comparison, *place, *at))
     for place in tables.extended(summary):
         extensions.append(figures.extension_figure(comparison, *place))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,13 @@ from eval.compare.show import Table
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
+TURNS = math.lcm(len(DASHES), len(MARKERS))  # of dash and marker, until they come together again
+# The encodings whose style is chosen: of each line each has a colour of its own, and those of a family stand apart.
+MOST_USED = (
+    *("none", "sinusoidal", "t5", "kerple_log", "alibi", "rope", "learned"),
+    *("fire", "xpos", "cope", "fox", "rope_partial", "shaw", "transformer_xl"),
+    *("rope_abf", "kerple_power", "sandwich", "rope_nope", "deberta", "window", "stick_breaking"),
+)
 GREY = "#8a8f98"
 MAPS, MAP_HEIGHT = 4, 230  # heat maps side by side; pixels
 HOVER = "%{customdata}<extra></extra>"  # what customdata says, and no box with the trace's name beside it
@@ -62,21 +70,49 @@ class Section:
 
 
 def styles(labels: Iterable[str], controls: Iterable[str] = ()) -> dict[str, Style]:
-    """A style a label, by its name: the same in every figure, and in other sweeps as far as no two names collide.
+    """A style a label, no two alike as far as there are styles; controls are grey.
 
-    Each name has a colour of its own, and takes the next of the least used where that is taken. Controls are grey.
+    The colour of an encoding goes by its name alone, so that it is the same in every sweep; so do dash and marker of
+    MOST_USED, and those of others but where two names meet. A label that says more than its encoding's name has the
+    encoding's style where nothing else in the sweep has it, else the next of the least used colours.
     """
-    found, used = {}, [0] * len(COLOURS)
-    for label in sorted(set(labels) - set(controls)):
-        choice = zlib.crc32(label.encode())
-        colour = min(range(len(COLOURS)), key=lambda i: (used[i], (i - choice) % len(COLOURS)))
-        turn = used[colour]
-        used[colour] += 1
+    labels, found, taken = set(labels) - set(controls), {}, [set() for _ in COLOURS]
+
+    def take(label: str, colour: int, turns: Iterable[int]) -> None:
+        turns = list(turns)
+        turn = next((turn for turn in turns if turn not in taken[colour]), turns[0])
+        taken[colour].add(turn)
         marker = MARKERS[(colour + turn) % len(MARKERS)]
         found[label] = Style(COLOURS[colour], DASHES[turn % len(DASHES)], marker)
+
+    variants = []
+    named = {label: encoding_of(label) for label in labels}
+    for label, name in sorted(named.items(), key=lambda each: (each[1] not in MOST_USED, each[1] != each[0], each)):
+        if label != name and name in [named[other] for other in found]:
+            variants.append(label)
+        elif name in MOST_USED:
+            take(label, MOST_USED.index(name) % len(COLOURS), [MOST_USED.index(name) // len(COLOURS)])
+        else:
+            choice, first = zlib.crc32(name.encode()), len(MOST_USED) // len(COLOURS)
+            turns = range(first, TURNS)
+            start = choice // len(COLOURS) % len(turns)
+            take(label, choice % len(COLOURS), [*turns[start:], *turns[:start]])
+    for label in variants:
+        choice = zlib.crc32(label.encode())
+        colour = min(range(len(COLOURS)), key=lambda i: (len(taken[i]), (i - choice) % len(COLOURS)))
+        take(label, colour, range(TURNS))
     for turn, label in enumerate(sorted(controls)):
         found[label] = Style(GREY, DASHES[1 + turn % (len(DASHES) - 1)], MARKERS[turn % len(MARKERS)])
     return found
+
+
+def encoding_of(label: str) -> str:
+    """The encoding that a label (see `Run`) begins with.
+
+    >>> [encoding_of(label) for label in ("rope (base=500000)", "rope+yarn@512", "rope@512 (tokens=1000)", "rope")]
+    ['rope', 'rope', 'rope', 'rope']
+    """
+    return re.split(r" \(|[+@]", label, maxsplit=1)[0]
 
 
 def curves(
@@ -125,10 +161,10 @@ def curves(
 
 
 def heat_maps(
-    grids: Mapping[str, pd.DataFrame], titles: tuple[str, str], show: Callable[[float], str], unit: str
+    grids: Mapping[str, pd.DataFrame], titles: tuple[str, str, str], show: Callable[[float], str], unit: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Data and layout of heat maps side by side, in one scale from zero on: grids, rows upwards, by their titles.
-    titles: of the axes; unit: of the values, which `show` writes into the cells."""
+    titles: of the axes and of the colours; unit: of the values, which `show` writes into the cells."""
     across = min(MAPS, len(grids))
     down = -(-len(grids) // across)
     highest = max(float(np.nanmax(grid.to_numpy(float))) for grid in grids.values())
@@ -147,7 +183,7 @@ def heat_maps(
                 "hovertemplate": f"{escape(title)}<br>%{{x}}, {titles[1]} %{{y}}: %{{text}} {unit}<extra></extra>",
                 "colorscale": "Cividis",
                 **{"zmin": 0, "zmax": max(highest, 1e-9), "showscale": False, "xgap": 2, "ygap": 2},
-                **{"xaxis": f"x{own}", "yaxis": f"y{own}"},
+                **{"xaxis": f"x{own}", "yaxis": f"y{own}", "colorbar": {"title": {"text": titles[2]}}},
             }
         )
         below, first = number + across >= len(grids), number % across == 0

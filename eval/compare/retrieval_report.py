@@ -136,8 +136,7 @@ def retrieval_panels(comparison: Comparison, style: Mapping[str, Style]) -> list
         panels.append(gain_figure(comparison, found, style, needle, extension))
         panels.append(encodings_maps(comparison, found, needle, extension))
         panels += _tables(comparison, found, needle, extension)
-    extended = found.summary[found.summary["extension"] != "none"]
-    for needle, label in dict.fromkeys(zip(extended["needle"], extended["label"], strict=True)):
+    for needle, label in extended(found):
         panels.append(extension_maps(comparison, found, needle, label))
     return panels
 
@@ -146,6 +145,12 @@ def places(found: Retrieval) -> list[tuple[str, str]]:
     """Each (needle, extension); the headline's and no extension first."""
     pairs = set(zip(found.summary["needle"], found.summary["extension"], strict=True))
     return sorted(pairs, key=lambda at: (at[0] != found.headline, at[0], at[1] != "none", at[1]))
+
+
+def extended(found: Retrieval) -> list[tuple[str, str]]:
+    """Each (needle, label) that was asked under extensions."""
+    rows = found.summary[found.summary["extension"] != "none"]
+    return list(dict.fromkeys(zip(rows["needle"], rows["label"], strict=True)))
 
 
 def _here(found: Retrieval, needle: str, extension: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -248,4 +253,5 @@ def _maps(comparison: Comparison, frames: Mapping[str, pd.DataFrame]) -> tuple[l
     named = {
         title: grid.rename(columns=lambda length: f"{length / comparison.context:g}x") for title, grid in grids.items()
     }
-    return heat_maps(named, ("context length", "depth"), show_gain, "nats a token")
+    titles = ("context length", "depth", "gain, nats a token")
+    return heat_maps(named, titles, show_gain, "nats a token")
