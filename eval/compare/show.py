@@ -48,8 +48,13 @@ def show_share(value: float) -> str:
 
 
 def show_gain(nats: float) -> str:
-    """Nats a token, two decimals; three below a tenth, where two would hide what there is."""
-    return f"{nats:.{2 if abs(nats) >= 0.1 else 3}f}".replace("-", MINUS)
+    """Nats a token, two decimals; three below a tenth, where two would hide what there is.
+
+    >>> show_gain(1.234), show_gain(0.0234), show_gain(-0.0004)
+    ('1.23', '0.023', '0.000')
+    """
+    digits = 2 if abs(nats) >= 0.1 else 3
+    return f"{round(nats, digits) + 0.0:.{digits}f}".replace("-", MINUS)  # no minus before a zero
 
 
 def show_visible(nats: float) -> str:
