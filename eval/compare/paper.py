@@ -249,7 +249,11 @@ def _scales(axes: Axes, figure: Figure) -> None:
             axes.set(**{f"{name}lim": spec["range"]})
         _ticks(axes, name, spec)
     across = int(axes.figure.get_figwidth() / LETTER) - 8
-    axes.figure.supxlabel(textwrap.fill(_title(figure.layout["xaxis"]), across), fontsize=LOOK["axes.labelsize"])
+    title = textwrap.fill(_title(figure.layout["xaxis"]), across)
+    if "categoryarray" in figure.layout["yaxis"]:  # whose names may leave little room under the axis itself
+        axes.figure.supxlabel(title, fontsize=LOOK["axes.labelsize"])
+    else:
+        axes.set_xlabel(title)
     axes.set_ylabel(_title(figure.layout["yaxis"]))
     for line in figure.layout.get("shapes", ()):
         axes.axvline(line["x0"], color=line["line"]["color"], linewidth=0.7, linestyle=(0, (3, 2)), zorder=1)
