@@ -16,7 +16,8 @@ import eval.measure.scoring
 from data.windows import Windows
 from eval.measure.protocols import plan
 from eval.measure.scoring import Scorer
-from model.transformer import MLP, Transformer
+from model.block import MLP
+from model.transformer import Transformer
 from tests.small import PROTOCOLS, SETTINGS, small_model, small_stream, token_loss
 
 STREAM = small_stream(41, 26, 60)
