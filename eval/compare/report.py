@@ -52,6 +52,7 @@ def write_report(
     Raises ValueError where the folder holds no run.
     """
     path = Path(path)
+    print(f"comparing the runs in {path}", flush=True)
     asked = last_started(path) if jobs is None else jobs
     comparison = read_comparison(path, reference=reference, level=level, jobs=asked, compare=compare, **chosen_by)
     write_files(comparison)
