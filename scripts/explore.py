@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = RunFolder(options.run) if options.run else None
     names = encoding_names()
     if run is not None and (own := run.settings.encoding["name"]) not in names:
-        raise ValueError(f"--run {options.run}: conf/encoding has no {own}")
+        raise ValueError(f"--run {options.run}: conf/encoding has no {own}; one of your own needs encoding_path=FOLDER")
     out = Path(options.out)
     with Progress("drawing", [1] * len(names)) as progress:
         html = page(names, run, progress.step)

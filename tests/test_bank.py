@@ -163,7 +163,7 @@ WRONG = {
     "a protocol is missing": ({"protocols": ["fixed_targets"]}, "no row of non_overlapping"),
     "not finished": ({"state": "interrupted"}, "is not finished (interrupted)"),
     "a variant": ({"config": {"encoding__base": 5.0}}, "encoding.base is 5.0, not 10000.0"),
-    "an encoding of one's own": ({"encoding": "mine"}, "conf/encoding has no mine"),
+    "an encoding of one's own": ({"encoding": "homemade"}, "conf/encoding has no homemade"),
     "another source": ({"results": {"identity": {"source": "0" * 64}}}, "another source of rope"),
     "another text": ({"results": {"corpus_hash": "0" * 64}}, "its corpus_hash is not the bank's"),
     "other targets": ({"targets_id": "11111111"}, "scored on other tokens"),

@@ -27,6 +27,7 @@ from model.encodings.none import NoPE
 
 class Mine(NoPE):
     relative = distance_bias = True
+    order_blind = False
 
     def __init__(self, shape, strength: float = 1.0):
         super().__init__(shape)
