@@ -281,4 +281,4 @@ def test_the_laws_are_a_command(program, folder):
     formula = folder / f"{module_of(folder)}.py"
     formula.write_text(formula.read_text().replace("self.strength * root", "b * root"))
     broken = program("--encoding-path", str(folder), runs=None, command=command)
-    assert broken.returncode == 1 and "test_the_other_sequences_of_a_batch_do_not_matter" in broken.stdout
+    assert broken.returncode == 1 and "test_a_distance_bias_depends_on_head_and_distance_alone" in broken.stdout
