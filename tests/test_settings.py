@@ -183,6 +183,7 @@ def test_what_can_be_chosen_is_what_lies_in_the_folders():
         "controls",
         "extend",
         "fair",
+        "layouts",
         "retrieval",
         "smoke",
         "standard",
