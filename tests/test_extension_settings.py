@@ -103,13 +103,18 @@ def test_unknown_settings_and_classes_are_refused():
         extension_config("yran")
 
 
-@pytest.mark.parametrize("lacking", ["name", "_target_"])
-def test_a_file_of_an_extension_that_lacks_what_all_have_is_named(monkeypatch, lacking):
-    config = {key: value for key, value in extension_config("yarn").items() if key != lacking}
+def test_a_file_of_an_extension_that_lacks_its_class_is_named(monkeypatch):
+    config = {key: value for key, value in extension_config("yarn").items() if key != "_target_"}
     monkeypatch.setattr("model.catalogue.composed", lambda *asked: OmegaConf.create({"extension": config}))
-    with pytest.raises(ValueError, match=rf"^conf/extension/yarn\.yaml: lacks {lacking}"):
+    with pytest.raises(ValueError, match=r"^conf/extension/yarn\.yaml: lacks _target_"):
         extension_configs(settings_of("eval.extensions=[yarn]").eval)
-    with pytest.raises(ValueError, match=r"^extension\.name: needs a value|^conf/extension/yarn\.yaml: lacks"):
+    with pytest.raises(ValueError, match=r"^conf/extension/yarn\.yaml: lacks _target_"):
+        chosen_extension(config)
+
+
+def test_an_extension_without_a_name_is_refused():
+    config = {key: value for key, value in extension_config("yarn").items() if key != "name"}
+    with pytest.raises(ValueError, match=r"^extension\.name: needs a value"):
         chosen_extension(config)
 
 

@@ -70,7 +70,7 @@ def test_the_command_refuses_what_it_does_not_know(arguments):
 def test_the_terminal_shows_the_best_first_and_the_failures(sweep, capsys):
     write_report(sweep)
     shown = capsys.readouterr().out
-    order = [shown.index(f"│ {name} ") for name in ("alibi", "rope", "sinusoidal", "learned")]
+    order = [shown.index(f"\n{name} ") for name in ("alibi", "rope", "sinusoidal", "learned")]
     assert order == sorted(order)
     assert "no loss <img src=x" in shown
     assert str(sweep / "report.html") in shown

@@ -254,7 +254,7 @@ def test_a_text_without_the_separators_is_refused_by_name(cls, unit):
     [
         (RoPE, {"base": 0.5}, "encoding.base=0.5"),
         (RoPE, {"base": float("nan")}, "encoding.base=nan"),
-        (RoPEPartial, {"p": 0}, "encoding.p=0"),
+        (RoPEPartial, {"p": -0.1}, "encoding.p=-0.1"),
         (RoPEPartial, {"p": 1.5}, "encoding.p=1.5"),
         (RoPEPartialHead, {"share": 0}, "encoding.share=0"),
         (RoPEMultiscale, {"lowest_base": 0.1}, "encoding.lowest_base=0.1"),
