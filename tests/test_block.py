@@ -30,7 +30,7 @@ OPTIONS = {
     "all": {"qk_norm": True, "sink": True, "output_gate": "head", "token_shift": "kv"},
 }
 LAWS = ("causality", "prefix_consistency", "executors", "gradients", "decoding", "last_rows", "batch_independence")
-USUAL = ("none", "rope", "alibi", "t5", "sinusoidal", "fox", "cope", "swan", "rope_output")
+USUAL = ("none", "rope", "alibi", "fox", "cope", "swan")
 NO_SOFTMAX = ("stick_breaking",)
 
 
