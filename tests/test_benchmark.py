@@ -21,6 +21,7 @@ def rows(tmp_path, monkeypatch, *arguments):
     return list(csv.DictReader(path.open()))
 
 
+@pytest.mark.slow
 def test_encodings_are_set_against_none(tmp_path, monkeypatch):
     none, rope = rows(tmp_path, monkeypatch, "encodings", "--encodings", "rope", "--rounds", "3", "--threads", "1")
     assert (none["contestant"], none["ratio"], none["ratio_to"], none["setting"]) == ("none", "1.0", "none", "bf16")
@@ -43,6 +44,7 @@ def test_ratios_are_to_the_fastest_reference():
     ]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_built_is_left_out_by_name(monkeypatch, capsys):
     monkeypatch.setitem(benchmark.SHAPES, "nano", benchmark.Sizes(32, 2, 5, 97, 32, 4))  # 5 heads in a width of 32
     options = SimpleNamespace(device=benchmark.torch.device("cpu"), threads=1)
@@ -53,6 +55,7 @@ def test_what_cannot_be_built_is_left_out_by_name(monkeypatch, capsys):
     assert "rope: left out (ValueError" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_attention_alone_is_timed_by_every_executor(tmp_path, monkeypatch):
     names = [
         row["contestant"] for row in rows(tmp_path, monkeypatch, "attention", "--encodings", "alibi", "--rounds", "1")

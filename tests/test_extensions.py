@@ -37,18 +37,25 @@ from tests.references.extensions import EXTENSION_REFERENCES
 pytestmark = pytest.mark.filterwarnings(r"ignore:extension\.high=4")
 
 
+FEW = ("none", "rope", "rope_partial", "rope_learned", "alibi", "t5", "sinusoidal", "learned", "fox", "cope", "swan")
+every_encoding = pytest.mark.parametrize(
+    "names", [pytest.param(FEW, id="few"), pytest.param(tuple(encoding_names()), id="all", marks=pytest.mark.slow)]
+)
+
+
 @functools.cache
-def fitting_pairs():
+def fitting_pairs(names):
     return [
         (method, name)
         for method in extension_names()
-        for name in encoding_names()
+        for name in names
         if extension_of(method).fits(encoding_of(name)) is None
     ]
 
 
-def test_every_extension_fits_and_runs_on_every_encoding_that_it_says_it_fits():
-    pairs = fitting_pairs()
+@every_encoding
+def test_every_extension_fits_and_runs_on_every_encoding_that_it_says_it_fits(names):
+    pairs = fitting_pairs(names)
     for method, name in pairs:
         extension, outputs = extension_of(method), []
         longest = encoding_of(name).max_length
@@ -81,8 +88,9 @@ def test_within_the_training_length_every_extension_is_none_to_the_last_bit(meth
             assert torch.equal(hidden(name, extension, length), hidden(name, extension_of("none"), length))
 
 
-def test_an_extended_encoding_stays_on_one_device():
-    for method, name in fitting_pairs():
+@every_encoding
+def test_an_extended_encoding_stays_on_one_device(names):
+    for method, name in fitting_pairs(names):
         if method == "none":  # the encoding itself, which the laws hold
             continue
         extension, encoding = extension_of(method), encoding_of(name)
