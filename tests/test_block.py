@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from conf.schema import BLOCK_OPTIONS
+from eval.record.identity import settings_of
+from model.attention import SINKS, choose, record_executors
 from model.block import PLAIN, Block, BlockOptions, Canon, KVShift
+from model.build import build_transformer, check_model
 from model.catalogue import encoding_config, encoding_names
 from model.encodings import Shape
 from model.encodings.none import NoPE
@@ -102,6 +105,21 @@ def test_the_executors_without_a_place_for_a_sink_refuse_it():
                 laws.attend(encoding, laws.Content.random(SHAPE, 9), executor=executor)
 
 
+@pytest.mark.parametrize("name", ["none", "alibi", "t5", "fox", "swan"])
+@pytest.mark.parametrize(
+    "length", [40, 300]
+)  # from 256 tokens on biases of the distance are scored by another executor
+def test_what_is_chosen_has_a_place_for_a_sink(name, length):
+    with laws.blocks_with(sink=True), torch.no_grad():
+        whole = laws.rig_model(laws.rig(laws.of_config(encoding_config(name))))
+        with record_executors() as used:
+            assert whole(laws.random_tokens(1, length)).isfinite().all()
+        assert used <= {*SINKS}
+        for encoding in (whole.encoding.at(layer) for layer in range(whole.shape.num_layers)):
+            q = torch.empty(1, SHAPE.num_heads, 1 << 14, 16, device="meta")
+            assert {choose(encoding, mod, q, sink=True) for mod in (None, lambda score, *_: score)} <= {*SINKS}
+
+
 # ---------------------------------------------------------------------------------------------------- off: not a bit
 
 
@@ -128,6 +146,25 @@ def test_the_seed_alone_decides_the_weights_of_an_option(options):
 
 def test_options_are_those_of_the_settings():
     assert tuple(BlockOptions.__dataclass_fields__) == BLOCK_OPTIONS
+
+
+def test_a_run_is_built_with_the_options_of_its_settings():
+    given = settings_of("model=nano", "model.sink=true", "model.output_gate=head", "model.token_shift=canon")
+    names = [name for name, _ in build_transformer(given, 20, {}).blocks[1].named_parameters()]
+    assert {"sink", "gate.weight", "shift.weight"} <= {*names} and "q_norm.weight" not in names
+
+
+@pytest.mark.parametrize(
+    "setting, says",
+    [
+        ("model.output_gate=heads", r"model\.output_gate='heads': must be"),
+        ("model.token_shift=conv", r"model\.token_shift='conv': must be"),
+        ("model.sink=true", r"model\.sink=true: StickBreaking weighs without a softmax"),
+    ],
+)
+def test_what_can_not_be_is_refused_before_any_text_is_read(setting, says):
+    with pytest.raises(ValueError, match=says):
+        check_model(settings_of("encoding=stick_breaking", "model=nano", setting))
 
 
 @pytest.mark.parametrize(
