@@ -12,7 +12,7 @@ import pandas as pd
 
 from conf.schema import BLOCK_OPTIONS, Settings, StageSettings
 from eval.record.folder import RunFolder
-from eval.record.identity import NOT_TRAINING, as_before
+from eval.record.identity import NOT_TRAINING
 
 # What must be equal between runs that are compared: settings (or whole groups), and the data by results.json. Beside
 # them the tokens trained on, but for second stages; see `find_objection`.
@@ -135,7 +135,7 @@ def _read_run(folder: RunFolder, evaluation: str | None = None) -> Run:
     known |= {"time": status.get("time"), "problem": _unfinished(status), "diverged": status.get("diverged", False)}
     try:
         if known["state"] != "missing" or (folder.path / "config.json").exists():
-            known |= {"settings": folder.settings, "flat": flatten(as_before(folder.config))}
+            known |= {"settings": folder.settings, "flat": flatten(folder.config)}
             results = known["results"] = folder.shown_as(evaluation)
             known["flat"]["source"] = results.get("identity", {}).get("source", "")[:6]
         if known["problem"] is None:
