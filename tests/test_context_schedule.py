@@ -330,10 +330,12 @@ def test_steps_are_recorded_and_compiled_only_once_the_context_is_whole(composed
     assert asked[0].batches == len(whole) < settings.steps
 
 
-def test_the_announcement_says_how_the_context_grows(composed, tmp_path, capsys):
-    given = ["training.tokens=2048", "training.context_schedule.kind=warmup", "training.context_schedule.start=16"]
+def test_the_announcement_says_how_the_context_grows_and_which_options_the_blocks_have(composed, tmp_path, capsys):
+    given = ["training.tokens=2048", "model.sink=true", "model.output_gate=head"]
+    given += ["training.context_schedule.kind=warmup", "training.context_schedule.start=16"]
     train(composed(*SETTINGS, *given, f"runs={tmp_path}"))
     said = capsys.readouterr().out
+    assert ", sink, output_gate=head, " in said
     assert (
         "context 32 (warmup: windows cut into pieces of 16 tokens, which grow to it in 60 % of the steps); then" in said
     )

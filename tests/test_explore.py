@@ -136,11 +136,11 @@ def make_trained(path, settings):
 
 
 def test_a_trained_run_stands_beside_the_untrained_encoding_with_what_it_learned(composed, tmp_path):
-    settings = composed("experiment=smoke", "encoding=t5", "seed=3")
+    settings = composed("experiment=smoke", "encoding=t5", "seed=3", "model.qk_norm=true")
     model = make_trained(tmp_path, settings)
     pack = Pack()
     *_, found = explore.states("t5", explore.RunFolder(tmp_path), pack)
-    assert found["label"].startswith("trained") and found["context"] == settings.context
+    assert found["label"] == f"trained: {tmp_path.name} (qk_norm)" and found["context"] == settings.context
     expected = curves(model.encoding, 0, same=True)
     learned = np.stack([unpack(pack, where) for where in found["curves"]["same"][0]])
     assert np.allclose(learned, expected, atol=1e-3)

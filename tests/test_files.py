@@ -8,6 +8,7 @@ What a run leaves on disk is held to it in test_train.py too, where one is train
 
 import json
 import re
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,8 @@ def test_losses_lie_as_documented(sweeps):
 @pytest.mark.slow
 def test_the_example_runs_and_a_trained_sweep_has_what_is_documented(program, tmp_path, monkeypatch):
     text = documented.PAGE.partition("\n## In a notebook\n")[2].partition("\n## ")[0]
-    command = re.search(r"`python train.py (.*?)`", text, re.DOTALL).group(1).split()
+    command = re.search(r"`python train.py (.*?)`", text, re.DOTALL).group(1)
+    command = shlex.split(command)
     done = program(*command, "eval.extensions=[none,yarn]", runs=tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     demo = tmp_path / "runs" / "demo"
