@@ -17,7 +17,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-CONF = Path(__file__).parent
+from conf.schema import CONF
+
 SETTING, VARIABLE = "encoding_path", "TRAINSHORT_ENCODING_PATH"
 
 

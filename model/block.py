@@ -152,18 +152,9 @@ class Block(nn.Module):
         if options.token_shift:
             self.shift = KVShift(dim, heads) if options.token_shift == "kv" else Canon(dim)
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        encoding: PositionEncoding,
-        positions: Tensor,
-        layer: int,
-        past: Past | None = None,
-        width: int | None = None,
-        last: int | None = None,
-    ) -> Tensor:
-        """(B, T, D) to as much, or to the last so many rows alone."""
-        h_BTD = self.attend(self.attention_norm(x_BTD), encoding, positions, layer, past, width, last)
+    def forward(self, x_BTD: Tensor, *where, last: int | None = None) -> Tensor:
+        """(B, T, D) to as much, or to the last so many rows alone. where: as `attend` takes it after its input."""
+        h_BTD = self.attend(self.attention_norm(x_BTD), *where, last=last)
         x_BTD = x_BTD[:, -(last or 0) :] + self._drop(h_BTD)
         return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)))
 

@@ -105,7 +105,7 @@ class Transformer(nn.Module):
             x_BTD = F.dropout(x_BTD, self.dropout, self.training)
         for layer, block in enumerate(self.blocks):
             wanted = last if layer == len(self.blocks) - 1 else None
-            x_BTD = block(x_BTD, encoding, positions, layer, past, width, wanted)
+            x_BTD = block(x_BTD, encoding, positions, layer, past, width, last=wanted)
         return self.norm(x_BTD)
 
     def forward(

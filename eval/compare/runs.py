@@ -115,7 +115,8 @@ def read_runs(path: Path, jobs: Collection[str] = (), evaluation: str | None = N
         else run
         for run in runs
     ]
-    runs = [replace(run, label=_label(run, runs)) for run in runs]
+    options = differing([run.flat for run in runs if run.settings], OPTIONS)
+    runs = [replace(run, label=_label(run, runs, options)) for run in runs]
     return sorted(runs, key=lambda run: (run.label, run.seed if run.seed is not None else -1, run.name))
 
 
@@ -180,10 +181,10 @@ def differing(flats: Sequence[Mapping[str, Any]], among: Iterable[str] = ("",)) 
     ]
 
 
-def _label(run: Run, runs: Sequence[Run]) -> str:
+def _label(run: Run, runs: Sequence[Run], options: Collection[str]) -> str:
     """The encoding's name, of an arm with its extension and context, and the settings in which runs of the same name
-    differ; else the folder's. Where a sweep's stages are of several lengths, each says its own, and where its runs have
-    other options of the blocks each says those."""
+    differ; else the folder's. Where a sweep's stages are of several lengths, each says its own. options: those of the
+    blocks in which any of the runs differ, of which each says its own."""
     if run.settings is None:
         return run.name
     alike = (_named(run), run.control)
@@ -193,7 +194,6 @@ def _label(run: Run, runs: Sequence[Run]) -> str:
     keys |= {*differing(same)} & {*SAID_OF_STAGES}
     if run.stage and len({each.settings.training.tokens for each in read if each.stage}) > 1:
         keys.add("training.tokens")
-    options = differing([each.flat for each in read], OPTIONS)
     keys -= {*options, *_following(run, same, keys)}
     parts = [f"context={run.settings.first_context}"] if run.control else []
     parts += [f"{key.removeprefix('encoding.').removesuffix('.name')}={run.flat.get(key)}" for key in sorted(keys)]
