@@ -8,6 +8,7 @@ import struct
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
@@ -140,6 +141,28 @@ def test_a_difference_that_is_not_separable_has_an_open_marker_in_its_encodings_
         assert to_hex(dot.get_markeredgecolor()).upper() == style[label].colour
         assert to_hex(dot.get_markerfacecolor()) == to_hex(inside)
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["separable from rope", "not separable"]
+
+
+def test_an_interval_reaches_from_its_lower_to_its_upper_end(comparison, figures):
+    rows = comparison.differences.query("context_length == @LENGTHS[1] and reference == 'rope'").set_index("label")
+    axes = canvas(comparison, figures[f"differences-fixed_targets-{LENGTHS[1]}-to-rope"]).axes[0]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    drawn = {names[round(ends[0][1])]: ends[:, 0] for bars in axes.collections for ends in bars.get_segments()}
+    assert drawn.keys() == {"alibi", "t5"}
+    for label, (low, high) in drawn.items():
+        at, *ends = 1 + rows.loc[label, ["difference_percent", "difference_low", "difference_high"]].astype(float) / 100
+        assert low < at < high and (low, high) == pytest.approx(ends)
+
+
+def test_the_cells_of_a_map_are_in_the_rows_and_columns_of_their_numbers(comparison, figures):
+    figure = figures["retrieval-depth-pair"]
+    drawn = canvas(comparison, figure).axes[: len(figure.data)]
+    for axes, trace in zip(drawn, figure.data, strict=True):
+        np.testing.assert_allclose(axes.collections[0].get_array(), trace["z"])
+        written = {text.get_position(): text.get_text() for text in axes.texts}
+        assert written == {
+            (x + 0.5, y + 0.5): text for y, line in enumerate(trace["text"]) for x, text in enumerate(line)
+        }
 
 
 def test_an_encoding_that_is_undefined_at_some_lengths_leaves_cells_empty(comparison, figures):

@@ -70,6 +70,7 @@ def test_it_is_an_encoding_as_all_others(folder):
     assert encoding_names() == sorted([*before, "homemade"])
     encoding = build_encoding(encoding_config("homemade", ["encoding.strength=3"]), SHAPE)
     assert type(encoding).__name__ == "Mine" and encoding.strength == 3
+    assert sys.path[-1] == str(folder) and sys.path.count(str(folder)) == 1  # where it hides nothing
 
 
 def test_it_stands_inside_others_and_others_inside_it(folder):

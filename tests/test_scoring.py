@@ -62,6 +62,14 @@ def test_protocols_that_ask_for_the_same_windows_cost_nothing_more(passes):
     assert len(passes) == 2 * alone
 
 
+@pytest.mark.parametrize("batch_tokens", [1, 64, 10**6])
+def test_how_much_is_scored_is_said_after_each_pass_and_ends_at_all(passes, batch_tokens):
+    said = []
+    Scorer(small_model(), STREAM, batch_tokens, report=said.append).score(plans_at(16))
+    tokens = np.cumsum([batch * length for batch, length in passes])
+    assert said == pytest.approx((tokens / tokens[-1]).tolist())
+
+
 def test_the_batch_changes_no_loss():
     plans = plans_at(16)
     one, many = (Scorer(small_model(), STREAM, batch_tokens=n).score(plans) for n in (1, 10**6))
