@@ -3,12 +3,13 @@
     python -m scripts.bank                        what is in it, what is missing or stale, and the command that fills it
     python -m scripts.bank gather RUN|SWEEP       takes finished runs of the standard setting into it
     python -m scripts.bank fill                   trains what is missing, and gathers it
-    python -m scripts.bank write                  docs/results/standard.md, and a page with figures
+    python -m scripts.bank write                  docs/results/standard.md, the README's table and picture, and a page
+                                                  with figures
     python -m scripts.bank compare RUN|SWEEP      one's own runs of the standard setting against the whole bank
 
 Options, key=value: bank=FILE (results/standard-v1.parquet); seeds=0,1,2 and encodings=a,b (what is looked for, or
 filled); gather: replace=true takes runs in the place of others of the same encoding and seed that were made elsewhere;
-write: out=FILE, page=FILE; compare: level=0.95. What else stands after fill goes to train.py: runs=DIR,
+write: out=FILE, page=FILE, readme=FILE; compare: level=0.95. What else stands after fill goes to train.py: runs=DIR,
 hydra/launcher=two_jobs, trainer.threads=1, logger=none. docs/bank.md has the rest.
 
 Exit codes are those of a sweep: 3 where a run failed, or was refused.
@@ -16,6 +17,7 @@ Exit codes are those of a sweep: 3 where a run failed, or was refused.
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from conf.mistakes import one_sentence
 from eval.record.jobs import SWEEP_FAILED
-from scripts.command import end_with, number
+from scripts.command import end_with, number, rewritten
 
 if TYPE_CHECKING:
     from eval.compare.bank import Gaps
@@ -35,7 +37,7 @@ OPTIONS = {
     "status": ("bank", "seeds", "encodings"),
     "gather": ("bank", "replace"),
     "fill": ("bank", "seeds", "encodings"),
-    "write": ("bank", "out", "page"),
+    "write": ("bank", "out", "page", "readme"),
     "compare": ("bank", "level"),
 }
 WITH_FOLDER = ("gather", "compare")
@@ -186,17 +188,24 @@ def write(bank: Path, options: Mapping[str, str]) -> int:
     from conf.schema import ROOT
     from eval.compare.bank import bank_comparison, open_bank
     from eval.compare.literature import check
+    from eval.compare.overview import PICTURE, overview, overview_picture
     from eval.compare.page import page
-    from eval.compare.ranking import bank_markdown
+    from eval.compare.ranking import bank_markdown, ranked
     from eval.record.files import write_atomic
 
-    contents = open_bank(bank)
+    contents, digest = open_bank(bank), hashlib.sha256(bank.read_bytes() if bank.exists() else b"").hexdigest()
     comparison = bank_comparison(contents, bank)
-    out = Path(options.get("out", ROOT / "docs" / "results" / "standard.md"))
-    figures = Path(options.get("page", bank.with_suffix(".html")))
-    for path, text in ((out, bank_markdown(comparison, contents)), (figures, page(comparison, check(comparison)))):
+    rows = ranked(comparison)
+    readme = Path(options.get("readme", ROOT / "README.md"))
+    files = {
+        Path(options.get("out", ROOT / "docs" / "results" / "standard.md")): bank_markdown(comparison, contents, rows),
+        Path(options.get("page", bank.with_suffix(".html"))): page(comparison, check(comparison)),
+        readme: rewritten(readme.read_text("utf-8"), "bank", overview(comparison, contents, rows, digest)),
+        readme.parent / PICTURE: overview_picture(comparison, rows, digest),
+    }
+    for path, made in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text.encode())
+        write_atomic(path, made if isinstance(made, bytes) else made.encode())
         print(path)
     return 0
 

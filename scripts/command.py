@@ -44,6 +44,15 @@ def number(name: str, text: str, kind: type) -> float:
         raise ValueError(f"{name}={text}: must be a number") from None
 
 
+def rewritten(page: str, name: str, body: str) -> str:
+    """A page with what stands between <!-- NAME: begin --> and <!-- NAME: end --> replaced by `body`.
+    Raises ValueError where it has no such place."""
+    begins, ends = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if begins not in page or ends not in page:
+        raise ValueError(f"the page has no place for it, between {begins} and {ends}")
+    return f"{page.partition(begins)[0]}{begins}\n{body}\n{ends}{page.partition(ends)[2]}"
+
+
 def end_with(main: Callable[[list[str]], int | None]) -> None:
     """Ends the process with what main makes of the command line: its exit code, or a user's mistake in one sentence.
     encoding_path=FOLDER, which each script takes, is in use by then, and none of main's arguments."""

@@ -30,11 +30,11 @@ from model.catalogue import FAMILIES, encoding_config, encoding_family, encoding
 from model.encodings import PositionEncoding, Shape, build_encoding
 from model.encodings.combined import uses
 from model.encodings.layers import Layers
-from scripts.command import end_with
+from scripts.command import end_with, rewritten
 
 SHAPE = Shape(dim=128, num_heads=4, num_layers=4, context=128, separators={"line": (3,), "sentence": (4,)})
 README = ROOT / "README.md"
-BEGINS, ENDS = "<!-- encodings: begin -->", "<!-- encodings: end -->"
+LIST = "encodings"  # its place in the README
 WRITE = "python -m scripts.encodings --write"
 HOOKS = ("positions", "embed", "rotate", "unrotate", "rescore", "score_mod", "weigh")
 
@@ -107,13 +107,12 @@ def readme_with_families(readme: str, names: Collection[str]) -> str:
     for family, page in FAMILIES.items():
         if of_family := [name for name in sorted(names) if encoding_family(name) == family]:
             rows.append(f"| {family}{f' ([{page}]({page}))' if page else ''} | {', '.join(of_family)} |")
-    before, _, rest = readme.partition(BEGINS)
-    return "\n".join([f"{before}{BEGINS}", *rows, f"{ENDS}{rest.partition(ENDS)[2]}"])
+    return rewritten(readme, LIST, "\n".join(rows))
 
 
 def listed_in(readme: str) -> set[str]:
     """The encodings that the README's list names."""
-    rows = readme.partition(BEGINS)[2].partition(ENDS)[0].splitlines()[3:]
+    rows = readme.partition(f"<!-- {LIST}: begin -->")[2].partition("<!--")[0].splitlines()[3:]
     return {name for row in rows for name in row.rstrip(" |").rpartition("| ")[2].split(", ")}
 
 

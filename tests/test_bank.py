@@ -4,8 +4,10 @@ python -m pytest tests/test_bank.py
 """
 
 import base64
+import hashlib
 import io
 import json
+import re
 import shutil
 import zlib
 from dataclasses import replace
@@ -27,6 +29,7 @@ from eval.compare.bank import add, beside, entry_of, gaps, open_bank, stated
 from eval.compare.bank_file import BankError, read_bank, write_bank
 from eval.compare.comparison import read_comparison
 from eval.compare.literature import check
+from eval.compare.overview import PICTURE, bank_of
 from eval.compare.runs import flatten
 from eval.record.identity import identity, settings_of
 from eval.record.jobs import SWEEP_FAILED
@@ -37,6 +40,7 @@ SETTINGS = typed(Settings, CONFIG)
 ENCODINGS = {name: {**CONFIG["encoding"], "name": name} for name in ("alibi", "none", "rope", "t5")}
 LOSSES = {"alibi": 5.0, "none": 5.6, "rope": 5.3, "t5": 5.0}
 V1 = "6d66afb7"
+WRITE = "python -m scripts.bank write"
 
 
 def test_the_standard_setting_states_all_that_its_numbers_depend_on():
@@ -528,8 +532,17 @@ def test_runs_of_another_setting_and_an_empty_bank_are_refused(full, small, tmp_
 
 
 def test_the_page_ranks_by_groups_that_cannot_be_told_apart(full, tmp_path, capsys):
-    out, page = tmp_path / "standard.md", tmp_path / "page.html"
-    assert script.main(["write", f"bank={full}", f"out={out}", f"page={page}"]) == 0
+    out, page, readme = (tmp_path / name for name in ("standard.md", "page.html", "README.md"))
+    readme.write_text("above\n<!-- bank: begin -->\nold\n<!-- bank: end -->\nbelow\n")
+    assert script.main(["write", f"bank={full}", f"out={out}", f"page={page}", f"readme={readme}"]) == 0
+    above, *shown, below = readme.read_text().splitlines()
+    assert (above, below) == ("above", "below") and "old" not in shown
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown if line.startswith("| ")]
+    families = {"alibi": "biases by distance", "t5": "biases by distance", "rope": "rotations", "none": "none"}
+    assert {row[0]: row[1] for row in cells[2:]} == families and [row[0] for row in cells[4:]] == ["rope", "none"]
+    assert [row[-1] for row in cells[4:]] == ["the reference", "worse"] and "better" in {row[-1] for row in cells[2:4]}
+    hashes = {bank_of((tmp_path / PICTURE).read_bytes()), re.search("sha256 ([0-9a-f]{64})", "\n".join(shown))[1]}
+    assert hashes == {hashlib.sha256(full.read_bytes()).hexdigest()}
     text = out.read_text()
     at = text.partition(f"## At {8 * CONTEXT} (8x)")[2].partition("## ")[0]
     groups = [line.split("|")[1:3] for line in at.splitlines() if line.startswith("| ") and "---" not in line][1:]
@@ -559,7 +572,19 @@ def test_a_folder_that_is_none_of_a_run_is_said_to_be(full, tmp_path):
 
 
 def test_what_is_committed_is_a_bank_of_this_version():
-    path = ROOT / "results" / f"standard-v{banks.VERSION}.parquet"
-    if not path.exists():
-        pytest.skip("no bank is committed yet")
-    assert open_bank(path).entries
+    assert open_bank(banks.BANK).entries
+
+
+def test_the_readme_and_its_picture_are_of_the_bank_that_is_committed():
+    digest = hashlib.sha256(banks.BANK.read_bytes()).hexdigest()
+    assert f"sha256 {digest} -->" in (ROOT / "README.md").read_text(), f"README.md is stale: {WRITE}"
+    assert bank_of((ROOT / PICTURE).read_bytes()) == digest, f"{PICTURE} is stale: {WRITE}"
+
+
+@pytest.mark.slow
+def test_the_readme_and_the_page_are_what_the_bank_says(tmp_path):
+    readme = Path(shutil.copy(ROOT / "README.md", tmp_path))
+    out = tmp_path / "standard.md"
+    assert script.main(["write", f"out={out}", f"page={tmp_path / 'page.html'}", f"readme={readme}"]) == 0
+    assert readme.read_text() == (ROOT / "README.md").read_text()
+    assert out.read_text() == (ROOT / "docs" / "results" / "standard.md").read_text()

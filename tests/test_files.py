@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from conf.schema import ROOT
 from eval.compare.comparison import read_comparison, write_comparison
 from eval.compare.retrieval import retrieval_of, retrieval_rows
 from eval.compare.stages import stage_rows, stages_of
@@ -106,7 +107,7 @@ def test_losses_lie_as_documented(sweeps):
 
 @pytest.mark.slow
 def test_the_example_runs_and_a_trained_sweep_has_what_is_documented(program, tmp_path, monkeypatch):
-    text = documented.PAGE.partition("\n## In a notebook\n")[2].partition("\n## ")[0]
+    text = (ROOT / "docs" / "python.md").read_text().partition("\n## ")[0]
     command = re.search(r"`python train.py (.*?)`", text, re.DOTALL).group(1)
     command = shlex.split(command)
     done = program(*command, "eval.extensions=[none,yarn]", runs=tmp_path / "runs")

@@ -1,16 +1,14 @@
-"""What the README shows works: its examples of adding things run, that of an encoding keeps the laws, what its Python
-session prints is so, and every encoding and extension is named.
+"""What the README and docs show works: the examples of adding things run, that of an encoding keeps the laws, what a
+Python session prints is so, and every encoding and extension is named.
 
 python -m pytest tests/test_readme.py
 """
 
-import ast
 import doctest
 import inspect
 import json
 import re
 import shutil
-import subprocess
 
 import pytest
 import yaml
@@ -21,6 +19,8 @@ from tests import laws
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+ADDING = (ROOT / "docs" / "adding.md").read_text()
+PYTHON = (ROOT / "docs" / "python.md").read_text()
 LAWS = sorted(
     name
     for name, check in vars(laws).items()
@@ -32,7 +32,7 @@ def section(title: str) -> str:
     return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-FILES = dict(re.findall(r"`(\S+)`:\n\n```(?:python|yaml)\n(.*?)```", section("Adding things"), re.DOTALL))
+FILES = dict(re.findall(r"`(\S+)`:\n\n```(?:python|yaml)\n(.*?)```", ADDING, re.DOTALL))
 
 
 # -------------------------------------------------------------------------------------------------------- adding things
@@ -102,55 +102,6 @@ def test_the_example_of_a_task_runs(program, extended, tmp_path):
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------- commands
-
-
-def written() -> dict[str, str]:
-    """What shows commands: pages without their Python, comments of the yaml files, docstrings of the programs."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    texts = {path: re.sub(r"```python.*?```", "", path.read_text(), flags=re.DOTALL) for path in pages}
-    for path in (ROOT / "conf").rglob("*.yaml"):
-        texts[path] = "\n".join(re.findall(r"#(.*)", path.read_text()))
-    for path in (ROOT / "train.py", ROOT / "eval" / "__main__.py", *(ROOT / "scripts").glob("*.py")):
-        texts[path] = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return {str(path.relative_to(ROOT)): text for path, text in texts.items()}
-
-
-BARE = re.compile(r"""(?<![\w.@'"])[+~]*[\w.@]+=(?:\[|\w+\()[^\s`]*""")  # a bracket in an argument, and no quotes
-
-
-@pytest.mark.parametrize(("text", "found"), [("a eval.lengths=[1]", 1), ("'encoding=glob(*)'", 0), ("a b=glob(*)", 1)])
-def test_brackets_without_quotes_are_found(text, found):
-    assert len(BARE.findall(text)) == found
-
-
-def test_brackets_in_arguments_are_quoted_as_zsh_needs_it():
-    assert not {name: found for name, text in written().items() if (found := BARE.findall(text))}
-
-
-def test_the_first_commands_lead_to_the_environment_that_the_others_need():
-    first = [
-        line.partition("#")[0].split() for line in re.search(r"```sh\n(.*?)```", README, re.DOTALL)[1].splitlines()
-    ]
-    assert [words[:2] for words in first[:3]] == [["git", "clone"], ["make", "run"], ["make", "shell"]]
-    assert "source .venv/bin/activate" in README
-
-
-def test_every_target_of_make_that_is_named_is_one():
-    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
-    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)) <= {*targets}
-
-
-def test_a_shell_of_make_finds_the_python_of_the_environment(tmp_path):
-    python = tmp_path / "venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\necho this one")
-    python.chmod(0o755)
-    command = ["make", "-s", "-o", "setup", "shell", f"VENV={tmp_path / 'venv'}", "SHELL=/bin/sh"]
-    done = subprocess.run(command, cwd=ROOT, input="python\n", capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "this one"
-
-
 # ------------------------------------------------------------------------------------------------------------ in Python
 
 
@@ -169,13 +120,23 @@ class Close(doctest.OutputChecker):
             return wanted == found
 
 
+@pytest.mark.slow  # two minutes
+def test_the_first_run_prints_the_table_that_the_readme_shows(program, tmp_path):
+    done = program("logger=none", runs=tmp_path, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    shown = re.search(r"```text\n(.*?)```", section("The first ten minutes"), re.DOTALL)[1]
+    begin = done.stdout.index("fixed_targets\n")
+    printed = done.stdout[begin : done.stdout.index("non_overlapping\n", begin)]
+    assert len(shown.splitlines()) > 8 and Close().check_output(shown, printed, 0)
+
+
 def test_the_session_in_python_prints_what_it_says(program, tmp_path, monkeypatch):
-    text = section("In Python")
+    text = PYTHON.partition("\n## What it prints\n")[2]
     command = re.search(r"`python train.py (.*?)`", text, re.DOTALL).group(1).split()
     done = program(*command, runs=tmp_path / "runs", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path)
-    session = doctest.DocTestParser().get_doctest(text, {}, "README", None, 0)
+    session = doctest.DocTestParser().get_doctest(text, {}, "docs/python.md", None, 0)
     assert len(session.examples) > 10
     monkeypatch.setenv("TRAINSHORT_CACHE", str(tmp_path / "cache"))
     said = []

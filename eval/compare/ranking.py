@@ -119,9 +119,9 @@ def _origin(results: dict[str, Any], time: str) -> dict[str, str]:
     return {"machine": made_on(results), "commit": commit[:8] + "+" * commit.endswith("+"), "time": time[:10]}
 
 
-def bank_markdown(comparison: Comparison, contents: Contents) -> str:
-    """docs/results/standard.md. Raises ValueError where the bank has no figure of the headline's protocol."""
-    rows, training = ranked(comparison), comparison.compared[0].settings.training
+def bank_markdown(comparison: Comparison, contents: Contents, rows: pd.DataFrame) -> str:
+    """docs/results/standard.md. rows: those of `ranked`. Raises ValueError where there are none."""
+    training = comparison.compared[0].settings.training
     if rows.empty:
         raise ValueError(comparison.objection or f"the bank has no figure of {HEADLINE}")
     parts = [

@@ -320,9 +320,13 @@ def _each_against_each(
 ) -> dict[Key, dict[Key, Difference]]:
     """Of each, by its name: every other minus it, over the seeds that both have; nothing where there are none."""
     against: dict[Key, dict[Key, Difference]] = {name: {} for name in losses}
-    for a, b in itertools.combinations(losses, 2):
-        if pair := shared_seeds(losses[a], losses[b]):
-            found = difference(*pair, tokens_W, blocks_W, level=level, comparisons=None, names=(str(a), str(b)))
+    summed, tokens_B = {}, None  # by block, once for all pairs
+    for name, loss_W in losses.items():
+        loss_SB, tokens_B = _by_block(*_checked(str(name), np.stack([*loss_W.values()]), tokens_W), blocks_W)
+        summed[name] = dict(zip(loss_W, loss_SB, strict=True))
+    for a, b in itertools.combinations(summed, 2):
+        if pair := shared_seeds(summed[a], summed[b]):
+            found = difference(*pair, tokens_B, level=level, comparisons=None)
             against[b][a], against[a][b] = found, replace(found, nats=-found.nats)
     return against
 

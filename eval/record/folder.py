@@ -201,18 +201,18 @@ class RunFolder:
 
         Raises DamagedError where it is missing, or a row's figures don't follow from it.
         """
-        losses, found = self.losses, []
+        rows = [row for row in rows if row["status"] == "ok" and "evaluation" in row]
+        losses, found = self.losses if rows else {}, []
         for row in rows:
-            if row["status"] == "ok" and "evaluation" in row:
-                key, columns = row_key(row), columns_of(row)
-                own = losses.get(key)
-                if own is None:
-                    raise DamagedError(self.path / "losses.npz", f"lacks what is behind {key}")
-                if own.ndim != 2 or own.shape[1] != len(columns) or not _follow(row, own.astype(np.float64)):
-                    reason = f"is not what results.json goes by: what is behind {key} differs"
-                    raise DamagedError(self.path / "losses.npz", reason)
-                place = {name: row[name] for name in (*PLACE, *UNIT) if name in row}
-                found.append(pd.DataFrame(own, columns=columns).assign(key=key, **place, unit=range(len(own))))
+            key, columns = row_key(row), columns_of(row)
+            own = losses.get(key)
+            if own is None:
+                raise DamagedError(self.path / "losses.npz", f"lacks what is behind {key}")
+            if own.ndim != 2 or own.shape[1] != len(columns) or not _follow(row, own.astype(np.float64)):
+                reason = f"is not what results.json goes by: what is behind {key} differs"
+                raise DamagedError(self.path / "losses.npz", reason)
+            place = {name: row[name] for name in (*PLACE, *UNIT) if name in row}
+            found.append(pd.DataFrame(own, columns=columns).assign(key=key, **place, unit=range(len(own))))
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["key", *PLACE, *UNIT, "unit"])
 
     @property

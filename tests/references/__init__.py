@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from scripts.command import rewritten
+
 
 def identity(encoding, x_TD: np.ndarray, tokens_T: np.ndarray) -> np.ndarray:
     """The embeddings as they are."""
@@ -59,7 +61,6 @@ class Reference:
 
 
 README = Path(__file__).parent.parent / "README.md"
-TABLE_BEGINS, TABLE_ENDS = "<!-- references: begin -->", "<!-- references: end -->"
 
 
 def all_references() -> dict[str, Reference]:
@@ -92,6 +93,4 @@ def readme_with_table(readme: str, names: Collection[str] | None = None) -> str:
     """The README's text, its table of references rewritten from the references themselves: all, or of these alone."""
     chosen = {name: each for name, each in sorted(all_references().items()) if names is None or name in names}
     rows = [f"| `{name}` | {reference.source} |" for name, reference in chosen.items()]
-    before, rest = readme.split(TABLE_BEGINS)
-    table = "\n".join(["| encoding | reference, written from |", "|---|---|", *rows])
-    return f"{before}{TABLE_BEGINS}\n{table}\n{TABLE_ENDS}{rest.split(TABLE_ENDS)[1]}"
+    return rewritten(readme, "references", "\n".join(["| encoding | reference, written from |", "|---|---|", *rows]))

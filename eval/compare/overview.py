@@ -1,0 +1,101 @@
+"""What the README shows of the bank: a table of the encodings that everyone knows and of each family's best, and a
+picture of all. Both name the file that they were made from, by its hash, so that a test sees when they are stale."""
+
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+
+from eval.compare.bank import SEEDS, VERSION, catalogue
+from eval.compare.bank_file import Contents
+from eval.compare.comparison import Comparison
+from eval.compare.conclusion import conclude
+from eval.compare.paper import LOOK, log_ticks
+from eval.compare.plots import COLOURS, GREY, MOST_USED
+from eval.compare.report import as_text, markdown_table
+from eval.compare.show import Table, column, show_length, show_percent, show_perplexity
+from model.catalogue import encoding_family
+
+PICTURE = "docs/pictures/standard.png"
+BANK = "Bank"  # the picture's text with the hash of its bank
+WIDTH, ROW = 6.5, 0.145  # inches
+
+
+def overview(comparison: Comparison, contents: Contents, rows: pd.DataFrame, digest: str) -> str:
+    """Markdown. rows: those of `ranking.ranked`; digest: the bank's SHA-256.
+
+    Raises ValueError for an encoding without a family, as one of one's own has none.
+    """
+    training, data = comparison.compared[0].settings.training, comparison.compared[0].settings.data["name"]
+    runs = f"{len(contents.entries)} of {len(SEEDS) * len(catalogue())} runs are in it so far"
+    parts = [
+        f"<!-- of results/standard-v{VERSION}.parquet, sha256 {digest} -->",
+        f"Perplexity by fixed targets at the training context of {comparison.context} tokens and beyond it, after "
+        f"{training.tokens:,} tokens of {data.capitalize()}; {runs}. The encodings that are compared "
+        f"most, and of every family the lowest at {rows['context_length'].max():,} tokens; "
+        f"[all {rows['label'].nunique()}, in groups that can't be told apart](docs/results/standard.md).",
+        markdown_table(overview_table(comparison, rows)),
+        as_text(next(each for each in conclude(comparison) if each.startswith("At "))),
+        f"![Perplexity of every encoding at the training context and at the longest]({PICTURE})",
+    ]
+    return "\n\n".join(parts)
+
+
+def overview_table(comparison: Comparison, rows: pd.DataFrame) -> Table:
+    """A row an encoding, a column a length, the verdict against the reference at the longest; best first there."""
+    lengths = sorted(rows["context_length"].unique().tolist())
+    last = rows[rows["context_length"] == lengths[-1]].sort_values("nats")
+    family = last["label"].map(encoding_family)
+    best = last["label"].groupby(family).first()
+    shown = rows[rows["label"].isin([*MOST_USED[: len(COLOURS)], *best])]
+    wide = shown.pivot(index="label", columns="context_length", values="perplexity").sort_values(lengths[::-1])
+    wide = wide.rename_axis(columns=None).reset_index()
+    found = last.set_index("label").reindex(wide["label"])
+    said = found["verdict"].where(wide["label"].ne(comparison.reference).to_numpy(), "the reference")
+    return Table(
+        "",
+        [
+            column("encoding", wide["label"]),
+            column("family", wide["label"].map(encoding_family)),
+            *(column(show_length(at, comparison.context), wide[at], show_perplexity) for at in lengths),
+            column(f"against {comparison.reference} there", found["difference_percent"], show_percent),
+            column("", said.astype(object)),
+        ],
+    )
+
+
+def overview_picture(comparison: Comparison, rows: pd.DataFrame, digest: str) -> bytes:
+    """PNG: a row an encoding, best on top by the longest context, a dot at the training context and one at the longest;
+    those that have no figure there stand last."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ends = [rows["context_length"].min(), rows["context_length"].max()]
+    wide = rows.pivot(index="label", columns="context_length", values="perplexity").sort_values(ends[::-1])[ends]
+    places = range(len(wide), 0, -1)
+    with matplotlib.rc_context(LOOK):
+        canvas = Figure(figsize=(WIDTH, 0.7 + ROW * len(wide)), layout="constrained")
+        axes = canvas.add_subplot(xscale="log")
+        axes.hlines(places, wide.min(axis=1), wide.max(axis=1), color=GREY, linewidth=1, zorder=1)
+        for at, colour, marker in zip(ends, COLOURS, "oD", strict=False):
+            name = f"at a context of {show_length(at, comparison.context)}"
+            axes.plot(wide[at], places, marker, color=colour, markersize=3.5, label=name, zorder=2)
+        axes.set_yticks(places, wide.index)
+        axes.set_ylim(0.3, len(wide) + 0.7)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(True, axis="x")
+        ticks = log_ticks(*axes.get_xlim())
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("perplexity")
+        canvas.legend(loc="outside upper center", ncols=2)
+        file = io.BytesIO()
+        canvas.savefig(file, format="png", dpi=200, metadata={"Software": None, BANK: digest})
+    return file.getvalue()
+
+
+def bank_of(picture: bytes) -> str:
+    """The hash of the bank that a picture was made from; nothing where it says none."""
+    _, _, rest = picture.partition(f"tEXt{BANK}\0".encode())
+    return rest[:64].decode("ascii", "replace")
