@@ -192,15 +192,16 @@ def write(bank: Path, options: Mapping[str, str]) -> int:
     from eval.compare.page import page
     from eval.compare.ranking import bank_markdown, ranked
     from eval.record.files import write_atomic
+    from model.catalogue import encoding_family
 
     contents, digest = open_bank(bank), hashlib.sha256(bank.read_bytes() if bank.exists() else b"").hexdigest()
     comparison = bank_comparison(contents, bank)
-    rows = ranked(comparison)
+    rows, families = ranked(comparison), {name: encoding_family(name) for name in comparison.encodings}
     readme = Path(options.get("readme", ROOT / "README.md"))
     files = {
         Path(options.get("out", ROOT / "docs" / "results" / "standard.md")): bank_markdown(comparison, contents, rows),
         Path(options.get("page", bank.with_suffix(".html"))): page(comparison, check(comparison)),
-        readme: rewritten(readme.read_text("utf-8"), "bank", overview(comparison, contents, rows, digest)),
+        readme: rewritten(readme.read_text("utf-8"), "bank", overview(comparison, contents, rows, families, digest)),
         readme.parent / PICTURE: overview_picture(comparison, rows, digest),
     }
     for path, made in files.items():

@@ -4,6 +4,7 @@ picture of all. Both name the file that they were made from, by its hash, so tha
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -15,18 +16,16 @@ from eval.compare.paper import LOOK, log_ticks
 from eval.compare.plots import COLOURS, GREY, MOST_USED
 from eval.compare.report import as_text, markdown_table
 from eval.compare.show import Table, column, show_length, show_percent, show_perplexity
-from model.catalogue import encoding_family
 
 PICTURE = "docs/pictures/standard.png"
 BANK = "Bank"  # the picture's text with the hash of its bank
 WIDTH, ROW = 6.5, 0.145  # inches
 
 
-def overview(comparison: Comparison, contents: Contents, rows: pd.DataFrame, digest: str) -> str:
-    """Markdown. rows: those of `ranking.ranked`; digest: the bank's SHA-256.
-
-    Raises ValueError for an encoding without a family, as one of one's own has none.
-    """
+def overview(
+    comparison: Comparison, contents: Contents, rows: pd.DataFrame, families: Mapping[str, str], digest: str
+) -> str:
+    """Markdown. rows: those of `ranking.ranked`; families: by encoding; digest: the bank's SHA-256."""
     training, data = comparison.compared[0].settings.training, comparison.compared[0].settings.data["name"]
     runs = f"{len(contents.entries)} of {len(SEEDS) * len(catalogue())} runs are in it so far"
     parts = [
@@ -35,19 +34,18 @@ def overview(comparison: Comparison, contents: Contents, rows: pd.DataFrame, dig
         f"{training.tokens:,} tokens of {data.capitalize()}; {runs}. The encodings that are compared "
         f"most, and of every family the lowest at {rows['context_length'].max():,} tokens; "
         f"[all {rows['label'].nunique()}, in groups that can't be told apart](docs/results/standard.md).",
-        markdown_table(overview_table(comparison, rows)),
+        markdown_table(overview_table(comparison, rows, families)),
         as_text(next(each for each in conclude(comparison) if each.startswith("At "))),
         f"![Perplexity of every encoding at the training context and at the longest]({PICTURE})",
     ]
     return "\n\n".join(parts)
 
 
-def overview_table(comparison: Comparison, rows: pd.DataFrame) -> Table:
+def overview_table(comparison: Comparison, rows: pd.DataFrame, families: Mapping[str, str]) -> Table:
     """A row an encoding, a column a length, the verdict against the reference at the longest; best first there."""
     lengths = sorted(rows["context_length"].unique().tolist())
     last = rows[rows["context_length"] == lengths[-1]].sort_values("nats")
-    family = last["label"].map(encoding_family)
-    best = last["label"].groupby(family).first()
+    best = last.groupby(last["label"].map(families))["label"].first()
     shown = rows[rows["label"].isin([*MOST_USED[: len(COLOURS)], *best])]
     wide = shown.pivot(index="label", columns="context_length", values="perplexity").sort_values(lengths[::-1])
     wide = wide.rename_axis(columns=None).reset_index()
@@ -57,7 +55,7 @@ def overview_table(comparison: Comparison, rows: pd.DataFrame) -> Table:
         "",
         [
             column("encoding", wide["label"]),
-            column("family", wide["label"].map(encoding_family)),
+            column("family", wide["label"].map(families)),
             *(column(show_length(at, comparison.context), wide[at], show_perplexity) for at in lengths),
             column(f"against {comparison.reference} there", found["difference_percent"], show_percent),
             column("", said.astype(object)),
