@@ -99,8 +99,8 @@ def main(cfg: DictConfig) -> float | None:
 
     done = carry_out(train, cfg)
 
-    from eval.compare.objective import objective
     from eval.record.folder import RunFolder
+    from eval.record.objective import objective
 
     return objective(RunFolder.of(cfg)) if done else math.inf
 

@@ -18,7 +18,7 @@ from typing import Any
 from conf.mistakes import one_sentence
 from conf.schema import CONF
 from eval.record.files import write_atomic
-from eval.record.tracking import CONTEXT_LENGTH, CURVE, POSITION, TOKENS, TRAIN, choose_mode, metric
+from eval.record.tracking import CONTEXT_LENGTH, CURVE, ENCODING, POSITION, TOKENS, TRAIN, choose_mode, metric
 from scripts.command import end_with
 
 NAME = "Train short, test long"
@@ -39,7 +39,7 @@ def build_workspace(entity: str, project: str):
     except ImportError:
         raise ValueError("wandb-workspaces is missing: pip install -e '.[dashboard]'") from None
 
-    encoding = wr.Config("encoding.name")
+    encoding = wr.Config(ENCODING)
 
     def line(title: str, x: str, y: str, title_x: str, **more: Any) -> wr.LinePlot:
         spread = {"groupby": encoding, "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
@@ -86,9 +86,7 @@ def build_workspace(entity: str, project: str):
             ),
         ],
         settings=ws.WorkspaceSettings(max_runs=100),
-        runset_settings=ws.RunsetSettings(
-            filters=[expr.Metric("JobType") == TRAIN], groupby=[expr.Config("encoding.name")]
-        ),
+        runset_settings=ws.RunsetSettings(filters=[expr.Metric("JobType") == TRAIN], groupby=[expr.Config(ENCODING)]),
     )
 
 

@@ -65,7 +65,7 @@ def test_every_panel_shows_what_a_run_really_logs(program, tmp_path):
 
 
 def test_panels_are_grouped_by_encoding():
-    assert {panel["config"]["groupBy"] for panel in panels()} == {"encoding.value.name"}
+    assert {panel["config"]["groupBy"] for panel in panels()} == {"encoding_name.value"}
 
 
 def test_the_dashboard_is_written_where_it_cannot_be_saved(tmp_path, capsys):

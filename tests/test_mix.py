@@ -15,7 +15,7 @@ from conf.typed import plain
 from data.module import MixDataModule, TaskDataModule, TextDataModule, build_data, data_module
 from data.sources import copy
 from eval.record.identity import identity, settings_of
-from eval.record.sample import sample
+from eval.record.sample import samples
 from eval.record.trained import load
 from model.training.language_model import build_language_model
 from tests.texts import write_texts
@@ -120,8 +120,8 @@ class Answering(torch.nn.Module):
 
 
 def test_a_sample_of_text_leaves_out_what_is_no_text(mix):
-    said = sample(Answering(mix.vocab_size), mix, 32)
-    assert said["prompt"] and said["continuation"] == ""
+    said = samples(Answering(mix.vocab_size), mix, 32)
+    assert said and all(each["prompt"] and each["text"] == "" for each in said)
 
 
 def test_both_parts_are_in_its_hashes(command, mix, texts):

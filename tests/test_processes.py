@@ -20,10 +20,10 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 
 from conf.schema import CONF
-from eval.compare.objective import objective
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
 from eval.record.jobs import carry_out
+from eval.record.objective import objective
 from eval.record.sweep import last_started
 from model.signals import listen
 

@@ -16,10 +16,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from conf.schema import CONF, CompareSettings, LoggerSettings
-from eval.compare.objective import objective
 from eval.compare.sweep import SweepReport
 from eval.record.folder import RunFolder
 from eval.record.identity import register_names
+from eval.record.objective import objective
 from eval.record.sweep import AGENT, SweepCallback, count_jobs, progress, started, sweep_name
 from tests.synthetic import make_run
 

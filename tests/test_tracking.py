@@ -7,18 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import wandb
 
-from conf.schema import LoggerSettings
+from conf.schema import ROOT, LoggerSettings, options
 from eval.compare.comparison import read_comparison
 from eval.compare.report import write_files
 from eval.compare.sweep import track_sweep
 from eval.record.folder import RunFolder
 from eval.record.identity import settings_of
-from eval.record.sample import CONTINUATION, PROMPT, sample
-from eval.record.tracking import ID_FILE, record_id, track, track_run, track_scored
+from eval.record.sample import CONTINUATION, PROMPT, samples
+from eval.record.tracking import CURVE, FIGURES, ID_FILE, Tracker, metric, record_id, track, track_run, track_scored
 from eval.record.trained import load
 from tests.test_resume import Killed, stop_at
 from tests.wandb_records import history, offline_runs, records, summary
@@ -37,7 +38,7 @@ SMOKE = [
 SMOKE += ["eval.targets=8", "eval.lengths=[1,2]", "eval.protocols=[fixed_targets,positions]", "eval.probes=[]"]
 SMOKE += ["eval.retrieval=[]"]
 NAMES = ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "a;b", "a'b", "a b", "a,b", "ä", " ", "x" * 300]
-AXES = {"step", "tokens", "context_length", "position"}
+AXES = {"x/step", "x/tokens", "x/context_length", "x/position"}
 STEPS = [*range(2, 21, 2)]
 
 
@@ -108,13 +109,13 @@ def test_a_record_says_everything_once(composed, offline, tmp_path):
     entries, last, found = history(folder), summary(folder), records(folder)
     results = RunFolder.of(run).results
 
-    by_length = [entry for entry in entries if "context_length" in entry]
-    assert [entry["context_length"] for entry in by_length] == [32, 64]
-    places = [entry["position"] for entry in entries if "position" in entry]
+    by_length = [entry for entry in entries if "x/context_length" in entry]
+    assert [entry["x/context_length"] for entry in by_length] == [32, 64]
+    places = [entry["x/position"] for entry in entries if "x/position" in entry]
     assert places == sorted(set(places)) and len(places) > 2
     trained = [entry for entry in entries if "train/loss" in entry]
-    assert [entry["step"] for entry in trained] == STEPS
-    assert [entry["tokens"] for entry in trained] == [1024 * step for step in STEPS]
+    assert [entry["x/step"] for entry in trained] == STEPS
+    assert [entry["x/tokens"] for entry in trained] == [1024 * step for step in STEPS]
     assert {"train/lr", "train/grad_norm", "train/tokens_per_second"} <= trained[0].keys()
 
     perplexity = {
@@ -131,15 +132,16 @@ def test_a_record_says_everything_once(composed, offline, tmp_path):
 
     defined = {record["name"]: record for record in found["metric"]}
     assert all(record["options"].get("hidden", False) == (name in AXES) for name, record in defined.items())
-    curves = {name for entry in entries for name in entry if name.startswith(("train/", "val/", "eval/"))}
-    axis = {"train": "tokens", "val": "tokens", "eval": "context_length"}
-    for name in curves:
-        expected = "position" if name.startswith("eval/positions/") else axis[name.partition("/")[0]]
-        assert defined[name]["step_metric"] == expected
+    curves = {name for entry in entries for name in entry if "/" in name and not name.startswith("x/")}
+    axis = {"train": "x/tokens", "val": "x/tokens", "eval": "x/context_length", "fixed": "x/context_length"}
+    axis["pos"] = "x/position"
+    assert {name.partition("/")[0] for name in curves} == axis.keys()
+    assert all(defined[name]["step_metric"] == axis[name.partition("/")[0]] for name in curves)
 
     kinds = {record["type"] for record in found["artifact"]}
     assert {"report", "model"} <= kinds
-    assert list(folder.rglob("sample*.table.json"))
+    (table,) = (json.loads(path.read_text()) for path in folder.rglob("samples*.table.json"))
+    assert table["columns"] == ["prompt", "text", "document", "tokens"] and len(table["data"]) == 3
 
     trained = load(RunFolder.of(run).path)
     track_scored(trained.folder, trained.model, trained.data)
@@ -172,7 +174,7 @@ def test_a_second_stage_is_a_run_of_its_own_that_begins_where_its_parent_ends(co
     train(stage)
     ids = [(RunFolder.of(run).path / ID_FILE).read_text() for run in (parent, stage)]
     before, after = (offline_runs(tmp_path, identifier)[0] for identifier in ids)
-    ends = [[entry["tokens"] for entry in history(folder) if "train/loss" in entry] for folder in (before, after)]
+    ends = [[entry["x/tokens"] for entry in history(folder) if "train/loss" in entry] for folder in (before, after)]
     assert ends[0][-1] < ends[1][0] == stage.stage.tokens + stage.training.batch_size * stage.context
     record = records(after)["run"][0]
     assert record["run_group"] == records(before)["run"][0]["run_group"] == "both"
@@ -185,11 +187,11 @@ def test_a_run_that_goes_on_offline_leaves_one_record_with_the_whole_curve(compo
         stop_at(patch, 13)
         train(run)
     (first,) = offline_runs(tmp_path)
-    assert [entry["step"] for entry in history(first) if "train/loss" in entry][-1] == 12
+    assert [entry["x/step"] for entry in history(first) if "train/loss" in entry][-1] == 12
     train(run)
     (whole,) = offline_runs(tmp_path)
     assert whole != first
-    assert [entry["step"] for entry in history(whole) if "train/loss" in entry] == STEPS
+    assert [entry["x/step"] for entry in history(whole) if "train/loss" in entry] == STEPS
 
 
 def test_what_a_stopped_run_left_and_what_it_became_are_one_run_at_the_server(tmp_path, offline, server, monkeypatch):
@@ -210,7 +212,7 @@ def test_what_a_stopped_run_left_and_what_it_became_are_one_run_at_the_server(tm
     assert done.returncode == 0, done.stderr
     (identifier,) = server.history
     assert identifier == (tmp_path / "run" / ID_FILE).read_text()
-    assert server.column(identifier, "step") == server.column(identifier, "_step") == [1, 2, 3, 4, 5]
+    assert server.column(identifier, "x/step") == server.column(identifier, "_step") == [1, 2, 3, 4, 5]
 
 
 def test_online_a_run_that_goes_on_is_the_run_that_was_stopped(tmp_path, server, capsys):
@@ -219,7 +221,7 @@ def test_online_a_run_that_goes_on_is_the_run_that_was_stopped(tmp_path, server,
             for step in range(1, last + 1):
                 tracker.log_point(point(step))
     (identifier,) = server.history
-    assert server.column(identifier, "step") == [1, 2, 3, 4, 5]
+    assert server.column(identifier, "x/step") == [1, 2, 3, 4, 5]
     assert server.summary[identifier]["train/loss"] == pytest.approx(1 / 5)
     assert "W&B: online (logged in): http" in capsys.readouterr().out
 
@@ -238,7 +240,7 @@ def test_a_key_that_the_server_refuses_leaves_an_offline_record(tmp_path, monkey
         with track(LOGGER, "rope", tmp_path, tmp_path) as tracker:
             tracker.log_point(point(1))
     assert "W&B: offline (online W&B says: user is not logged in)" in capsys.readouterr().out
-    assert history(*offline_runs(tmp_path))[0]["step"] == 1
+    assert history(*offline_runs(tmp_path))[0]["x/step"] == 1
 
 
 MISTAKES = {
@@ -257,7 +259,7 @@ def test_a_mistake_in_wandbs_variables_leaves_an_offline_record_and_a_sentence(t
     monkeypatch.delenv(name)
     (said,) = capsys.readouterr().out.splitlines()
     assert said.startswith("W&B: offline (") and reason in said
-    assert history(*offline_runs(tmp_path))[0]["step"] == 1
+    assert history(*offline_runs(tmp_path))[0]["x/step"] == 1
 
 
 VARIABLES = {
@@ -298,21 +300,83 @@ def test_an_agents_id_is_the_runs_but_not_that_of_a_sweeps_jobs(composed, offlin
             assert (tracker.run.id == "of-an-agent") == (sweep is None)
 
 
+WIDTH = 22  # of a chart's title in the terminal, where three charts stand side by side in 160 columns
+OF_TEXT, OF_TASKS = FIGURES[:3], FIGURES[3:]
+
+
+def titles(rows) -> list[str]:
+    """What a run with these rows logs, as the terminal's dashboard sorts it."""
+    logged = set()
+    run = SimpleNamespace(step=0, define_metric=lambda *_, **__: None, log=lambda entry, **_: logged.update(entry))
+    tracker = Tracker(run)
+    for field in CURVE:
+        tracker.log_point({"step": 1, "tokens": 1, field: 1.0})
+    tracker.log_rows(rows)
+    return sorted(logged)
+
+
+def shown(title: str, width: int = WIDTH) -> str:
+    """What `wandb leet` shows of a chart's title: of one that is too long its beginning, to a separator."""
+    if len(title) <= width:
+        return title
+    end = width - len("...")
+    cuts = (title.rfind(separator, 0, end) for separator in "/_.-:")
+    return title[: next((cut + 1 for cut in cuts if cut > end * 2 // 3), end)] + "..."
+
+
+@pytest.mark.parametrize(
+    ("title", "seen"),
+    [
+        ("a/bcdefghijklmnopqrst", "a/bcdefghijklmnopqrst"),
+        ("c/bcdefghijklmnopqrstuv", "c/bcdefghijklmnopqr..."),
+        ("e/bcdefghijklmno/qrstuvwxyz", "e/bcdefghijklmno/..."),
+        ("f/bcdefg/hijklmnopqrs/tuvwxyz", "f/bcdefg/hijklmnopq..."),
+    ],
+)
+def test_titles_are_cut_as_the_terminal_was_seen_to_cut_them(title, seen):
+    assert shown(title) == seen
+
+
+def scored(protocol, *figures, **more):
+    row = {"status": "ok", "protocol": protocol, "extension": "none", "context_length": 64, **more}
+    return row | dict.fromkeys(figures, 1.0)
+
+
+def test_charts_can_be_told_apart_by_what_is_shown_of_their_titles_and_the_extrapolation_curve_comes_first():
+    protocols = [path.stem for path in (ROOT / "eval" / "measure" / "protocols").glob("[a-z]*.py")]
+    of = [*({"extension": name} for name in options("extension")), {"control": "unigram"}, {"control": "bigram"}]
+    rows = [scored(protocol, *OF_TEXT, **what) for protocol in protocols for what in of]
+    found = titles([*rows, scored("positions", *OF_TEXT, position=64)])
+    assert len(found) == len(protocols) * len(of) * len(OF_TEXT) + len(CURVE) + len(AXES)
+    assert len({shown(title) for title in found}) == len(found)
+    assert found[0] == metric("fixed_targets", "perplexity") == "eval/ppl" and found[1].startswith("eval/ppl/")
+    assert found[-4:] == sorted(AXES)
+
+
+def test_of_a_task_the_share_of_right_answers_comes_first():
+    found = titles(scored("exact_match", *OF_TASKS, extension=name) for name in options("extension"))
+    assert len(found) == 2 * len(options("extension")) + len(CURVE) + len(AXES) - 1  # it has no position
+    assert len({shown(title) for title in found}) == len(found) and found[0] == "eval/exact"
+
+
 @pytest.mark.parametrize("setting", ["project=a/b", "tags=['']"])
 def test_what_wandb_would_refuse_is_refused_by_its_name(setting):
     with pytest.raises(ValueError, match=f"logger.{setting.partition('=')[0]}=.*W&B takes"):
         settings_of(f"logger.{setting}")
 
 
-def test_a_sample_is_the_most_likely_continuation_of_a_held_out_text(composed):
+def test_samples_are_the_most_likely_continuations_of_held_out_texts(composed):
     run = composed(*SMOKE, "logger=none", "context=48")
     train(run)
     trained = load(RunFolder.of(run).path)
-    found = sample(trained.model, trained.data, run.context)
-    assert found == sample(trained.model, trained.data, run.context)
-    prompt = trained.encode(found["prompt"])
-    assert prompt.shape[1] == min(PROMPT, 24)
-    best = trained.model(prompt)[0, -1].argmax()
-    assert found["continuation"].startswith(trained.decode(best[None]))
-    texts = [trained.encode(found["prompt"] + found[part]).shape[1] for part in ("continuation", "document")]
-    assert max(texts) <= PROMPT + CONTINUATION
+    found = samples(trained.model, trained.data, run.context)
+    assert found == samples(trained.model, trained.data, run.context)
+    assert len({each["document"] for each in found}) == 3
+    for each in found:
+        prompt = trained.encode(each["prompt"])
+        assert prompt.shape[1] == min(PROMPT, 24)
+        best = trained.model(prompt)[0, -1].argmax()
+        assert each["text"].startswith(trained.decode(best[None]))
+        assert each["tokens"] == run.context - 24
+        texts = [trained.encode(each["prompt"] + each[part]).shape[1] for part in ("text", "document")]
+        assert max(texts) <= PROMPT + CONTINUATION

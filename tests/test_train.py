@@ -354,7 +354,7 @@ def test_an_offline_wandb_run_holds_the_curves(program, tmp_path):
     inspected = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)], capture_output=True, text=True
     )
-    for metric in ("train/loss", "val/loss", "eval/fixed_targets/perplexity", "context_length"):
+    for metric in ("train/loss", "val/loss", "eval/ppl", "x/context_length"):
         assert metric in inspected.stdout
 
 

@@ -19,7 +19,8 @@ from eval.record.trained import Trained
 from model.block import Past
 from model.transformer import Transformer
 
-PROMPT, CONTINUATION = 32, 64  # of `sample`, tokens, at most: both together fit into the training context
+# Of `samples`: tokens of each, at most, both together fit into the training context; how many there are, at most.
+PROMPT, CONTINUATION, SAMPLES = 32, 64, 3
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,16 @@ def chooser(choice: Choice, text_V: Tensor) -> Callable[[Tensor], int]:
     return choose
 
 
-def sample(model: Transformer, data: TextDataModule, context: int) -> dict[str, str]:
-    """The beginning of the longest validation document as prompt, the model's continuation of it, always by the most
-    likely token, and the document's own."""
+def samples(model: Transformer, data: TextDataModule, context: int) -> list[dict[str, str | int]]:
+    """Of the longest validation documents, the longest first: their beginning as prompt, the text that the model goes
+    on by, always by the most likely token, the document's own, and how many tokens each of these two has."""
     stream, model = data.streams["validation"], model.eval()
-    prompt = min(PROMPT, context // 2)
-    document = stream.document(int(np.diff(stream.offsets).argmax()))[: min(context, prompt + CONTINUATION)]
-    given_1T = torch.from_numpy(document[:prompt].astype(np.int64))[None].to(model.embedding.weight.device)
-    likeliest = drawn(model, given_1T, lambda logits_V: int(logits_V.argmax()))
-    continuation = [*itertools.islice(likeliest, len(document) - prompt)]
-    parts = {"prompt": document[:prompt], "continuation": continuation, "document": document[prompt:]}
-    return {name: data.tokenizer.decode(part) for name, part in parts.items()}
+    prompt, found = min(PROMPT, context // 2), []
+    for index in np.argsort(-np.diff(stream.offsets), kind="stable")[:SAMPLES]:
+        document = stream.document(int(index))[: min(context, prompt + CONTINUATION)]
+        given_1T = torch.from_numpy(document[:prompt].astype(np.int64))[None].to(model.embedding.weight.device)
+        likeliest = drawn(model, given_1T, lambda logits_V: int(logits_V.argmax()))
+        text = [*itertools.islice(likeliest, len(document) - prompt)] if len(document) > prompt else []
+        parts = {"prompt": document[:prompt], "text": text, "document": document[prompt:]}
+        found.append({name: data.tokenizer.decode(part) for name, part in parts.items()} | {"tokens": len(text)})
+    return found

@@ -8,6 +8,7 @@ id. Offline records of all sweeps lie in one folder, runs/wandb, so that the ter
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
@@ -31,7 +32,9 @@ from eval.measure.effective import SIGNS, of_one_run
 from eval.measure.rows import HEADLINE
 from eval.record.files import write_atomic
 from eval.record.folder import RunFolder
-from eval.record.sample import sample
+from eval.record.objective import objective
+from eval.record.sample import samples
+from eval.record.sweep import AGENT
 from model.devices import rank
 from model.signals import last_words
 from model.training.checkpoint import newest
@@ -53,19 +56,38 @@ CURVE = {
     "tokens_per_second": "train/tokens_per_second",
     "context": "train/context",
 }
-STEP, TOKENS, CONTEXT_LENGTH, POSITION = "step", "tokens", "context_length", "position"
+# Last in the terminal, which hides no axis and sorts by name.
+STEP, TOKENS, CONTEXT_LENGTH, POSITION = "x/step", "x/tokens", "x/context_length", "x/position"
+# What charts are called: the curves to look at first, whose section comes first; sections and figures of the others.
+HEADLINES = {(HEADLINE, "perplexity"): "eval/ppl", ("exact_match", "exact_match"): "eval/exact"}
+SECTIONS = {HEADLINE: "fixed", "non_overlapping": "windows", "positions": "pos", "exact_match": "task"}
+SHORT = {"perplexity": "ppl", "bits_per_byte": "bpb", "exact_match": "exact", "token_accuracy": "acc"}
 LOSSES = ("loss", "val_loss")  # the last of which the summary has as the curve's
 TRAIN, SWEEP = "train", "sweep"
+OBJECTIVE = "objective"  # in the summary: what a sweep of W&B's makes small
+ENCODING = "encoding_name"  # in the config, where a sweep of W&B's may have settled `encoding` as a word
 PARENT_RUN = "parent_run"  # in the config of a second stage: W&B's id of the run that it starts from
 
 
 def metric(protocol: str, figure: str, what: str = "none") -> str:
-    """W&B's name of a row's figure: of the protocol, and after it the extension or the control.
+    """W&B's name of a row's figure, a chart's title: of the HEADLINES by themselves, else the protocol and the figure;
+    after them the extension or the control. Short, since the terminal shows 22 characters of it where three charts
+    stand side by side in 160 columns, and of a longer name 19 or fewer, cut at a slash beyond the 13th.
 
-    >>> metric("fixed_targets", "perplexity"), metric("sliding", "nats", "yarn")
-    ('eval/fixed_targets/perplexity', 'eval/sliding/yarn/nats')
+    >>> metric("fixed_targets", "perplexity"), metric("fixed_targets", "nats"), metric("sliding", "perplexity", "yarn")
+    ('eval/ppl', 'fixed/nats', 'sliding/ppl/yarn')
     """
-    return "/".join(["eval", protocol, *([] if what == "none" else [what]), figure])
+    name = HEADLINES.get((protocol, figure)) or f"{SECTIONS.get(protocol, protocol)}/{SHORT.get(figure, figure)}"
+    return name if what == "none" else f"{name}/{what}"
+
+
+def summary_name(protocol: str, figure: str, extension: str = "none") -> str:
+    """W&B's name of a figure among a run's single values, in the words of its files.
+
+    >>> summary_name("fixed_targets", "perplexity", "yarn")
+    'fixed_targets/yarn/perplexity'
+    """
+    return "/".join([protocol, *([] if extension == "none" else [extension]), figure])
 
 
 class Tracker:
@@ -90,7 +112,7 @@ class Tracker:
 
     def log_run(self, folder: RunFolder, model: Transformer, data: WindowDataModule) -> None:
         """All that is known of a run once it is trained and scored, beside its training curve: the extrapolation
-        curves, the summary, a text sample and, where there are such files, its report and checkpoint."""
+        curves, the summary, text samples and, where there are such files, its report and checkpoint."""
         if self.run is None:
             return
         settings, results = folder.settings, folder.results
@@ -102,8 +124,10 @@ class Tracker:
         self.summarise(effective_fields(effective, settings.first_context))
         facts = {name: value for name, value in results["training"].items() if name not in LOSSES}
         self.summarise({**facts, **{f"parameters/{part}": count for part, count in results["parameters"].items()}})
+        if (goal := objective(folder)) is not None and math.isfinite(goal):
+            self.summarise({OBJECTIVE: goal})
         if isinstance(data, TextDataModule):
-            self.log_table("sample", pd.DataFrame([sample(model, data, settings.context)]))
+            self.log_table("samples", pd.DataFrame(samples(model, data, settings.context)))
         if (report := folder.report).exists():
             self.keep_file(report, "report")
         if settings.logger.checkpoint:
@@ -115,8 +139,8 @@ class Tracker:
         name the first is the run's own."""
         entries: dict[tuple[str, int], dict[str, float]] = {}
         for row in _scored(rows):
-            axis = POSITION if POSITION in row else CONTEXT_LENGTH
-            entry = entries.setdefault((axis, row[axis]), {})
+            axis, place = (POSITION, "position") if "position" in row else (CONTEXT_LENGTH, "context_length")
+            entry = entries.setdefault((axis, row[place]), {})
             for figure in FIGURES:
                 if row.get(figure) is not None:
                     name = metric(row["protocol"], figure, row.get("control", row["extension"]))
@@ -202,12 +226,12 @@ def figures(rows: Iterable[Mapping[str, Any]], context: int) -> dict[str, float]
     """
     named: dict[str, float] = {}
     for row in _scored(rows):
-        if POSITION in row or "control" in row:
+        if "position" in row or "control" in row:
             continue
         multiple = row.get("length_ratio", row["context_length"] / context)
         for figure in SORTED:
             if row.get(figure) is not None:
-                name = metric(row["protocol"], figure, row["extension"]).removeprefix("eval/")
+                name = summary_name(row["protocol"], figure, row["extension"])
                 named.setdefault(f"{name}/{multiple:g}x", row[figure])
     return named
 
@@ -217,7 +241,7 @@ def effective_fields(effective: pd.DataFrame, context: int) -> dict[str, Any]:
     over the windows of this run alone. effective: of eval.measure.effective."""
     named: dict[str, Any] = {}
     for row in effective.dropna(subset="effective_context").itertuples():
-        name = metric(HEADLINE, "effective_context", row.extension).removeprefix("eval/")
+        name = summary_name(HEADLINE, "effective_context", row.extension)
         named |= {name: int(row.effective_context), f"{name}_ratio": float(row.effective_context / context)}
         if row.effective_bound in SIGNS:
             named[f"{name}_bound"] = row.effective_bound
@@ -287,8 +311,8 @@ def _finish_in_time(run, code: int) -> None:
 
 def track_run(settings: Settings) -> AbstractContextManager[Tracker]:
     """`track` for the run of these settings. Its id may be given by WANDB_RUN_ID, as an agent of W&B's sweeps does,
-    where it is no job of a sweep, whose jobs would share it."""
-    given_id = os.environ.get("WANDB_RUN_ID") if settings.sweep is None else None
+    where it is no job of a multirun, whose jobs would share it."""
+    given_id = os.environ.get("WANDB_RUN_ID") if settings.sweep is None or AGENT in os.environ else None
     return _track_settings(settings, RunFolder.of(settings).path, given_id)
 
 
@@ -302,7 +326,7 @@ def track_scored(folder: RunFolder, model: Transformer, data: WindowDataModule) 
 def _track_settings(settings: Settings, folder: Path, given_id: str | None = None) -> AbstractContextManager[Tracker]:
     logger, runs, group = settings.logger, settings.runs, settings.sweep
     name = logger.display_name or settings.run_id
-    config = plain(settings)
+    config = {**plain(settings), ENCODING: settings.encoding["name"]}
     if settings.stage and (parent := Path(settings.init, ID_FILE)).exists():
         config[PARENT_RUN] = parent.read_text(encoding="utf-8").strip()
     return track(logger, name, folder, runs, group, config=config, given_id=given_id)
@@ -375,6 +399,7 @@ def _start(
         mode, reason = "offline", f"online W&B says: {one_sentence(error)}"
         _let_go()  # of the id, which the first attempt holds
         run = init(mode)
+    _keep_settled(run, config)
     Tracker(run).define()
     if mode == "offline":
         where = f": wandb sync {run.dir.removesuffix('/files')}; wandb leet {place}/wandb"
@@ -382,6 +407,14 @@ def _start(
         where = f": {run.url}" if run.url else ""
     print(f"W&B: {mode} ({reason}){where}")
     return run
+
+
+def _keep_settled(run, config: Mapping[str, Any]) -> None:
+    """Gives a run the settings of a group whose choice a sweep of W&B's has settled, one by one, as "encoding.base":
+    the group's name is the sweep's then."""
+    groups = [name for name, value in config.items() if isinstance(value, Mapping)]
+    settled = [group for group in groups if not isinstance(run.config.get(group), Mapping)]
+    run.config.update({f"{group}.{key}": value for group in settled for key, value in config[group].items()})
 
 
 def choose_mode() -> tuple[str, str]:

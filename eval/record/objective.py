@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from eval.compare.comparison import HEADLINE
+from eval.measure.rows import HEADLINE
 from eval.record.folder import RunFolder
 
 
