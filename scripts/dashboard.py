@@ -3,8 +3,8 @@
     python -m scripts.dashboard [--project trainshort] [--entity NAME] [--out dashboard.json]
 
 Saved when logged in and W&B answers; otherwise written as a file, with what would have been saved. Offline, `make
-dashboard` shows the same curves in the terminal: ctrl+a y lays all runs over each other, /fixed_targets/perplexity and
-enter picks the headline's curves.
+dashboard` shows the same curves in the terminal, the headline's first; ctrl+a y lays all runs over each other. With a
+picture: docs/wandb.md.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             mode, reason = "not saved", one_sentence(error)
     workspace = build_workspace(options.entity or "you", options.project)
     write_atomic(Path(options.out), (json.dumps(as_json(workspace), indent=1) + "\n").encode())
-    print(f"W&B: {mode} ({reason}): what would be saved stands in {options.out}")
+    print(f"W&B: {mode} ({reason}): what would be saved stands in {options.out}; make dashboard shows the curves here")
     return 0
 
 

@@ -3,10 +3,13 @@
 python -m pytest tests/test_tracking.py
 """
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +22,19 @@ from eval.compare.sweep import track_sweep
 from eval.record.folder import RunFolder
 from eval.record.identity import settings_of
 from eval.record.sample import CONTINUATION, PROMPT, samples
-from eval.record.tracking import CURVE, FIGURES, ID_FILE, Tracker, metric, record_id, track, track_run, track_scored
+from eval.record.tracking import (
+    CONTEXT_LENGTH,
+    CURVE,
+    FIGURES,
+    ID_FILE,
+    POSITION,
+    Tracker,
+    metric,
+    record_id,
+    track,
+    track_run,
+    track_scored,
+)
 from eval.record.trained import load
 from tests.test_resume import Killed, stop_at
 from tests.wandb_records import history, offline_runs, records, summary
@@ -357,6 +372,34 @@ def test_of_a_task_the_share_of_right_answers_comes_first():
     found = titles(scored("exact_match", *OF_TASKS, extension=name) for name in options("extension"))
     assert len(found) == 2 * len(options("extension")) + len(CURVE) + len(AXES) - 1  # it has no position
     assert len({shown(title) for title in found}) == len(found) and found[0] == "eval/exact"
+
+
+PAGE = (ROOT / "docs" / "wandb.md").read_text(encoding="utf-8")
+
+
+def listed(head: str) -> list[list[list[str]]]:
+    """The names in each cell of the table that begins so, row by row."""
+    lines = PAGE.partition(f"\n| {head} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[re.findall("`([^`]+)`", cell) for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_the_page_names_the_charts_as_they_are_called():
+    shipped, rows = {path.stem for path in (ROOT / "eval" / "measure" / "protocols").glob("[a-z]*.py")}, listed("chart")
+    named = {(protocol, figure) for _, (protocol,), figures, _ in rows for figure in figures}
+    assert named == {*product(shipped, OF_TEXT), *product(["exact_match"], OF_TASKS)}
+    for charts, (protocol,), figures, (axis,) in rows:
+        assert charts == [metric(protocol, figure) for figure in figures]
+        assert axis == (POSITION if protocol == "positions" else CONTEXT_LENGTH)
+    assert all(f"`{name}`" in PAGE for name in CURVE.values())
+
+
+def test_the_page_names_every_setting_of_the_logger_and_its_variable():
+    file = (ROOT / "conf" / "logger" / "auto.yaml").read_text(encoding="utf-8")
+    variables = {f"logger.{key}": [name] for key, name in re.findall(r"^(\w+):.*?(WANDB_\w+)", file, re.MULTILINE)}
+    fields = {f"logger.{field.name}" for field in dataclasses.fields(LoggerSettings)} - {"logger.name"}
+    assert {name: variable for (name,), variable, _ in listed("setting")} == {
+        name: variables.get(name, []) for name in fields
+    }
 
 
 @pytest.mark.parametrize("setting", ["project=a/b", "tags=['']"])
