@@ -14,13 +14,11 @@ Shapes in names as in model/encodings; N draws, P pairs of a rotation, S rows an
 from __future__ import annotations
 
 import argparse
-import base64
 import functools
 import inspect
 import json
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from plotly.offline import get_plotlyjs
 from torch import Tensor
 
 from conf.progress import Progress
 from conf.schema import fewest_layers
-from eval.compare.plots import COLOURS
+from eval.compare.packed import asset, packed, plotly
+from eval.compare.plots import COLOURS, SHADES, styles
 from eval.record.files import write_atomic
 from eval.record.folder import RunFolder
 from eval.record.trained import last_weights
@@ -85,7 +83,7 @@ class Pack:
         return self.known[key]
 
     def text(self) -> str:
-        return base64.b64encode(zlib.compress(bytes(self.buffer), 9)).decode()
+        return packed(bytes(self.buffer))
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
@@ -289,11 +287,12 @@ def paragraphs(docstring: str) -> list[str]:
 
 def page(names: Sequence[str], run: RunFolder | None = None, report: Callable[[str], None] = lambda name: None) -> str:
     """The page with these encodings; `report` is told of each."""
-    pack, positions = Pack(), torch.arange(POSITIONS)
+    pack, positions, style = Pack(), torch.arange(POSITIONS), styles(names)
     encodings = []
     for name in names:
         report(name)
-        encodings.append({**explain(name), "states": list(states(name, run, pack))})
+        look = {"colour": style[name].colour, "dash": style[name].dash}
+        encodings.append({**explain(name), **look, "states": list(states(name, run, pack))})
     index = {
         "context": SHAPE.context,
         "shape": {"dim": SHAPE.dim, "heads": SHAPE.num_heads, "layers": SHAPE.num_layers},
@@ -309,13 +308,15 @@ def page(names: Sequence[str], run: RunFolder | None = None, report: Callable[[s
             for base in BASES
         ],
         "colours": COLOURS,
+        "shades": SHADES,
         "start": (run.settings.encoding["name"] if run else "rope"),
         "encodings": encodings,
     }
     here = Path(__file__).parent
     parts = {
-        "css": (here.parent / "eval" / "compare" / "assets" / "report.css").read_text(encoding="utf-8"),
-        "plotly": get_plotlyjs(),
+        "css": asset("report.css"),
+        "plotly": plotly(),
+        "unpack": asset("unpack.js"),
         "explorer": (here / "explorer.js").read_text(encoding="utf-8"),
         "index": json.dumps(index, allow_nan=False, separators=(",", ":")).replace(
             "<", r"\u003c"

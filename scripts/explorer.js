@@ -3,21 +3,18 @@
 (async () => {
   const byId = (id) => document.getElementById(id);
   const index = JSON.parse(byId("index").textContent);
-  const numbers = await unpack(byId("numbers").textContent);
+  const numbers = new Uint16Array(await unpacked("numbers"));  // little-endian, as every browser's machine
+  await runPlotly();
   const GAP = 65535;
-  const SOFT = "#5b6470", LINE = "#dfe3e8";
   const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false, showSendToCloud: false };
-  const DIVERGING = [[0, "#b35806"], [0.25, "#f1a340"], [0.5, "#f7f7f7"], [0.75, "#6f9fce"], [1, "#08519c"]];
+  const soft = () => shade("--soft"), line = () => shade("--line");
+  const shaded = (colour) => (colour in index.shades ? shade(index.shades[colour]) : colour);
+  const diverging = () => (isDark()
+    ? [[0, "#fdb863"], [0.25, "#a5661c"], [0.5, "#20252a"], [0.75, "#2f6ea8"], [1, "#8cc2f0"]]
+    : [[0, "#b35806"], [0.25, "#f1a340"], [0.5, "#f7f7f7"], [0.75, "#6f9fce"], [1, "#08519c"]]);
   const POSITIONS = index.sinusoids[0][0].shape[1];
-  const narrow = () => window.innerWidth < 640;
+  const narrow = () => window.innerWidth < 640 && !onPaper();
   const range = (count) => Array.from({ length: count }, (_, k) => k);
-
-  async function unpack(text) {
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    const buffer = await new Response(stream).arrayBuffer();
-    return new Uint16Array(buffer);  // little-endian, as every browser's machine
-  }
 
   // An array of scripts/explore.py's Pack, nested as its shape says; null where it has a gap.
   function read({ at, shape, low, step }) {
@@ -37,11 +34,12 @@
   }
 
   function layout(more) {
-    const axis = { gridcolor: LINE, zerolinecolor: LINE, linecolor: SOFT, ticks: "outside", tickcolor: LINE };
+    const axis = { gridcolor: line(), zerolinecolor: line(), linecolor: soft(), ticks: "outside", tickcolor: line() };
     const { xaxis, yaxis, ...rest } = more;
     return {
-      margin: { l: 54, r: 10, t: 20, b: 44 }, font: { family: "system-ui, sans-serif", size: 12, color: "#1c2126" },
-      showlegend: false, hoverlabel: { bgcolor: "#fff" }, dragmode: false, ...rest,
+      margin: { l: 54, r: 10, t: 20, b: 44 }, font: { family: "system-ui, sans-serif", size: 12, color: shade("--ink") },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", ...(onPaper() && { width: WIDTH_ON_PAPER }),
+      showlegend: false, hoverlabel: { bgcolor: shade("--page") }, dragmode: false, ...rest,
       xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis },
     };
   }
@@ -50,7 +48,7 @@
     { type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color, dash, width: 1.3 } });
   const trainedMark = (context) => (
     { x: context, yref: "paper", y: 1, text: "trained length", showarrow: false, xanchor: "center", yanchor: "bottom",
-      font: { size: 11, color: SOFT } });
+      font: { size: 11, color: soft() } });
 
   // ----------------------------------------------------------------------------------------- the chosen encoding
 
@@ -93,8 +91,8 @@
 
   function chooseState() {
     const { layers, heads, pairs } = state();
-    options(byId("layer"), range(layers).map((k) => [k, k + 1]));
-    options(byId("head"), [["all", "all"], ...range(heads).map((k) => [k, k + 1])]);
+    options(byId("layer"), range(layers).map((k) => [k, k]));
+    options(byId("head"), [["all", "all"], ...range(heads).map((k) => [k, k])]);
     options(byId("source"), [["plain", "RoPE, by these sliders"], ...(pairs ? [["own", chosen().name]] : [])]);
     drawChosen();
   }
@@ -105,24 +103,56 @@
     clocks.pairs.rebuild();
   }
 
-  function drawCurve() {
-    const { context, curves, length, asked, logarithms } = state();
-    const distances = range(length);
-    const search = byId("search").value;
-    const heads = curves[search][layer()];
+  // The encodings whose curves lie over those of the chosen one.
+  let over = [];
+
+  function chooseOver(names) {
+    over = names.filter((name) => encodings.has(name) && name !== byId("encoding").value);
+    history.replaceState(null, "", `#${[byId("encoding").value, ...over].join(",")}`);
+    const left = index.encodings.filter(({ name }) => name !== byId("encoding").value && !over.includes(name));
+    options(byId("add"), [["", "add an encoding"], ...left.map(({ name }) => [name, name])]);
+    byId("add").value = "";
+    byId("over").replaceChildren(...over.map((name) => {
+      const chip = Object.assign(document.createElement("button"), { type: "button", className: "chip", textContent: `${name} ×` });
+      chip.setAttribute("aria-label", `remove ${name}`);
+      chip.addEventListener("click", () => { chooseOver(over.filter((other) => other !== name)); drawCurve(); });
+      return chip;
+    }));
+  }
+
+  const quantity = (logarithms) => (logarithms ? "ln weight" : "score");
+
+  // The curves of one state of an encoding: a colour a head, or where several encodings are shown, the encoding's own.
+  // What is no score but the logarithm of a weight, or the other way round, has the axis to the right.
+  function tracesOf(encoding, own, several) {
     const only = byId("head").value;
-    const traces = [];
-    heads.forEach((packed, head) => {
-      if (only !== "all" && Number(only) !== head) return;
-      const [mean, low, high] = read(packed);
-      const color = index.colours[head % index.colours.length];
-      const band = { x: distances, type: "scatter", mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
-      traces.push({ ...band, y: low }, { ...band, y: high, fill: "tonexty", fillcolor: `${color}1c` });
-      traces.push({
-        x: distances, y: mean, type: "scatter", mode: "lines", line: { color, width: 2 }, name: `head ${head + 1}`,
-        hovertemplate: `head ${head + 1}: %{y:.3f}, %{x} tokens back<extra></extra>`,
-      });
+    const heads = own.curves[byId("search").value][Math.min(layer(), own.layers - 1)];
+    const distances = range(own.length);
+    const yaxis = own.logarithms === state().logarithms ? "y" : "y2";
+    const shown = range(heads.length).filter((head) => only === "all" || Number(only) === head);
+    return shown.flatMap((head) => {
+      const [mean, low, high] = read(heads[head]);
+      const color = shaded(several ? encoding.colour : index.colours[head % index.colours.length]);
+      const shared = { x: distances, type: "scatter", mode: "lines", yaxis, meta: encoding.name, legendgroup: encoding.name };
+      const band = { ...shared, line: { width: 0 }, hoverinfo: "skip", showlegend: false };
+      const name = several ? encoding.name : `head ${head}`;
+      const whose = several ? `${encoding.name}, head ${head}` : name;
+      return [
+        ...(several && shown.length > 1 ? [] : [{ ...band, y: low }, { ...band, y: high, fill: "tonexty", fillcolor: `${color}1c` }]),
+        { ...shared, y: mean, name, showlegend: head === shown[0], line: { color, width: several && shown.length > 1 ? 1.3 : 2, dash: several ? encoding.dash : "solid" },
+          hovertemplate: `${whose}: %{y:.3f}, %{x} tokens back<extra></extra>` },
+      ];
     });
+  }
+
+  function drawCurve() {
+    const { context, length, asked, logarithms } = state();
+    const others = over.map((name) => encodings.get(name)).map((encoding) => [encoding, encoding.states.at(-1)]);
+    const several = others.length > 0;
+    const traces = [[chosen(), state()], ...others].flatMap(([encoding, own]) => tracesOf(encoding, own, several));
+    const longest = Math.max(length, ...others.map(([, own]) => own.length));
+    const along = (name) => traces.filter(({ yaxis }) => yaxis === name).flatMap(({ y }) => y);
+    const second = along("y2");
     const untrained = byId("state").value === "0";
     byId("scoresNote").textContent = [
       `The last of ${length.toLocaleString("en")} tokens looks back, in a layer of random weights.`,
@@ -130,13 +160,17 @@
       untrained && chosen().states.length > 1 && "Some of what it learns is zero at the start: see its other state.",
       untrained && chosen().table && "Its table is drawn at random, which is noise until it is trained.",
     ].filter(Boolean).join(" ");
-    byId("curveCaption").textContent = `${logarithms ? "Logarithm of the attention weight" : "Score before the softmax"}`
+    const kinds = new Set([logarithms, ...others.map(([, own]) => own.logarithms)]);
+    const [score, weight] = ["Score before the softmax", "Logarithm of the attention weight"];
+    byId("curveCaption").textContent = (kinds.size > 1 ? `${score}; ${weight.toLowerCase()}, to the right,` : logarithms ? weight : score)
       + ` by distance: mean and the middle ${Math.round(100 * (index.band[1] - index.band[0]))} % of ${index.draws} random draws`;
+    const right = { overlaying: "y", side: "right", showgrid: false, tickmode: "auto", nticks: 6, title: { text: quantity(!logarithms) } };
     Plotly.react("curve", traces, layout({
-      height: 380, hovermode: "closest",
-      xaxis: { title: { text: "distance, tokens back" }, range: [0, length - 1] },
-      yaxis: { title: { text: logarithms ? "ln weight" : "score" }, ...extent(traces.flatMap(({ y }) => y), logarithms) },
-      shapes: [upright(context, SOFT)], annotations: context < length ? [trainedMark(context)] : [],
+      height: several ? 430 : 380, hovermode: "closest", showlegend: several, legend: { orientation: "h", y: -0.2, yanchor: "top" },
+      xaxis: { title: { text: "distance, tokens back" }, range: [0, longest - 1] },
+      yaxis: { title: { text: quantity(logarithms) }, ...extent(along("y"), logarithms) },
+      ...(second.length && { yaxis2: { ...right, ...extent(second, !logarithms) }, margin: { l: 54, r: 54, t: 20, b: 44 } }),
+      shapes: [upright(context, soft())], annotations: context < longest ? [trainedMark(context)] : [],
     }), CONFIG);
   }
 
@@ -158,10 +192,10 @@
     const known = z.flat().filter((value) => value !== null);
     byId("mapCaption").textContent = mapOf === "embeddings"
       ? "How alike the positions i and j look: cosine between what is added to the tokens"
-      : `${logarithms ? "Mean logarithm of the weight" : "Mean score"} of query i and key j, the same token everywhere: head ${head + 1}`;
-    const edge = { color: SOFT, dash: "dash", width: 1.3 };
+      : `${logarithms ? "Mean logarithm of the weight" : "Mean score"} of query i and key j, the same token everywhere: ${chosen().name}, head ${head}`;
+    const edge = { color: soft(), dash: "dash", width: 1.3 };
     Plotly.react("map", [{
-      type: "heatmap", x: mapAt, y: mapAt, z, ...(mapOf === "embeddings" ? { zmin: -1, zmax: 1, colorscale: DIVERGING } : { colorscale: "Cividis", ...(logarithms && { zmin: Math.max(LEAST, Math.min(...known)), zmax: Math.max(...known) }) }),
+      type: "heatmap", x: mapAt, y: mapAt, z, ...(mapOf === "embeddings" ? { zmin: -1, zmax: 1, colorscale: diverging() } : { colorscale: "Cividis", ...(logarithms && { zmin: Math.max(LEAST, Math.min(...known)), zmax: Math.max(...known) }) }),
       hovertemplate: "i = %{y}, j = %{x}: %{z:.3f}<extra></extra>", hoverongaps: false,
       colorbar: { thickness: 10, outlinewidth: 0 },
     }], layout({
@@ -189,6 +223,7 @@
         const output = document.createElement("output");
         const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: count - 1, step: 1, name: title });
         input.value = value;
+        output.setAttribute("aria-live", "off");  // the slider says it itself
         label.append(title, output, input);
         holder.append(label);
         return { label, input, output };
@@ -203,12 +238,18 @@
       this.position.input.addEventListener("input", () => { this.play(false); this.show(); });
     }
 
+    // A slider's value is a place in a list: what stands there is shown, and told to who can't see it.
+    say({ input, output }, value) {
+      output.value = value;
+      input.setAttribute("aria-valuetext", value);
+    }
+
     at(slider) { return Number(slider.input.value); }
 
     show() {
-      this.base.output.value = index.bases[this.at(this.base)].toLocaleString("en");
-      this.width.output.value = this.widths[this.at(this.width)];
-      this.position.output.value = this.at(this.position);
+      this.say(this.base, index.bases[this.at(this.base)].toLocaleString("en"));
+      this.say(this.width, this.widths[this.at(this.width)]);
+      this.say(this.position, this.at(this.position));
       this.move(this, this.at(this.position));
     }
 
@@ -238,17 +279,17 @@
       line: { color: index.colours[k >> 1], width: 2, dash: dimension % 2 ? "dash" : "solid" },
       hovertemplate: `dimension ${dimension} at %{x}: %{y:.3f}<extra></extra>`,
     }));
-    const marks = { x: [], y: [], type: "scatter", mode: "markers", hoverinfo: "skip", marker: { size: 9, color: clock.shown.map((_, k) => index.colours[k >> 1]), line: { color: "#fff", width: 1 } } };
+    const marks = { x: [], y: [], type: "scatter", mode: "markers", hoverinfo: "skip", marker: { size: 9, color: clock.shown.map((_, k) => index.colours[k >> 1]), line: { color: shade("--page"), width: 1 } } };
     const picture = {
-      type: "heatmap", x: positions, y: range(rows.length), z: rows, yaxis: "y2", zmin: -1, zmax: 1, colorscale: DIVERGING, showscale: false,
+      type: "heatmap", x: positions, y: range(rows.length), z: rows, yaxis: "y2", zmin: -1, zmax: 1, colorscale: diverging(), showscale: false,
       hovertemplate: "dimension %{y} at %{x}: %{z:.3f}<extra></extra>",
     };
     Plotly.react("waves", [...lines, marks, picture], layout({
       height: 470,
       xaxis: { title: { text: "position" }, range: [0, POSITIONS - 1], anchor: "y2" },
       yaxis: { domain: [0.55, 1], range: [-1.15, 1.15] },
-      yaxis2: { domain: [0, 0.48], title: { text: "dimension" }, autorange: "reversed", ticks: "outside", tickcolor: LINE },
-      shapes: [upright(0, "#000", "solid"), upright(index.context, SOFT)], annotations: [trainedMark(index.context)],
+      yaxis2: { domain: [0, 0.48], title: { text: "dimension" }, autorange: "reversed", ticks: "outside", tickcolor: line() },
+      shapes: [upright(0, shade("--black"), "solid"), upright(index.context, soft())], annotations: [trainedMark(index.context)],
     }), CONFIG);
   }
 
@@ -286,10 +327,10 @@
     }
     const trace = { type: "scatter", hoverinfo: "skip" };
     byId("circlesCaption").textContent = own
-      ? `${chosen().name}, ${state().label}${heads.length > 1 ? `, head ${head + 1}` : ""}: ${clock.shown.length} of its ${count} pairs`
+      ? `${chosen().name}, ${state().label}${heads.length > 1 ? `, head ${head}` : ""}: ${clock.shown.length} of its ${count} pairs`
       : `${clock.shown.length} of ${count} pairs, from the fastest to the slowest`;
     Plotly.newPlot("circles", [  // react would keep the ranges that fitted another shape of the page
-      { ...trace, ...outlines, mode: "lines", line: { color: "#c3c9d1", width: 1.2 } },
+      { ...trace, ...outlines, mode: "lines", line: { color: shade("--faint"), width: 1.2 } },
       { ...trace, x: [], y: [], mode: "markers", marker: { color: "#9aa3ad", size: 5, opacity: [] } },
       { ...trace, x: [], y: [], mode: "lines+markers", line: { color: index.colours[0], width: 2.5 }, marker: { size: 7 } },
     ], layout({
@@ -297,7 +338,7 @@
       xaxis: { visible: false, range: [-1.25, 2.5 * (columns - 1) + 1.25], fixedrange: true },
       yaxis: { visible: false, range: [-3.3 * (rows - 1) - 2.1, 1.15], scaleanchor: "x", fixedrange: true },
       annotations: clock.centres.map(([x, y], k) => ({
-        x, y: y - 1.15, yanchor: "top", showarrow: false, font: { size: narrow() ? 10 : 12, color: SOFT },
+        x, y: y - 1.15, yanchor: "top", showarrow: false, font: { size: narrow() ? 10 : 12, color: soft() },
         text: `pair ${clock.shown[k]}<br>${turns(source.wavelengths[clock.shown[k]])}`,
       })),
     }), CONFIG);
@@ -306,7 +347,7 @@
       { x: [0], y: [1], type: "scatter", mode: "markers", marker: { size: 10, color: index.colours[1] }, hoverinfo: "skip" },
     ], layout({
       height: 220, xaxis: { title: { text: "distance, tokens" }, range: [0, POSITIONS - 1] }, yaxis: { range: [-1.05, 1.05] },
-      shapes: [upright(index.context, SOFT)], annotations: [trainedMark(index.context)],
+      shapes: [upright(index.context, soft())], annotations: [trainedMark(index.context)],
     }), CONFIG);
     clock.mean = mean;
   }
@@ -338,16 +379,19 @@
   };
   options(byId("encoding"), index.encodings.map(({ name }) => [name, name]));
   options(byId("search"), Object.entries(index.searches));
-  const named = () => decodeURIComponent(location.hash.slice(1));
-  byId("encoding").value = encodings.has(named()) ? named() : encodings.has(index.start) ? index.start : index.encodings[0].name;
-  byId("encoding").addEventListener("change", () => { history.replaceState(null, "", `#${byId("encoding").value}`); chooseEncoding(); });
+  const [named, ...overlaid] = decodeURIComponent(location.hash.slice(1)).split(",");
+  byId("encoding").value = encodings.has(named) ? named : encodings.has(index.start) ? index.start : index.encodings[0].name;
+  byId("encoding").addEventListener("change", () => { chooseOver(over); chooseEncoding(); });
+  byId("add").addEventListener("change", () => { chooseOver([...over, byId("add").value]); drawCurve(); });
   byId("state").addEventListener("change", chooseState);
   for (const id of ["layer", "head"]) byId(id).addEventListener("change", drawChosen);
   byId("search").addEventListener("change", drawCurve);
   byId("source").addEventListener("change", () => clocks.pairs.rebuild());
   let wide = narrow();
   window.addEventListener("resize", () => { if (wide !== narrow()) { wide = narrow(); clocks.pairs.rebuild(); } });
+  chooseOver(overlaid);
   chooseEncoding();
   clocks.sinusoids.rebuild();
+  redrawOnChange(() => { drawChosen(); clocks.sinusoids.rebuild(); });
   document.documentElement.dataset.ready = "yes";
 })();

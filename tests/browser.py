@@ -39,6 +39,22 @@ class Browser:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
+    def emulate(self, media: str = "", scheme: str = "light") -> None:
+        """As on paper (media: print) or on a screen, under the system's setting for light or dark."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+
+    @contextmanager
+    def on_paper(self) -> Iterator[None]:
+        """While the page is printed."""
+        self.emulate("print")
+        self.run("window.dispatchEvent(new Event('beforeprint'))")
+        try:
+            yield
+        finally:
+            self.emulate()
+            self.run("window.dispatchEvent(new Event('afterprint'))")
+
     def run(self, script: str, *arguments: Any) -> Any:
         """What a piece of JavaScript returns."""
         return self.driver.execute_script(script, *arguments)

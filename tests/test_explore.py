@@ -257,3 +257,61 @@ def test_no_figure_of_the_explorer_offers_to_upload_it(browser, explorer):
     look(browser, explorer)
     offered = "return [...document.querySelectorAll('.plot')].map((plot) => plot._context?.showSendToCloud)"
     assert {*browser.run(offered)} == {False}
+
+
+def curves_of(browser):
+    curves = "document.getElementById('curve').data.filter((t) => t.hoverinfo !== 'skip')"
+    return [tuple(each) for each in browser.run(f"return {curves}.map((t) => [t.meta, t.yaxis])")]
+
+
+def test_encodings_are_laid_over_each_other_and_taken_away_again(browser, explorer):
+    look(browser, explorer, encoding="alibi", head="0", add="rope")
+    alone = drawn(browser, "curve")
+    choose(browser, "#add", "stick_breaking")
+    assert curves_of(browser) == [("alibi", "y"), ("rope", "y"), ("stick_breaking", "y2")], "weights are no scores"
+    colours = browser.run(
+        "return document.getElementById('curve').data.filter((t) => t.hoverinfo !== 'skip').map((t) => t.line.color)"
+    )
+    assert len({*colours}) == 3
+    browser.click("#over .chip:last-child")
+    assert curves_of(browser) == [("alibi", "y"), ("rope", "y")] and drawn(browser, "curve") == alone
+    choose(browser, "#encoding", "rope")
+    assert curves_of(browser) == [("rope", "y")], "no encoding lies over itself"
+    assert browser.complaints() == []
+
+
+def test_what_lies_over_each_other_stands_in_the_address(browser, explorer):
+    look(browser, explorer, encoding="t5", head="1", add="alibi")
+    assert browser.run("return location.hash") == "#t5,alibi"
+    browser.run("location.reload()")
+    browser.wait("return document.documentElement.dataset.ready")
+    assert {name for name, _ in curves_of(browser)} == {"t5", "alibi"}
+
+
+def test_sliders_say_their_values_not_their_places(browser, explorer):
+    look(browser, explorer)
+    choose(browser, "[data-clock=sinusoids] [name=base]", 5)
+    said = [each.get_attribute("aria-valuetext") for each in browser.find("[data-clock=sinusoids] input")]
+    assert said == ["500,000", "64", "0"]
+    assert {e.get_attribute("aria-live") for e in browser.find(".sliders output")} == {"off"}, "they would say it twice"
+
+
+def test_layers_and_heads_have_the_numbers_that_they_have_in_results(browser, explorer):
+    look(browser, explorer, encoding="t5")
+    for name, first in (("layer", []), ("head", ["all"])):
+        shown = browser.run(f"return [...document.getElementById('{name}').options].map((o) => [o.value, o.text])")
+        assert shown == [[each, each] for each in [*first, *map(str, range(len(shown) - len(first)))]]
+
+
+def test_the_explorer_is_dark_by_the_systems_setting_and_light_on_paper(browser, explorer):
+    look(browser, explorer)
+    ink = "return document.getElementById('curve').layout.font.color"
+    light = browser.run(ink)
+    browser.emulate(scheme="dark")
+    browser.wait(f"{ink} !== '{light}'")
+    with browser.on_paper():
+        assert browser.run(ink) == light
+        widths = "return [...document.querySelectorAll('.plot')].map((plot) => plot._fullLayout.width)"
+        assert {*browser.run(widths)} == {680}
+        assert browser.run("return document.querySelector('.sliders').offsetParent") is None
+    assert browser.complaints() == []

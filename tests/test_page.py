@@ -1,6 +1,8 @@
 """The report's page in a real browser."""
 
 import csv
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -205,20 +207,119 @@ def test_nothing_sticks_out_of_the_window(browser, sweep, size):
     assert plot(browser, "perplexity", "return plot.querySelector('.main-svg').getBoundingClientRect().right") <= width
 
 
-def test_many_encodings_begin_with_the_best_and_the_others_in_grey(browser, tmp_path):
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """The names of forty encodings, the better the earlier, and the page of their sweep, with a floor above them."""
+    path = tmp_path_factory.mktemp("many")
     names = [path.stem for path in sorted((ROOT / "conf" / "encoding").glob("*.yaml"))][:40]
     for number, name in enumerate(names):
-        make_run(tmp_path, name, 0, line(4 + number / 50), lengths=(32, 256), protocols=("fixed_targets",))
-    write_report(tmp_path)
-    browser.open(tmp_path / "report.html")
-    on = browser.run(
-        "return [...document.querySelectorAll('.chip[aria-pressed=true]')].map((chip) => chip.dataset.label)"
-    )
-    assert set(on) == {*names[:8], "rope"}
-    assert len(browser.find(".chip")) == 40
-    assert drawn_labels(browser) == set(names)
+        rows = {"lengths": (32, 256), "protocols": ("fixed_targets",), "floor": True}
+        make_run(path, name, 0, line(4 + number / 50), **rows)
+    write_report(path)
+    return names, path / "report.html"
+
+
+@pytest.fixture
+def opened_many(browser, many):
+    """That page as it is when it opens: the one that is open, if it is."""
+    if browser.driver.current_url != many[1].resolve().as_uri():
+        browser.open(many[1])
+    browser.click("#best")
+    return browser
+
+
+def chips(browser, selector=""):
+    return browser.run(f"return [...document.querySelectorAll('.chip{selector}')].map((chip) => chip.dataset.label)")
+
+
+def test_many_encodings_begin_with_the_best_and_the_others_in_grey(opened_many, many):
+    browser, (names, _) = opened_many, many
+    assert set(chips(browser, "[aria-pressed=true]")) == {*names[:8], "rope"}
+    assert set(chips(browser)) == {*names, "unigram"}
+    assert drawn_labels(browser) == {*names, "unigram"}
     grey = plot(browser, "perplexity", "return plot.data.filter((t) => t.name && t.line.color === '#cdd2d8').length")
-    assert grey == 31
+    assert grey == 32
     browser.click("#all")
-    assert len(browser.find(".chip[aria-pressed=true]")) == 40
+    assert len(browser.find(".chip[aria-pressed=true]")) == 41
     assert browser.complaints() == []
+
+
+def test_the_chosen_encodings_come_first_once_the_pointer_has_left_them(opened_many, many):
+    browser, (names, _) = opened_many, many
+    chosen = sorted({*names[:8], "rope"})
+    assert chips(browser)[:9] == chosen
+    browser.click(f".chip[data-label={names[39]}]")
+    assert chips(browser)[:9] == chosen and chips(browser)[9] != names[39], "none moves away under the pointer"
+    browser.run("document.querySelector('.chips').dispatchEvent(new Event('mouseleave'))")
+    assert chips(browser)[:10] == sorted([*chosen, names[39]])
+
+
+def test_bands_over_each_other_are_no_darker_than_a_few(opened_many):
+    browser = opened_many
+    browser.click("#all")
+    fills = "return plot.data.filter((t) => t.fill && t.visible !== false).map((t) => t.fillcolor)"
+    shares = [float(re.findall(r"[\d.]+", colour)[3]) for colour in plot(browser, "perplexity", fills)]
+    assert len(shares) >= 40 and min(shares) > 0
+    assert 0.2 < 1 - math.prod(1 - share for share in shares) < 0.4
+
+
+def test_a_floor_does_not_stretch_the_axis_but_is_named_at_its_end(opened_many, many):
+    browser = opened_many
+    highest = "return [10 ** plot._fullLayout.yaxis.range[1], (plot.layout.annotations || []).map(({ text }) => text)]"
+    worst = math.exp(4 + 39 / 50)
+    (floor,) = summary_rows(many[1].parent, label="unigram")
+    for switched_on in (False, True):
+        end, notes = plot(browser, "perplexity", highest)
+        assert worst < end < 1.5 * worst
+        assert (f"unigram {float(floor['perplexity']):.4g} ↑" in notes) == switched_on, notes
+        browser.click(".chip[data-label=unigram]")
+
+
+def test_dark_is_dark_with_every_line_to_be_seen(browser, sweep):
+    look = (
+        "return [getComputedStyle(document.body).backgroundColor, plot.data.find((t) => t.name === 'alibi').line.color]"
+    )
+    try:
+        browser.emulate(scheme="dark")
+        browser.open(sweep / "report.html")
+        assert plot(browser, "perplexity", look) == ["rgb(20, 24, 28)", "#ffffff"]
+        sign = "document.querySelector(document.querySelector('.chip[data-label=alibi] use').getAttribute('href'))"
+        assert browser.run(f"return getComputedStyle({sign}).color") == "rgb(255, 255, 255)"
+    finally:
+        browser.emulate()
+    browser.wait(f"const plot = {PLOTS.format('perplexity')}[0]; return plot.querySelector('.main-svg') !== null")
+    assert plot(browser, "perplexity", look) == ["rgb(255, 255, 255)", "#000000"], "the system's setting has changed"
+    assert browser.complaints() == []
+
+
+def test_every_figure_is_printed_at_the_width_of_paper_and_nothing_that_waits_for_a_click(opened):
+    plot(opened, "perplexity", "return true")
+    opened.click(".chip[data-label=learned]")
+    plots = "[...document.querySelectorAll('.panel:not([hidden]) .plot')]"
+    drawn = f"return {plots}.map((plot) => plot.querySelector('.main-svg')?.getBoundingClientRect().width ?? null)"
+    before = opened.run(drawn)
+    assert None in before, "not all are drawn before they are near"
+    with opened.on_paper():
+        assert set(opened.run(drawn)) == {680}
+        shown = "return [...document.querySelectorAll('button, select, summary, input')].filter((e) => e.offsetParent)"
+        assert chips(opened, "[aria-pressed=true]") == ["alibi", "rope", "sinusoidal", "unigram"]
+        texts = opened.run(f"{shown}.map((e) => e.closest('thead') ? 'a head' : e.dataset.label)")
+        assert {*texts} == {"a head", "alibi", "rope", "sinusoidal", "unigram"}
+        cut = "[...document.querySelectorAll('.scroll')].filter((e) => getComputedStyle(e).overflowX !== 'visible')"
+        assert opened.run(f"return {cut}.length") == 0
+    opened.wait(f"return {plots}[0].querySelector('.main-svg')?.getBoundingClientRect().width > 1000")
+    assert opened.complaints() == []
+
+
+def test_tables_use_the_width_of_a_wide_window(browser, sweep):
+    browser.open(sweep / "report.html", size=(1900, 900))
+    tables = "[...document.querySelectorAll('.table:not([hidden]) .scroll')]"
+    assert browser.run(f"return {tables}.filter((e) => e.scrollWidth > e.clientWidth).length") == 0
+    assert browser.run(f"return Math.max(...{tables}.map((e) => e.clientWidth))") > 1100
+    assert browser.run("return document.documentElement.scrollWidth") <= 1900
+
+
+def test_the_page_weighs_little_and_holds_plotly_once(sweep):
+    page = (sweep / "report.html").read_text()
+    assert len(page) < 2_500_000
+    assert page.count('id="plotly"') == 1 and "plotly.js v" not in page, "packed"

@@ -11,6 +11,7 @@ import pandas as pd
 from eval.compare.comparison import MANY, Comparison
 from eval.compare.plots import (
     HOVER,
+    LINE,
     Figure,
     Style,
     axis,
@@ -121,7 +122,7 @@ def difference_figure(
         data,
         layout(
             axis(f"multiples of {escape(reference)}'s perplexity (log)", log=True),
-            {**y, "showgrid": True, "gridcolor": "#eee", "tickmode": "linear"},
+            {**y, "showgrid": True, "gridcolor": LINE, "tickmode": "linear"},
             shapes=[line_at(1)],
             height=140 + FOREST_LINE * len(rows),
             meta={"line": FOREST_LINE},

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from eval.compare import figures, tables
 from eval.compare.comparison import MANY, Comparison, last_place
 from eval.compare.conclusion import conclude
 from eval.compare.effective import effective_table
-from eval.compare.plots import Figure, Section, Style
+from eval.compare.packed import ASSETS, asset, packed, plotly
+from eval.compare.plots import SHADES, Figure, Section, Style
 from eval.compare.probe_figures import probe_sections
 from eval.compare.retrieval_report import retrieval_panels
 from eval.compare.runs import differing, flatten
@@ -25,8 +24,7 @@ from eval.compare.stage_report import stage_panels
 from eval.compare.stages import stages_of
 from eval.record.identity import NOT_IDENTITY
 
-ASSETS = Path(__file__).with_name("assets")
-FAR = 2  # times the worst encoding's perplexity: beyond, a control is switched off when the page opens
+FAR = 2  # times the worst encoding's perplexity: beyond, a control is off when the page opens, and outside the axis
 BEST = 8  # of many encodings, so many are switched on when the page opens, beside the reference
 
 
@@ -39,6 +37,15 @@ def page(comparison: Comparison, statements: pd.DataFrame) -> str:
     if stages := stages_of(comparison):
         labels += [label for group in stages.longest for label, _ in group.sides]
     best = list(dict.fromkeys([*labels, *([comparison.reference] if comparison.reference else [])]))
+    sections = _sections(comparison, style, statements)
+    drawings = [{"data": each.data, "layout": each.layout} for each in _figures(sections)]
+    start = {
+        "off": _off(comparison, style, best),
+        "best": best,
+        "controls": sorted({*style} - {*comparison.encodings}),
+        "far": FAR,
+        "shades": SHADES,
+    }
     return environment.get_template("report.html").render(
         title=comparison.path.name,
         verdict=conclude(comparison),
@@ -47,17 +54,22 @@ def page(comparison: Comparison, statements: pd.DataFrame) -> str:
         best=best,
         many=len(style) > MANY,
         styles=style,
-        sections=_sections(comparison, style, statements),
-        start={"off": _off(comparison, style, best), "best": best},
-        css=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
-        js=Markup((ASSETS / "report.js").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
+        signs={label: number for number, label in enumerate(style)},
+        sections=sections,
+        start=start,
+        figures=packed(json.dumps(drawings).encode()),
+        css=Markup(asset("report.css")),
+        js=Markup(asset("unpack.js") + asset("report.js")),
+        plotly=plotly(),
     )
 
 
 def report_figures(comparison: Comparison) -> list[Figure]:
     """All figures of the page."""
-    sections = _sections(comparison, figures.styles_of(comparison), pd.DataFrame())
+    return _figures(_sections(comparison, figures.styles_of(comparison), pd.DataFrame()))
+
+
+def _figures(sections: Sequence[Section]) -> list[Figure]:
     return [panel for section in sections for panel in section.panels if isinstance(panel, Figure)]
 
 

@@ -29,6 +29,9 @@ MOST_USED = (
     *("rope_abf", "kerple_power", "sandwich", "rope_nope", "deberta", "window", "stick_breaking"),
 )
 GREY = "#8a8f98"
+INK, SOFT, LINE, BUTTON = "#22262b", "#555555", "#e6e8eb", "#b5bac1"  # text, marks, grids, what floats above a figure
+# What assets/report.css has in the place of a figure's colour where the page is dark.
+SHADES = {COLOURS[4]: "--black", INK: "--ink", SOFT: "--soft", LINE: "--line", BUTTON: "--soft"}
 MAPS, MAP_HEIGHT = 4, 230  # heat maps side by side; pixels
 HOVER = "%{customdata}<extra></extra>"  # what customdata says, and no box with the trace's name beside it
 
@@ -213,7 +216,7 @@ def escape(text: str) -> str:
 
 def axis(title: str, *, log: bool = False) -> dict[str, Any]:
     """An axis of plotly's."""
-    found = {"title": {"text": title}, "gridcolor": "#e6e8eb", "zeroline": False, "automargin": True}
+    found = {"title": {"text": title}, "gridcolor": LINE, "zeroline": False, "automargin": True}
     return found | ({"type": "log", "tickformat": ",.5~g"} if log else {})
 
 
@@ -225,7 +228,7 @@ def length_axis(lengths: Iterable[int], context: float) -> dict[str, Any]:
 
 
 def line_at(x: float) -> dict[str, Any]:
-    line = {"color": "#555", "width": 1.5, "dash": "dash"}
+    line = {"color": SOFT, "width": 1.5, "dash": "dash"}
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line, "layer": "below"}
 
 
@@ -235,7 +238,7 @@ def layout(
     """A layout of plotly's. trained: where on a logarithmic x axis a line says that training went no further."""
     if trained is not None:  # plotly wants the logarithm of an annotation's place on such an axis
         place = {"x": math.log10(trained), "yref": "paper", "y": 1, "xanchor": "left", "yanchor": "bottom"}
-        note = {"text": "trained up to here", "showarrow": False, "font": {"size": 12, "color": "#555"}, **place}
+        note = {"text": "trained up to here", "showarrow": False, "font": {"size": 12, "color": SOFT}, **place}
         more |= {"shapes": [line_at(trained)], "annotations": [note]}
     return {
         "xaxis": dict(x),
@@ -245,9 +248,9 @@ def layout(
         "showlegend": False,
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#b5bac1", "activecolor": "#22262b"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": BUTTON, "activecolor": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#22262b"},
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
         **more,
     }
