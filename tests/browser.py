@@ -45,14 +45,14 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
 
     @contextmanager
-    def on_paper(self) -> Iterator[None]:
-        """While the page is printed."""
-        self.emulate("print")
+    def on_paper(self, scheme: str = "light") -> Iterator[None]:
+        """While the page is printed, and after it on a screen; `scheme` is the system's setting."""
+        self.emulate("print", scheme)
         self.run("window.dispatchEvent(new Event('beforeprint'))")
         try:
             yield
         finally:
-            self.emulate()
+            self.emulate(scheme=scheme)
             self.run("window.dispatchEvent(new Event('afterprint'))")
 
     def run(self, script: str, *arguments: Any) -> Any:

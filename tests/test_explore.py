@@ -204,6 +204,9 @@ def test_the_encoding_changes_the_curve_to_its_own_numbers(browser, explorer):
 
 def test_the_state_the_tokens_and_the_head_change_the_curve(browser, explorer):
     look(browser, explorer, encoding="t5", head="1")
+    for name, first in (("layer", []), ("head", ["all"])):  # counted as in results.json and in the report
+        shown = browser.run(f"return [...document.getElementById('{name}').options].map((o) => [o.value, o.text])")
+        assert shown == [[each, each] for each in [*first, *map(str, range(len(shown) - len(first)))]]
     seen = [drawn(browser, "curve")]
     for selector, value in (("#state", "0"), ("#search", "independent"), ("#head", "2")):
         choose(browser, selector, value)
@@ -217,6 +220,9 @@ def test_sliders_show_the_sinusoids_of_their_base_width_and_position(browser, ex
         choose(browser, f"[data-clock=sinusoids] [name={name}]", value)
     expected = sinusoids(torch.tensor([37]), explore.WIDTHS[1], explore.BASES[1])[0]
     assert np.allclose(drawn(browser, "code"), expected, atol=1e-4)
+    said = [each.get_attribute("aria-valuetext") for each in browser.find("[data-clock=sinusoids] input")]
+    assert said == ["100", "8", "37"], "what stands there, not its place in the list"
+    assert {each.get_attribute("aria-live") for each in browser.find(".sliders output")} == {"off"}, "once is enough"
 
 
 def test_hands_stand_at_the_angles_of_rope(browser, explorer):
@@ -280,6 +286,7 @@ def test_encodings_are_laid_over_each_other_and_taken_away_again(browser, explor
     assert browser.complaints() == []
 
 
+@pytest.mark.slow
 def test_what_lies_over_each_other_stands_in_the_address(browser, explorer):
     look(browser, explorer, encoding="t5", head="1", add="alibi")
     assert browser.run("return location.hash") == "#t5,alibi"
@@ -288,21 +295,7 @@ def test_what_lies_over_each_other_stands_in_the_address(browser, explorer):
     assert {name for name, _ in curves_of(browser)} == {"t5", "alibi"}
 
 
-def test_sliders_say_their_values_not_their_places(browser, explorer):
-    look(browser, explorer)
-    choose(browser, "[data-clock=sinusoids] [name=base]", 5)
-    said = [each.get_attribute("aria-valuetext") for each in browser.find("[data-clock=sinusoids] input")]
-    assert said == ["500,000", "64", "0"]
-    assert {e.get_attribute("aria-live") for e in browser.find(".sliders output")} == {"off"}, "they would say it twice"
-
-
-def test_layers_and_heads_have_the_numbers_that_they_have_in_results(browser, explorer):
-    look(browser, explorer, encoding="t5")
-    for name, first in (("layer", []), ("head", ["all"])):
-        shown = browser.run(f"return [...document.getElementById('{name}').options].map((o) => [o.value, o.text])")
-        assert shown == [[each, each] for each in [*first, *map(str, range(len(shown) - len(first)))]]
-
-
+@pytest.mark.slow
 def test_the_explorer_is_dark_by_the_systems_setting_and_light_on_paper(browser, explorer):
     look(browser, explorer)
     ink = "return document.getElementById('curve').layout.font.color"

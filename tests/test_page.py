@@ -275,40 +275,38 @@ def test_a_floor_does_not_stretch_the_axis_but_is_named_at_its_end(opened_many, 
         browser.click(".chip[data-label=unigram]")
 
 
-def test_dark_is_dark_with_every_line_to_be_seen(browser, sweep):
+@pytest.fixture
+def dark(browser, sweep):
+    """The page where the system is set to dark."""
+    browser.emulate(scheme="dark")
+    browser.open(sweep / "report.html")
+    yield browser
+    browser.emulate()
+
+
+def test_the_page_is_dark_by_the_systems_setting_but_prints_every_figure_on_white(dark):
     look = (
         "return [getComputedStyle(document.body).backgroundColor, plot.data.find((t) => t.name === 'alibi').line.color]"
     )
-    try:
-        browser.emulate(scheme="dark")
-        browser.open(sweep / "report.html")
-        assert plot(browser, "perplexity", look) == ["rgb(20, 24, 28)", "#ffffff"]
-        sign = "document.querySelector(document.querySelector('.chip[data-label=alibi] use').getAttribute('href'))"
-        assert browser.run(f"return getComputedStyle({sign}).color") == "rgb(255, 255, 255)"
-    finally:
-        browser.emulate()
-    browser.wait(f"const plot = {PLOTS.format('perplexity')}[0]; return plot.querySelector('.main-svg') !== null")
-    assert plot(browser, "perplexity", look) == ["rgb(255, 255, 255)", "#000000"], "the system's setting has changed"
-    assert browser.complaints() == []
-
-
-def test_every_figure_is_printed_at_the_width_of_paper_and_nothing_that_waits_for_a_click(opened):
-    plot(opened, "perplexity", "return true")
-    opened.click(".chip[data-label=learned]")
+    assert plot(dark, "perplexity", look) == ["rgb(20, 24, 28)", "#ffffff"]
+    sign = "document.querySelector(document.querySelector('.chip[data-label=alibi] use').getAttribute('href'))"
+    assert dark.run(f"return getComputedStyle({sign}).color") == "rgb(255, 255, 255)"
+    dark.click(".chip[data-label=learned]")
     plots = "[...document.querySelectorAll('.panel:not([hidden]) .plot')]"
-    drawn = f"return {plots}.map((plot) => plot.querySelector('.main-svg')?.getBoundingClientRect().width ?? null)"
-    before = opened.run(drawn)
-    assert None in before, "not all are drawn before they are near"
-    with opened.on_paper():
-        assert set(opened.run(drawn)) == {680}
-        shown = "return [...document.querySelectorAll('button, select, summary, input')].filter((e) => e.offsetParent)"
-        assert chips(opened, "[aria-pressed=true]") == ["alibi", "rope", "sinusoidal", "unigram"]
-        texts = opened.run(f"{shown}.map((e) => e.closest('thead') ? 'a head' : e.dataset.label)")
-        assert {*texts} == {"a head", "alibi", "rope", "sinusoidal", "unigram"}
+    widths = f"return {plots}.map((plot) => plot.querySelector('.main-svg')?.getBoundingClientRect().width ?? null)"
+    assert None in dark.run(widths), "not all are drawn before they are near"
+    with dark.on_paper(scheme="dark"):
+        assert set(dark.run(widths)) == {680}, "of paper"
+        assert plot(dark, "perplexity", look) == ["rgb(255, 255, 255)", "#000000"]
+        waiting = "[...document.querySelectorAll('button, select, summary, input')].filter((each) => each.offsetParent)"
+        names = dark.run(f"return {waiting}.map((each) => each.closest('thead') ? 'a head' : each.dataset.label)")
+        assert {*names} == {"a head", "alibi", "rope", "sinusoidal", "unigram"}, "those that are on, as a legend"
         cut = "[...document.querySelectorAll('.scroll')].filter((e) => getComputedStyle(e).overflowX !== 'visible')"
-        assert opened.run(f"return {cut}.length") == 0
-    opened.wait(f"return {plots}[0].querySelector('.main-svg')?.getBoundingClientRect().width > 1000")
-    assert opened.complaints() == []
+        assert dark.run(f"return {cut}.length") == 0
+    dark.wait(f"return {plots}[0].querySelector('.main-svg')?.getBoundingClientRect().width > 1000")
+    dark.emulate(scheme="light")
+    dark.wait(f"return {plots}[0].data?.some((trace) => trace.line?.color === '#000000')")
+    assert dark.complaints() == []
 
 
 def test_tables_use_the_width_of_a_wide_window(browser, sweep):
