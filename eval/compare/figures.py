@@ -12,6 +12,7 @@ from eval.compare.comparison import MANY, Comparison
 from eval.compare.plots import (
     HOVER,
     LINE,
+    POINTS,
     Figure,
     Style,
     axis,
@@ -108,13 +109,14 @@ def difference_figure(
         hover=[_describe_difference(row) for row in rows.itertuples()],
     )
     data = []
-    for row in rows.itertuples():
+    for row in rows.itertuples(index=False):
         bounds = {"array": [row.high - row.multiple], "arrayminus": [row.multiple - row.low], "symmetric": False}
         error = {} if pd.isna(row.low) else {"type": "data", "thickness": 2, "width": 5, **bounds}
         symbol = style[row.label].marker + "-open" * (row.verdict == "not separable")
         marker = {"color": style[row.label].colour, "size": 10, "symbol": symbol}
-        trace = points(rows.loc[[row.Index]], "multiple", "name") | {"text": [show_percent(row.difference_percent)]}
-        data.append({**trace, "error_x": error, "marker": marker})
+        at = {"x": [row.multiple], "y": [row.name], "text": [show_percent(row.difference_percent)]}
+        hover = {"customdata": [row.hover], "hovertemplate": HOVER}
+        data.append({**POINTS, "meta": row.label, **at, **hover, "error_x": error, "marker": marker})
     place = show_length(length, comparison.context)
     y = {"categoryorder": "array", "categoryarray": rows["name"].tolist()[::-1], "automargin": True}
     return Figure(

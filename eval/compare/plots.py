@@ -33,6 +33,7 @@ INK, SOFT, LINE, BUTTON = "#22262b", "#555555", "#e6e8eb", "#b5bac1"  # text, ma
 # What assets/report.css has in the place of a figure's colour where the page is dark.
 SHADES = {COLOURS[4]: "--black", INK: "--ink", SOFT: "--soft", LINE: "--line", BUTTON: "--soft"}
 MAPS, MAP_HEIGHT = 4, 230  # heat maps side by side; pixels
+POINTS = {"type": "scatter", "mode": "markers"}
 HOVER = "%{customdata}<extra></extra>"  # what customdata says, and no box with the trace's name beside it
 
 
@@ -206,7 +207,7 @@ def points(own: pd.DataFrame, x: str, y: str) -> dict[str, Any]:
         hover = {"customdata": own["hover"].tolist(), "hovertemplate": HOVER}
     else:
         hover = {"hovertemplate": f"<b>{escape(label)}</b><br>%{{x}}: %{{y:.5g}}<extra></extra>"}
-    return {"type": "scatter", "mode": "markers", "meta": label, "x": own[x].tolist(), "y": own[y].tolist(), **hover}
+    return {**POINTS, "meta": label, "x": own[x].tolist(), "y": own[y].tolist(), **hover}
 
 
 def escape(text: str) -> str:

@@ -251,8 +251,8 @@ class RunFolder:
         """What is damaged, another run's, or gone although the run has come past it; a file once, results.json first.
         A finished run may have given up all of its checkpoints."""
         found: dict[Path, DamagedError] = {}
-        checks = (self._check_results, self.check_owner, self._check_losses, self._read_curve, self._read_tokenizer)
-        for check in (*checks, self._check_last):
+        checks = (self._check_results, self.check_owner, self._check_settings, self._check_losses)
+        for check in (*checks, self._read_curve, self._read_tokenizer, self._check_last):
             try:
                 check()
             except DamagedError as error:
@@ -274,15 +274,15 @@ class RunFolder:
         is of."""
         results, status = self.results, self._read_status()
         own = results.get("identity", {}).get("settings")
-        finished = status["state"] == "finished"
-        if finished or (self.path / "config.json").exists():
-            config = self.config
-            if finished:
-                self.settings  # noqa: B018
-            if own not in (None, settings_hash(config)):
-                raise DamagedError(self.path / "config.json", "is another run's")
+        there = status["state"] == "finished" or (self.path / "config.json").exists()
+        if there and own not in (None, settings_hash(self.config)):
+            raise DamagedError(self.path / "config.json", "is another run's")
         if status.get("run", results.get("config_hash")) != results.get("config_hash"):
             raise DamagedError(self.path / "status.json", "is another run's")
+
+    def _check_settings(self) -> None:
+        if self.finished:
+            self.settings  # noqa: B018
 
     def _check_losses(self) -> None:
         results = self.results
