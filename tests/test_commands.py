@@ -95,7 +95,12 @@ def test_commands_are_found_in_blocks_in_lines_and_in_text():
 
 
 SHOWN = sorted({each for page in PAGES for each in commands(page.read_text())})
-TRAINING = [each for each in SHOWN if each.startswith("python train.py ") and "..." not in each]
+IN_README = {*commands(README)}
+TRAINING = [
+    pytest.param(each, marks=[] if each in IN_README else pytest.mark.slow)
+    for each in SHOWN
+    if each.startswith("python train.py ") and "..." not in each
+]
 OF_THE_READERS = {  # what the reader puts in: a setting, and what stands for it here
     "FILE_OR_FOLDER": str(ROOT / "docs"),
     "encoding=mine": "encoding=rope",

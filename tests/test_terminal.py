@@ -4,6 +4,7 @@ python -m pytest tests/test_terminal.py
 """
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from eval.compare.comparison import read_comparison
 from eval.compare.report import print_comparison
 from eval.compare.show import show_interval, show_perplexity
-from eval.record.terminal import in_a_line, print_results
+from eval.record.folder import RunFolder
+from eval.record.identity import settings_of
+from eval.record.terminal import announce, in_a_line, print_results
 from tests.synthetic import CONTEXT, LENGTHS, make_run
 
 EXTENDED = {"yarn": -0.3, "self_extend": 0.1, "alibi_interpolation": 0.2}
@@ -172,3 +175,14 @@ def test_a_job_beside_others_is_a_line(runs):
 def test_a_pipe_gets_plain_lines(runs, terminal, what):
     shown = terminal(None, print_results, *runs[what])
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
+
+
+def test_an_announcement_breaks_between_words_in_a_terminal_alone(terminal, tmp_path):
+    settings = settings_of("encoding=rope", f"runs={tmp_path}")
+    counts = {"total": 1_049_728, "embedding": 262_144, "encoding": 0}
+    module = SimpleNamespace(transformer=SimpleNamespace(count_parameters=lambda: counts))
+    data = SimpleNamespace(describe=lambda: "documents and tokens of train, validation and test " * 3)
+    arguments = announce, settings, data, module, RunFolder(tmp_path / "rope-s0-1f2e3d")
+    whole, broken = (terminal(columns, *arguments) for columns in (None, 80))
+    assert max(map(len, broken.splitlines())) <= 80 < max(map(len, whole.splitlines()))
+    assert broken.split() == whole.split()

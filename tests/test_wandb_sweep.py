@@ -5,6 +5,7 @@ python -m pytest tests/test_wandb_sweep.py
 """
 
 import pytest
+import wandb
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 from wandb.sdk.lib.config_util import save_config_file_from_dict
 
@@ -28,8 +29,10 @@ def agent(monkeypatch, tmp_path):
         save_config_file_from_dict(given["WANDB_SWEEP_PARAM_PATH"], {k: {"value": v} for k, v in parameters.items()})
         for name, value in {**given, "WANDB_MODE": "offline"}.items():
             monkeypatch.setenv(name, value)
+        wandb.teardown()  # of what an earlier test has set up in this process, which reads the variables once
 
-    return start
+    yield start
+    wandb.teardown()
 
 
 def points(parameters):

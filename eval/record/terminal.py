@@ -39,7 +39,7 @@ def announce(settings: Settings, data, module, folder) -> None:
     if uses_gpu(settings.trainer.accelerator):
         device = torch.cuda.get_device_name()
     options = "".join(f", {words}" for words in settings.model.options.values())
-    print(
+    said = (
         f"{folder.name}: {settings.encoding['name']}{options}, {counts['total'] - counts['embedding']:,} parameters "
         f"({counts['total']:,} with embeddings, {counts['encoding']:,} of them the encoding's)\n"
         f"{data.describe()}\n"
@@ -47,9 +47,10 @@ def announce(settings: Settings, data, module, folder) -> None:
         f"{trained_on(settings)}{_growth(settings)}; then scored at "
         f"{', '.join(f'{m:g}x' for m in settings.eval.lengths)} the {'first ' if settings.stage else ''}context\n"
         f"{_going_on(settings, folder)}"
-        f"on {device}, in {precision.name} ({precision.reason})",
-        flush=True,
+        f"on {device}, in {precision.name} ({precision.reason})"
     )
+    print_notes(said.splitlines())
+    sys.stdout.flush()
 
 
 def _before(settings: Settings) -> str:
