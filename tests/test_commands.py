@@ -106,6 +106,7 @@ OF_THE_READERS = {  # what the reader puts in: a setting, and what stands for it
     "encoding=mine": "encoding=rope",
     "encoding=my_decay": "encoding=rope",
     "encoding_path=~/mypkg": "seed=0",
+    "extension=slower extension.power=0.7": "extension=pi",
     "data=topics": "data=shakespeare",
     "data=first": "data=copy",
     "eval=confidence": "eval=default",
@@ -209,11 +210,11 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     own = folder / "mypkg"
     own.mkdir()
-    for page in ("adding", "own_encoding"):
+    for page, name in (("adding", r"\S*/(mine\.\w+)"), ("own_encoding", r"~/mypkg/(\S+)")):
         text = (ROOT / "docs" / f"{page}.md").read_text()
-        for name, code in re.findall(r"`\S*?((?:mine|my_decay)\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", text, re.DOTALL):
-            (own / name).write_text(code.replace("model.encodings.mine.", "mine."))
-    assert {path.name for path in own.iterdir()} == {"mine.py", "mine.yaml", "my_decay.py", "my_decay.yaml"}
+        for file, code in re.findall(rf"`{name}`:\n\n```\w+\n(.*?)```", text, re.DOTALL):
+            (own / file).write_text(code.replace("model.encodings.mine.", "mine."))
+    assert {path.name for path in own.iterdir()} > {"mine.py", "mine.yaml", "decay_bias.py", "my_decay.yaml"}
     write_texts(folder / "texts")
     return folder
 
@@ -248,11 +249,11 @@ def runs(carried_out, place):
 def test_a_command_runs(command, carried_out, place, runs):
     own = next((name for name in runs if name in command), "rope")
     shown = FOLDERS.sub(f"runs/{runs[own]}", SWEEPS.sub("runs/compare", command))
-    for theirs, ours in {"FILE_OR_FOLDER": "texts"}.items():
-        shown = shown.replace(theirs, ours)
+    shown = shown.replace("FILE_OR_FOLDER", "texts")
+    for theirs, ours in OF_THE_READERS.items():
+        if not theirs.startswith("encoding"):  # those of one's own are there
+            shown = shown.replace(theirs, ours)
     if "encoding_path" not in shown:
-        for theirs in ("data=topics", "data=first", "eval=confidence", "eval=last_token"):
-            shown = shown.replace(theirs, OF_THE_READERS[theirs])
         shown = re.sub(r"encoding=mine\b", "encoding=mine encoding_path=~/mypkg", shown)
     if shown.startswith("python train.py"):
         said = carried_out((str(ROOT / "train.py"),), *made_small(shown.replace("~", str(place))), "runs=runs")
