@@ -156,9 +156,14 @@ SMALL = {  # what a command that says nothing else is run with
     "logger": "none",
     "seed": "0",
 }
-SWEPT = {"compare": {"encoding": "none,rope"}, "retrieval": {"encoding": "none,rope"}, "extend": {"arm": "parent,yarn"}}
+SWEPT = {  # of what an experiment sweeps over
+    "compare": {"encoding": "none,rope"},
+    "retrieval": {"encoding": "none,rope"},
+    "extend": {"arm": "parent,yarn"},
+    "layouts": {"encoding.parts.global.p": "0,1", "encoding.windows.local": "L/8", "model.num_layers": "4"},
+}
 FOLDERS = re.compile(r"runs/(?:\w+/)?(?:rope-(?:s0-)?(?:\.\.\.|1f2e3d)|my_decay-s0-\.\.\.)|(?<=run=)\.\.\.|\bRUN\b")
-SWEEPS = re.compile(r"runs/(?:demo|mine|<sweep>|SWEEP)|\bSWEEP\b")
+SWEEPS = re.compile(r"runs/(?:demo|mine|<sweep>|(?:wandb-)?SWEEP)|\bSWEEP\b")
 ELSEWHERE = {  # what is not run here, and why
     "python -m scripts.<name>": "names all of them",
     "python train.py -m experiment=standard ... sweep=standard": "names others",
@@ -171,6 +176,8 @@ ELSEWHERE = {  # what is not run here, and why
     "python -m scripts.benchmark loop": "tests/test_benchmark.py",
     "python -m scripts.benchmark peers": "tests/test_benchmark.py",
     "python -m scripts.benchmark quick": "tests/test_benchmark.py",
+    "python -m scripts.dashboard [--project trainshort] [--entity NAME]": "tests/test_dashboard.py",
+    "python -m scripts.report SWEEP evaluator=RUN key_gain=0.25 key_loss=2": "tests/test_key_tokens.py",
     "python -m scripts.encodings --write": "tests/test_readme.py",
     "python -m scripts.gpu_check": "needs a GPU",
     "python -m scripts.gpu_check FOLDER": "needs a GPU",
