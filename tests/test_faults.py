@@ -34,6 +34,7 @@ from model.training.language_model import DivergedError, LanguageModel, build_la
 from model.training.meter import Meter
 from model.training.trainer import build_trainer
 from tests.small import CONTEXT, small_model, small_stream
+from tests.synthetic import make_run
 from train import train
 
 SMOKE = ["experiment=smoke", "training.tokens=2048", "eval.windows=12", "eval.targets=8"]
@@ -241,6 +242,13 @@ def test_a_validation_that_is_not_finite_is_recorded_as_no_number(composed, monk
     train(run)
     folder = RunFolder.of(run)
     assert folder.finished and folder.results["training"]["val_loss"] is None and folder.faults() == []
+
+
+def test_settings_that_no_longer_can_be_read_are_a_fault_where_they_are_no_part_of_the_runs_name(tmp_path):
+    run = make_run(tmp_path, "rope")
+    write_json(run.path / "config.json", {**run.config, "logger": 5})
+    (fault,) = run.faults()
+    assert fault.path.name == "config.json" and "logger" in str(fault)
 
 
 def no_primitive(*args, **kwargs):

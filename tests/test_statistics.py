@@ -180,6 +180,21 @@ def test_holm_equals_its_definition_as_a_step_down_procedure():
         assert {name for name, p in holm(p_values).items() if p <= 0.05} == rejected
 
 
+def test_each_against_each_is_the_paired_difference_over_the_seeds_that_both_have():
+    rng = np.random.default_rng(0)
+    tokens_W, blocks_W = rng.integers(20, 90, 60), np.repeat(np.arange(20), 3)
+    seeds = {"a": (2, 0, 1), "b": (0, 1, 2), "c": (1, 3, 0)}
+    hard = {name: np.repeat(rng.normal(0, 30, 20), 3) for name in seeds}  # by block: windows alone would say more
+    losses = {
+        name: {seed: 5 * tokens_W + hard[name] + rng.normal(0, 1, 60) for seed in own} for name, own in seeds.items()
+    }
+    found = statistics.p_values(losses, tokens_W, blocks_W)
+    for name, others in {"a": "bc", "b": "ac", "c": "ab"}.items():
+        pairs = [statistics.shared_seeds(losses[name], losses[other]) for other in others]
+        assert found[name] == pytest.approx([difference(*pair, tokens_W, blocks_W).p for pair in pairs])
+        assert found[name] != pytest.approx([difference(*pair, tokens_W).p for pair in pairs])
+
+
 def test_tiers_are_the_best_of_all_then_of_those_that_are_left():
     random, tokens_W = np.random.default_rng(3), np.full(40, 100)
     means = {"a": 4.0, "b": 4.0, "c": 4.5, "d": 5.0, "e": 5.0}
