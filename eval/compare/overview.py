@@ -11,7 +11,7 @@ import pandas as pd
 from eval.compare.bank import SEEDS, VERSION, catalogue
 from eval.compare.bank_file import Contents
 from eval.compare.comparison import Comparison
-from eval.compare.conclusion import conclude
+from eval.compare.conclusion import ONE_SEED, conclude
 from eval.compare.paper import LOOK, log_ticks
 from eval.compare.plots import COLOURS, GREY, MOST_USED
 from eval.compare.report import as_text, markdown_table
@@ -35,7 +35,7 @@ def overview(
         f"most, and of every family the lowest at {rows['context_length'].max():,} tokens; "
         f"[all {rows['label'].nunique()}, in groups that can't be told apart](docs/results/standard.md).",
         markdown_table(overview_table(comparison, rows, families)),
-        as_text(next(each for each in conclude(comparison) if each.startswith("At "))),
+        as_text(" ".join(each for each in conclude(comparison) if each.startswith("At ") or each == ONE_SEED)),
         f"![Perplexity of every encoding at the training context and at the longest]({PICTURE})",
     ]
     return "\n\n".join(parts)
