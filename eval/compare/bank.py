@@ -64,6 +64,11 @@ def catalogue() -> dict[str, dict[str, Any]]:
     return {name: each for name, each in found.items() if fewest_layers(each) <= standard().model.num_layers}
 
 
+def whole() -> int:
+    """How many runs a bank without gaps holds."""
+    return len(SEEDS) * len(catalogue())
+
+
 def encoding_settings(name: str) -> dict[str, Any]:
     return OmegaConf.to_container(composed(None, f"+encoding={name}").encoding, resolve=True)
 
@@ -303,7 +308,7 @@ def _bank_remarks(contents: Contents) -> Iterator[str]:
     for name, why in found.stale.items():
         yield f"Stale: {name}, for {why} since its runs were made."
     if found.missing:
-        yield f"{len(found.missing)} of {len(SEEDS) * len(catalogue())} runs are not in the bank yet."
+        yield f"{len(found.missing)} of {whole()} runs are not in the bank yet."
     if len(machines := Counter(made_on(entry.results) for entry in contents.entries)) > 1:
         yield f"Made on {listed(f'{machine} ({count})' for machine, count in machines.most_common())}."
 

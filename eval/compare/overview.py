@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from eval.compare.bank import SEEDS, VERSION, catalogue
+from eval.compare.bank import VERSION, whole
 from eval.compare.bank_file import Contents
 from eval.compare.comparison import Comparison
 from eval.compare.conclusion import ONE_SEED, conclude
@@ -27,7 +27,7 @@ def overview(
 ) -> str:
     """Markdown. rows: those of `ranking.ranked`; families: by encoding; digest: the bank's SHA-256."""
     training, data = comparison.compared[0].settings.training, comparison.compared[0].settings.data["name"]
-    runs = f"{len(contents.entries)} of {len(SEEDS) * len(catalogue())} runs are in it so far"
+    runs = f"{len(contents.entries)} of {whole()} runs are in it so far"
     parts = [
         f"<!-- of results/standard-v{VERSION}.parquet, sha256 {digest} -->",
         f"Perplexity by fixed targets at the training context of {comparison.context} tokens and beyond it, after "
