@@ -64,11 +64,11 @@ def point(step: int) -> dict[str, float]:
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path):
     """Not logged in, whoever runs the tests, and a W&B that knows of none before."""
+    wandb.teardown()  # first: of the variables below one names its process, and is given back in the end
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    wandb.teardown()
     yield
     wandb.teardown()
 
