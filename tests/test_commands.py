@@ -1,5 +1,5 @@
-"""Every command that the README and docs show is one: those of `python train.py` have settings that fit, and all are
-run at small size in the slow suite.
+"""Every command that the README and docs show is one: in the slow suite the settings of
+`python train.py` are held to fit, and all are run at small size.
 
 python -m pytest tests/test_commands.py
 python -m pytest tests/test_commands.py -m slow    # five minutes
@@ -95,12 +95,7 @@ def test_commands_are_found_in_blocks_in_lines_and_in_text():
 
 
 SHOWN = sorted({each for page in PAGES for each in commands(page.read_text())})
-IN_README = {*commands(README)}
-TRAINING = [
-    pytest.param(each, marks=[] if each in IN_README else pytest.mark.slow)
-    for each in SHOWN
-    if each.startswith("python train.py ") and "..." not in each
-]
+TRAINING = [each for each in SHOWN if each.startswith("python train.py ") and "..." not in each]
 OF_THE_READERS = {  # what the reader puts in: a setting, and what stands for it here
     "FILE_OR_FOLDER": str(ROOT / "docs"),
     "encoding=mine": "encoding=rope",
@@ -128,6 +123,7 @@ def singled(arguments: list[str]) -> list[str]:
     return first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", TRAINING)
 def test_the_settings_of_a_command_fit(command):
     for theirs, ours in OF_THE_READERS.items():

@@ -284,6 +284,7 @@ def dark(browser, sweep):
     browser.emulate()
 
 
+@pytest.mark.slow
 def test_the_page_is_dark_by_the_systems_setting_but_prints_every_figure_on_white(dark):
     look = (
         "return [getComputedStyle(document.body).backgroundColor, plot.data.find((t) => t.name === 'alibi').line.color]"

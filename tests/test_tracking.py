@@ -100,6 +100,7 @@ def test_an_id_stays_its_folders(tmp_path):
     assert record_id(tmp_path, "rope", given="of-an-agent") == "of-an-agent" == record_id(tmp_path, "rope")
 
 
+@pytest.mark.slow
 def test_a_sweep_of_any_name_leaves_its_records_in_the_one_folder(composed, offline, tmp_path):
     run = composed(*SMOKE, "sweep='a/b #?%:;c'")
     train(run)
