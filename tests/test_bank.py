@@ -59,6 +59,7 @@ def test_the_catalogue_is_what_the_standard_setting_composes():
     assert banks.encoding_settings("window") == settings_of("experiment=standard", "encoding=window").encoding
 
 
+@pytest.mark.slow
 def test_all_that_fit_the_standard_models_layers_are_asked_for_at_once():
     names = banks.catalogue()
     assert {"rope", "swan", "layers"} <= names.keys() and {"gemma3", "gemma4"}.isdisjoint(names)
@@ -277,6 +278,7 @@ def test_an_encoding_that_is_not_there_is_named(small, tmp_path):
         script.main([f"bank={tmp_path / 'bank'}", "encodings=ropes"])
 
 
+@pytest.mark.slow
 def test_filling_trains_what_is_missing_by_the_ordinary_sweep_and_gathers_it(full, tmp_path, monkeypatch):
     asked = []
 
