@@ -188,21 +188,24 @@ def write(bank: Path, options: Mapping[str, str]) -> int:
     from conf.schema import ROOT
     from eval.compare.bank import bank_comparison, open_bank
     from eval.compare.literature import check
-    from eval.compare.overview import PICTURE, overview, overview_picture
     from eval.compare.page import page
     from eval.compare.ranking import bank_markdown, ranked
+    from eval.compare.readme import PICTURE, readme_part, readme_picture
     from eval.record.files import write_atomic
     from model.catalogue import encoding_family
 
-    contents, digest = open_bank(bank), hashlib.sha256(bank.read_bytes() if bank.exists() else b"").hexdigest()
+    contents = open_bank(bank)
     comparison = bank_comparison(contents, bank)
-    rows, families = ranked(comparison), {name: encoding_family(name) for name in comparison.encodings}
+    rows, statements = ranked(comparison), check(comparison)
+    families = {name: encoding_family(name) for name in comparison.encodings}
+    digest = hashlib.sha256(bank.read_bytes()).hexdigest()
     readme = Path(options.get("readme", ROOT / "README.md"))
+    markdown = Path(options.get("out", ROOT / "docs" / "results" / "standard.md"))
     files = {
-        Path(options.get("out", ROOT / "docs" / "results" / "standard.md")): bank_markdown(comparison, contents, rows),
-        Path(options.get("page", bank.with_suffix(".html"))): page(comparison, check(comparison)),
-        readme: rewritten(readme.read_text("utf-8"), "bank", overview(comparison, contents, rows, families, digest)),
-        readme.parent / PICTURE: overview_picture(comparison, rows, digest),
+        markdown: bank_markdown(comparison, contents, rows, statements),
+        Path(options.get("page", bank.with_suffix(".html"))): page(comparison, statements),
+        readme: rewritten(readme.read_text("utf-8"), "bank", readme_part(comparison, contents, rows, families, digest)),
+        readme.parent / PICTURE: readme_picture(comparison, rows, digest),
     }
     for path, made in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

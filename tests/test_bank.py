@@ -29,7 +29,7 @@ from eval.compare.bank import add, beside, entry_of, gaps, open_bank, stated
 from eval.compare.bank_file import BankError, read_bank, write_bank
 from eval.compare.comparison import read_comparison
 from eval.compare.literature import check
-from eval.compare.overview import PICTURE, bank_of
+from eval.compare.readme import PICTURE, bank_of
 from eval.compare.runs import flatten
 from eval.record.identity import identity, settings_of
 from eval.record.jobs import SWEEP_FAILED

@@ -12,7 +12,6 @@ from eval.compare.comparison import MANY, Comparison
 from eval.compare.plots import (
     HOVER,
     LINE,
-    POINTS,
     Figure,
     Style,
     axis,
@@ -23,6 +22,7 @@ from eval.compare.plots import (
     line_at,
     points,
     styles,
+    trace,
 )
 from eval.compare.show import show_count, show_interval, show_length, show_p, show_percent, show_perplexity
 from eval.compare.tables import costs, name_of
@@ -114,9 +114,8 @@ def difference_figure(
         error = {} if pd.isna(row.low) else {"type": "data", "thickness": 2, "width": 5, **bounds}
         symbol = style[row.label].marker + "-open" * (row.verdict == "not separable")
         marker = {"color": style[row.label].colour, "size": 10, "symbol": symbol}
-        at = {"x": [row.multiple], "y": [row.name], "text": [show_percent(row.difference_percent)]}
-        hover = {"customdata": [row.hover], "hovertemplate": HOVER}
-        data.append({**POINTS, "meta": row.label, **at, **hover, "error_x": error, "marker": marker})
+        more = {"text": [show_percent(row.difference_percent)], "error_x": error, "marker": marker}
+        data.append(trace(row.label, [row.multiple], [row.name], [row.hover]) | more)
     place = show_length(length, comparison.context)
     y = {"categoryorder": "array", "categoryarray": rows["name"].tolist()[::-1], "automargin": True}
     return Figure(

@@ -83,7 +83,7 @@ def draw(figure: Figure, style: Mapping[str, Style], width: float, formats: Iter
 
     with matplotlib.rc_context(LOOK):
         canvas = canvas_of(figure, style, width)
-        return {each: _saved(canvas, figure.title, each) for each in formats}
+        return {each: saved(canvas, each, Title=figure.title) for each in formats}
 
 
 def canvas_of(figure: Figure, style: Mapping[str, Style], width: float) -> Canvas:
@@ -93,10 +93,12 @@ def canvas_of(figure: Figure, style: Mapping[str, Style], width: float) -> Canva
     return _maps(figure, width) if maps else _forest(figure, width) if forest else _curves(figure, style, width)
 
 
-def _saved(canvas: Canvas, title: str, form: str) -> bytes:
-    told = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
+def saved(canvas: Canvas, form: str, **told: str) -> bytes:
+    """A figure as a file, the same each time. form: of FORMATS; told: what the file says of itself, by matplotlib's
+    names or, in PNG, any."""
+    left_out = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
     file = io.BytesIO()
-    canvas.savefig(file, format=form, dpi=DPI, metadata={"Title": title, **told[form]})
+    canvas.savefig(file, format=form, dpi=DPI, metadata={**told, **left_out[form]})
     return file.getvalue()
 
 
@@ -247,7 +249,7 @@ def _scales(axes: Axes, figure: Figure) -> None:
             axes.set(**{f"{name}scale": "log"})
         if "range" in spec:
             axes.set(**{f"{name}lim": spec["range"]})
-        _ticks(axes, name, spec)
+        set_ticks(axes, name, spec)
     across = int(axes.figure.get_figwidth() / LETTER) - 8
     title = textwrap.fill(_title(figure.layout["xaxis"]), across)
     if "categoryarray" in figure.layout["yaxis"]:  # whose names may leave little room under the axis itself
@@ -262,7 +264,8 @@ def _scales(axes: Axes, figure: Figure) -> None:
         axes.annotate(_plain(note["text"]), (10 ** note["x"], 1), (0, 1.5), fontsize=SMALL, **above)
 
 
-def _ticks(axes: Axes, name: str, spec: Mapping[str, Any]) -> None:
+def set_ticks(axes: Axes, name: str, spec: Mapping[str, Any]) -> None:
+    """The ticks of one axis, "x" or "y", and their texts. spec: plotly's of the axis."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
     axis = getattr(axes, f"{name}axis")

@@ -33,7 +33,6 @@ INK, SOFT, LINE, BUTTON = "#22262b", "#555555", "#e6e8eb", "#b5bac1"  # text, ma
 # What assets/report.css has in the place of a figure's colour where the page is dark.
 SHADES = {COLOURS[4]: "--black", INK: "--ink", SOFT: "--soft", LINE: "--line", BUTTON: "--soft"}
 MAPS, MAP_HEIGHT = 4, 230  # heat maps side by side; pixels
-POINTS = {"type": "scatter", "mode": "markers"}
 HOVER = "%{customdata}<extra></extra>"  # what customdata says, and no box with the trace's name beside it
 
 
@@ -202,12 +201,17 @@ def heat_maps(
 
 def points(own: pd.DataFrame, x: str, y: str) -> dict[str, Any]:
     """A trace of one label's rows, with what the page says of a point that is pointed at; see `curves`."""
-    label = own["label"].iloc[0]
-    if "hover" in own:
-        hover = {"customdata": own["hover"].tolist(), "hovertemplate": HOVER}
+    hover = own["hover"].tolist() if "hover" in own else None
+    return trace(own["label"].iloc[0], own[x].tolist(), own[y].tolist(), hover)
+
+
+def trace(label: str, x: Sequence, y: Sequence, hover: Sequence[str] | None = None) -> dict[str, Any]:
+    """A trace of plotly's, points of a label; hover: see `points`."""
+    if hover is None:
+        said = {"hovertemplate": f"<b>{escape(label)}</b><br>%{{x}}: %{{y:.5g}}<extra></extra>"}
     else:
-        hover = {"hovertemplate": f"<b>{escape(label)}</b><br>%{{x}}: %{{y:.5g}}<extra></extra>"}
-    return {**POINTS, "meta": label, "x": own[x].tolist(), "y": own[y].tolist(), **hover}
+        said = {"customdata": hover, "hovertemplate": HOVER}
+    return {"type": "scatter", "mode": "markers", "meta": label, "x": x, "y": y, **said}
 
 
 def escape(text: str) -> str:

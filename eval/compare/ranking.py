@@ -15,7 +15,6 @@ from eval.compare.bank import EXPERIMENT, VERSION, made_on
 from eval.compare.bank_file import Contents
 from eval.compare.comparison import HEADLINE, PLACE, Comparison
 from eval.compare.conclusion import conclude
-from eval.compare.literature import check
 from eval.compare.paired import losses_by
 from eval.compare.report import as_text, markdown_table
 from eval.compare.show import Table, column, columns, columns_by_length, show_length, show_percent, show_perplexity
@@ -119,8 +118,9 @@ def _origin(results: dict[str, Any], time: str) -> dict[str, str]:
     return {"machine": made_on(results), "commit": commit[:8] + "+" * commit.endswith("+"), "time": time[:10]}
 
 
-def bank_markdown(comparison: Comparison, contents: Contents, rows: pd.DataFrame) -> str:
-    """docs/results/standard.md. rows: those of `ranked`. Raises ValueError where there are none."""
+def bank_markdown(comparison: Comparison, contents: Contents, rows: pd.DataFrame, statements: pd.DataFrame) -> str:
+    """docs/results/standard.md. rows: those of `ranked`; statements: what the literature says; see `literature.check`.
+    Raises ValueError where there are no rows."""
     training = comparison.compared[0].settings.training
     if rows.empty:
         raise ValueError(comparison.objection or f"the bank has no figure of {HEADLINE}")
@@ -132,13 +132,15 @@ def bank_markdown(comparison: Comparison, contents: Contents, rows: pd.DataFrame
         "[What it is, and how to put your own beside it](../bank.md).",
         *map(as_text, conclude(comparison)),
     ]
-    for table in _page_tables(comparison, contents, rows):
+    for table in _page_tables(comparison, contents, rows, statements):
         if len(table):
             parts += [f"## {as_text(table.title)}", as_text(table.note), markdown_table(table)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _page_tables(comparison: Comparison, contents: Contents, rows: pd.DataFrame) -> Iterator[Table]:
+def _page_tables(
+    comparison: Comparison, contents: Contents, rows: pd.DataFrame, statements: pd.DataFrame
+) -> Iterator[Table]:
     yield overview_table(comparison, rows)
     for length in np.sort(rows["context_length"].unique()).tolist():
         yield group_table(comparison, rows, length)
@@ -146,7 +148,7 @@ def _page_tables(comparison: Comparison, contents: Contents, rows: pd.DataFrame)
     for protocol, label in tables.extended(comparison.summary):
         if protocol == HEADLINE:
             yield tables.extension_table(comparison, protocol, label)
-    yield from literature_tables(check(comparison))
+    yield from literature_tables(statements)
     yield tables.control_table(comparison)
     yield tables.undefined_table(comparison)
     yield origin_table(contents)

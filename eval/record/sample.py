@@ -133,7 +133,7 @@ def samples(model: Transformer, data: TextDataModule, context: int) -> list[dict
         document = stream.document(int(index))[: min(context, prompt + CONTINUATION)]
         given_1T = torch.from_numpy(document[:prompt].astype(np.int64))[None].to(model.embedding.weight.device)
         likeliest = drawn(model, given_1T, lambda logits_V: int(logits_V.argmax()))
-        text = [*itertools.islice(likeliest, len(document) - prompt)] if len(document) > prompt else []
+        text = [*itertools.islice(likeliest, max(0, len(document) - prompt))]
         parts = {"prompt": document[:prompt], "text": text, "document": document[prompt:]}
         found.append({name: data.tokenizer.decode(part) for name, part in parts.items()} | {"tokens": len(text)})
     return found

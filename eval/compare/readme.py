@@ -3,8 +3,8 @@ picture of all. Both name the file that they were made from, by its hash, so tha
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from eval.compare.bank import VERSION, whole
 from eval.compare.bank_file import Contents
 from eval.compare.comparison import Comparison
 from eval.compare.conclusion import ONE_SEED, conclude
-from eval.compare.paper import LOOK, log_ticks
+from eval.compare.paper import LOOK, saved, set_ticks
 from eval.compare.plots import COLOURS, GREY, MOST_USED
 from eval.compare.report import as_text, markdown_table
 from eval.compare.show import Table, column, show_length, show_percent, show_perplexity
@@ -22,11 +22,12 @@ BANK = "Bank"  # the picture's text with the hash of its bank
 WIDTH, ROW = 6.5, 0.145  # inches
 
 
-def overview(
+def readme_part(
     comparison: Comparison, contents: Contents, rows: pd.DataFrame, families: Mapping[str, str], digest: str
 ) -> str:
     """Markdown. rows: those of `ranking.ranked`; families: by encoding; digest: the bank's SHA-256."""
     training, data = comparison.compared[0].settings.training, comparison.compared[0].settings.data["name"]
+    verdict, *others = conclude(replace(comparison, remarks=[]))
     runs = f"{len(contents.entries)} of {whole()} runs are in it so far"
     parts = [
         f"<!-- of results/standard-v{VERSION}.parquet, sha256 {digest} -->",
@@ -34,14 +35,14 @@ def overview(
         f"{training.tokens:,} tokens of {data.capitalize()}; {runs}. The encodings that are compared "
         f"most, and of every family the lowest at {rows['context_length'].max():,} tokens; "
         f"[all {rows['label'].nunique()}, in groups that can't be told apart](docs/results/standard.md).",
-        markdown_table(overview_table(comparison, rows, families)),
-        as_text(" ".join(each for each in conclude(comparison) if each.startswith("At ") or each == ONE_SEED)),
+        markdown_table(readme_table(comparison, rows, families)),
+        as_text(" ".join([verdict, *({ONE_SEED} & {*others})])),
         f"![Perplexity of every encoding at the training context and at the longest]({PICTURE})",
     ]
     return "\n\n".join(parts)
 
 
-def overview_table(comparison: Comparison, rows: pd.DataFrame, families: Mapping[str, str]) -> Table:
+def readme_table(comparison: Comparison, rows: pd.DataFrame, families: Mapping[str, str]) -> Table:
     """A row an encoding, a column a length, the verdict against the reference at the longest; best first there."""
     lengths = sorted(rows["context_length"].unique().tolist())
     last = rows[rows["context_length"] == lengths[-1]].sort_values("nats")
@@ -63,7 +64,7 @@ def overview_table(comparison: Comparison, rows: pd.DataFrame, families: Mapping
     )
 
 
-def overview_picture(comparison: Comparison, rows: pd.DataFrame, digest: str) -> bytes:
+def readme_picture(comparison: Comparison, rows: pd.DataFrame, digest: str) -> bytes:
     """PNG: a row an encoding, best on top by the longest context, a dot at the training context and one at the longest;
     those that have no figure there stand last."""
     import matplotlib
@@ -83,14 +84,10 @@ def overview_picture(comparison: Comparison, rows: pd.DataFrame, digest: str) ->
         axes.set_ylim(0.3, len(wide) + 0.7)
         axes.tick_params(axis="y", length=0)
         axes.grid(True, axis="x")
-        ticks = log_ticks(*axes.get_xlim())
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_xticks([], minor=True)
+        set_ticks(axes, "x", {"type": "log"})
         axes.set_xlabel("perplexity")
         canvas.legend(loc="outside upper center", ncols=2)
-        file = io.BytesIO()
-        canvas.savefig(file, format="png", dpi=200, metadata={"Software": None, BANK: digest})
-    return file.getvalue()
+        return saved(canvas, "png", **{BANK: digest})
 
 
 def bank_of(picture: bytes) -> str:
