@@ -7,7 +7,7 @@
                                                   with figures
     python -m scripts.bank compare RUN|SWEEP      one's own runs of the standard setting against the whole bank
 
-Options, key=value: bank=FILE (results/standard-v1.parquet); seeds=0,1,2 and encodings=a,b (what is looked for, or
+Options, key=value: bank=FILE (results/standard-v1.parquet); seeds=0,1,2,3,4 and encodings=a,b (what is looked for, or
 filled); gather: replace=true takes runs in the place of others of the same encoding and seed that were made elsewhere;
 write: out=FILE, page=FILE, readme=FILE; compare: level=0.95. What else stands after fill goes to train.py: runs=DIR,
 hydra/launcher=two_jobs, trainer.threads=1, logger=none. docs/bank.md has the rest.

@@ -11,6 +11,8 @@ FOLDER/STEP.log, its rows in FOLDER/STEP.csv as soon as it has ended, and FOLDER
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +22,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.compare.bank import EXTENDED, SEEDS, catalogue
 from eval.record.files import write_table
 from scripts.command import end_with, folder_and_options
 
 PYTHON = sys.executable
 BIASED = "none,rope,alibi,t5,fire,fox"
+MPS = "nvidia-cuda-mps-control"  # with which processes share a card, and don't take turns of it
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,43 @@ def steps(folder: Path, gpu: bool) -> list[Step]:
         return Step(name, seconds, ["env", "TORCHINDUCTOR_COMPILE_THREADS=4", *command, *turns, *files])
 
     def tests(name: str, seconds: int, *which: str) -> Step:
-        many = [] if gpu else ["-k", "rope and not recorded"]
-        pytest = [PYTHON, "-m", "pytest", "-m", "gpu", "-n", "12" if gpu else "0", "--durations", "10", *which, *many]
+        many = [] if gpu else ["-k", "rope and output and not recorded"]
+        pytest = [PYTHON, "-m", "pytest", "-m", "gpu", "-n", "16" if gpu else "0", "--durations", "20", *which, *many]
         return Step(name, seconds, ["env", "OMP_NUM_THREADS=1", *pytest])
+
+    def bank(name: str, seconds: int) -> Step:
+        """As many runs of the bank as the time allows, seventeen at once; RoPE's, scored under every extension, take
+        longest and begin at once."""
+        sweep = [PYTHON, "train.py", "-m", "experiment=standard", "logger=none", f"runs={folder / 'runs'}"]
+        sweep += ["hydra/launcher=processes", "trainer.threads=1"]
+        at_once = "hydra.launcher.n_jobs"
+        if gpu:
+            seeds = f"seed={','.join(map(str, SEEDS))}"
+            others = ",".join(sorted({*catalogue()} - {*EXTENDED}))
+            which = (
+                [seeds, f"encoding={','.join(EXTENDED)}", "eval.extensions=[all]", "sweep=rope", f"{at_once}=3"],
+                [seeds, f"encoding={others}", "sweep=others", f"{at_once}=14"],
+            )
+        else:
+            small = ["training.tokens=2048", "eval.tokens=1024", "eval.windows=4", "trainer=cpu", "seed=0"]
+            which = (
+                [*small, "encoding=rope", "sweep=rope", f"{at_once}=1"],
+                [*small, "encoding=none,alibi", "sweep=others", f"{at_once}=1"],
+            )
+        both = " & ".join(shlex.join([*sweep, *each]) for each in which)
+        shared = f"{MPS} -d\n{{sweeps}}\necho quit | {MPS}" if shutil.which(MPS) else "{sweeps}"
+        sweeps = f"timeout {seconds - 20} sh -c {shlex.quote(f'{both} & wait')}"
+        return Step(name, seconds, ["sh", "-c", shared.format(sweeps=sweeps)])
 
     ways = "bf16,bf16 recorded,bf16 compiled,bf16 compiled recorded" if gpu else "bf16"
     compiled = ("--settings", "bf16 compiled" if gpu else "bf16")
     peers = ("--peers", "nanogpt;x-transformers rotary, sdpa")
     return [
         train("default", 60, "trainer.compile=false"),
-        tests("laws", 130, "tests/test_cuda.py"),
-        benchmark("tiny", 110, "encodings", "tiny", "--batch", "8", "--encodings", "none,rope,t5", "--settings", ways),
-        benchmark("gpt2-flex", 150, "encodings", "gpt2", "--encodings", "none,t5,fire", *compiled),
+        bank("bank", 420),
+        tests("laws", 150, "tests/test_cuda_runs.py", "tests/test_cuda.py"),
+        benchmark("tiny", 180, "encodings", "tiny", "--batch", "8", "--encodings", "none,rope,t5", "--settings", ways),
+        benchmark("gpt2-flex", 240, "encodings", "gpt2", "--encodings", "none,t5,fire", *compiled),
         *(
             benchmark(f"long-{length}", 60, "evaluation", "tiny", "--length", str(length), "--encodings", BIASED)
             for length in ((65536, 262144) if gpu else (128, 256))

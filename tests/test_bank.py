@@ -260,8 +260,8 @@ def test_a_renewed_run_takes_the_place_of_the_stale_one(full, tmp_path, monkeypa
 def test_without_arguments_it_says_what_is_missing_and_how_to_fill_it(full, small, tmp_path, capsys):
     assert script.main([f"bank={tmp_path / 'none.parquet'}"]) == 0
     said = capsys.readouterr().out
-    assert "0 of 12 runs" in said and "missing with seed 2: all" in said
-    assert "python train.py -m experiment=standard encoding=alibi,none,rope,t5 seed=0,1,2 sweep=standard\n" in said
+    assert "0 of 20 runs" in said and "missing with seed 2: all" in said
+    assert "python train.py -m experiment=standard encoding=alibi,none,rope,t5 seed=0,1,2,3,4 sweep=standard\n" in said
     script.main([f"bank={full}", "encodings=alibi,t5", "seeds=1"])
     said = capsys.readouterr().out
     assert "2 of 2 runs" in said and "nothing is missing" in said
@@ -543,6 +543,7 @@ def test_the_page_ranks_by_groups_that_cannot_be_told_apart(full, tmp_path, caps
     families = {"alibi": "biases by distance", "t5": "biases by distance", "rope": "rotations", "none": "none"}
     assert {row[0]: row[1] for row in cells[2:]} == families and [row[0] for row in cells[4:]] == ["rope", "none"]
     assert [row[-1] for row in cells[4:]] == ["the reference", "worse"] and "better" in {row[-1] for row in cells[2:4]}
+    assert any(line.startswith("At 8x") for line in shown), "the verdict, and no remark"
     hashes = {bank_of((tmp_path / PICTURE).read_bytes()), re.search("sha256 ([0-9a-f]{64})", "\n".join(shown))[1]}
     assert hashes == {hashlib.sha256(full.read_bytes()).hexdigest()}
     text = out.read_text()
@@ -550,7 +551,7 @@ def test_the_page_ranks_by_groups_that_cannot_be_told_apart(full, tmp_path, caps
     groups = [line.split("|")[1:3] for line in at.splitlines() if line.startswith("| ") and "---" not in line][1:]
     names = [{name.split()[0] for name in encodings.split(",")} for _, encodings in groups]
     assert names == [{"alibi", "t5"}, {"rope"}, {"none"}]
-    assert "4 of 12 runs are not in the bank yet" in text and "Cost beside quality" in text
+    assert "12 of 20 runs are not in the bank yet" in text and "Cost beside quality" in text
     assert "a processor, torch 2.13.0" in text
     orderings = text.partition("## Published orderings")[2].partition("## ")[0]
     counts = check(banks.bank_comparison(open_bank(full), full))["verdict"].value_counts()

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from eval.record.identity import settings_of
 from model.attention import choose
 from model.catalogue import encoding_config, encoding_names
-from model.encodings import PositionEncoding, Shape, build_encoding
+from model.encodings import PositionEncoding, Shape
 from model.training.graphs import Recorded
 from model.training.language_model import LanguageModel
 from model.transformer import Transformer
@@ -47,7 +47,7 @@ def assert_equal_to_cpu(name: str, executor: str | None, lengths=LENGTHS):
     exact, ours = on_cpu_and_gpu(name)
     for length in {laws.length_for(exact, length): None for length in lengths}:
         content = laws.Content.random(SHAPE, length)
-        for layer in range(SHAPE.num_layers):
+        for layer in range(exact.shape.num_layers):
             expected = output_and_gradients(exact, content, "dense", layer)
             found = output_and_gradients(ours, content.to(torch.float32).to("cuda"), executor, layer)
             for index, (theirs, own) in enumerate(zip(expected, found, strict=True)):
@@ -60,8 +60,8 @@ def assert_equal_to_cpu(name: str, executor: str | None, lengths=LENGTHS):
 def test_the_output_and_the_gradients_are_those_on_the_cpu(name):
     encoding = on_cpu_and_gpu(name)[0]
     content = laws.Content.random(SHAPE, laws.length_for(encoding))
-    fused = not encoding.rescores and laws.hooks(encoding, content, 0)[2] is None
-    assert_equal_to_cpu(name, "fused" if fused else "dense")
+    bent = any(laws.hooks(encoding, content, layer)[2] for layer in range(encoding.shape.num_layers))
+    assert_equal_to_cpu(name, "dense" if encoding.rescores or bent else "fused")
 
 
 def test_a_recorded_step_is_the_step(name):
@@ -69,7 +69,7 @@ def test_a_recorded_step_is_the_step(name):
     training = settings_of("training.lr=1e-3", "training.warmup=0.1").training
     losses = []
     for record in (False, True):
-        encoding = build_encoding(encoding_config(name), SHAPE)
+        encoding = laws.of_config(encoding_config(name))(SHAPE)
         module = LanguageModel(Transformer(laws.VOCABULARY, encoding), training, 10).cuda()
         if not module.transformer.capturable:
             pytest.skip("draws on the CPU")
@@ -102,13 +102,15 @@ def test_bf16_is_close(name):
 
 
 def test_flex_attention_is_dense(name):
-    """Compiled once for all layers and lengths, forward and backward."""
+    """Compiled once for all lengths and all layers of a kind, forward and backward."""
     encoding = on_cpu_and_gpu(name)[0]
     if encoding.rescores:
         pytest.skip("needs whole rows of scores")
     counters.clear()
     assert_equal_to_cpu(name, "flex")
-    assert counters["stats"]["unique_graphs"] == 1
+    content, layers = laws.Content.random(SHAPE, laws.length_for(encoding)), range(encoding.shape.num_layers)
+    kinds = {(laws.hooks(encoding, content, layer)[2] is None, encoding.at(layer).band) for layer in layers}
+    assert counters["stats"]["unique_graphs"] == len(kinds)
 
 
 def test_long_texts_are_not_written_out(name):
@@ -118,4 +120,4 @@ def test_long_texts_are_not_written_out(name):
         pytest.skip("needs whole rows of scores, or ends before")
     q = torch.empty(1, SHAPE.num_heads, 16384, SHAPE.head_dim, device="cuda", dtype=torch.bfloat16)
     mod = None if name == "none" else object()
-    assert choose(encoding, mod, q) in ("flex", "fused")
+    assert choose(encoding, mod, q) in ("flex", "fused") or encoding.band <= SHAPE.context

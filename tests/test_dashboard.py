@@ -68,6 +68,11 @@ def test_panels_are_grouped_by_encoding():
     assert {panel["config"]["groupBy"] for panel in panels()} == {"encoding_name.value"}
 
 
+def test_runs_are_grouped_by_encoding():
+    (runset,) = as_json(build_workspace("someone", "trainshort"))["spec"]["section"]["runSets"]
+    assert [each["name"] for each in runset["grouping"]] == ["encoding_name.value"]
+
+
 def test_the_dashboard_is_written_where_it_cannot_be_saved(tmp_path, capsys):
     assert main(["--out", str(tmp_path / "dashboard.json"), "--project", "mine"]) == 0
     assert json.loads((tmp_path / "dashboard.json").read_text())["project"] == "mine"

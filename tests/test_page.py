@@ -275,6 +275,20 @@ def test_a_floor_does_not_stretch_the_axis_but_is_named_at_its_end(opened_many, 
         browser.click(".chip[data-label=unigram]")
 
 
+def test_a_floor_far_below_all_does_not_stretch_the_axis_either(browser, tmp_path):
+    for name, nats in (("alibi", 8.0), ("rope", 9.0)):
+        make_run(tmp_path, name, 0, line(nats), lengths=(32, 256), protocols=("fixed_targets",), floor=True)
+    write_report(tmp_path)
+    browser.open(tmp_path / "report.html")
+    lowest = "return [10 ** plot._fullLayout.yaxis.range[0], (plot.layout.annotations || []).map(({ text }) => text)]"
+    if "unigram" in chips(browser, "[aria-pressed=false]"):
+        browser.click(".chip[data-label=unigram]")
+    (floor, *_) = summary_rows(tmp_path, label="unigram")
+    end, notes = plot(browser, "perplexity", lowest)
+    assert 2 * float(floor["perplexity"]) < end < math.exp(8)
+    assert f"unigram {float(floor['perplexity']):.4g} ↓" in notes
+
+
 @pytest.fixture
 def dark(browser, sweep):
     """The page where the system is set to dark."""

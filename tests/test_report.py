@@ -13,7 +13,7 @@ import pytest
 from conf.schema import CompareSettings
 from eval.compare.comparison import read_comparison
 from eval.compare.conclusion import conclude
-from eval.compare.figures import position_figure
+from eval.compare.figures import difference_figure, position_figure, styles_of
 from eval.compare.literature import check
 from eval.compare.page import page, report_figures
 from eval.compare.plots import MOST_USED, styles
@@ -117,6 +117,20 @@ def test_the_verdict_says_when_nothing_is_separable_and_what_would_have_been_see
     assert "can't be told apart" in said and "would have been seen" in said
 
 
+def test_a_member_of_the_set_is_shown_by_the_comparisons_that_put_it_there(tmp_path):
+    """Corrected with the lowest's comparisons it may be worse, and with its own have none that is better."""
+    for name, nats in (("rope", 4.0), ("alibi", 3.999)):
+        for seed in (0, 1, 2):
+            make_run(tmp_path, name, seed, line(nats), noise=0.1)
+    found = read_comparison(tmp_path)
+    assert "; p = " in conclude(found)[0].replace("\u00a0", " ")
+    (verdict, *_) = conclude(replace(found, differences=found.differences.assign(verdict="worse", p_holm=0.018)))
+    assert "0.018" not in verdict and "95\u00a0% interval" in verdict
+    assert verdict.endswith("; corrected for all comparisons with rope, none is better than it.") or (
+        verdict.endswith("; corrected for all comparisons with alibi, none is better than it.")
+    )
+
+
 def test_a_sweep_that_could_not_see_a_perplexity_twice_as_high_is_told_to_add_seeds(tmp_path):
     said = verdict_of(tmp_path, ("rope", line(4.0)), ("alibi", line(3.9)), seeds=(0, 1), noise=1.5)
     assert "not even a perplexity twice as high would have been seen: add seeds" in said
@@ -171,6 +185,16 @@ def test_a_probe_that_has_figures_on_the_page_has_a_table_in_markdown(sweep):
 def test_the_verdict_says_when_the_reference_is_best(tmp_path):
     said = verdict_of(tmp_path, ("rope", line(3.0)), ("none", line(4.0)))
     assert "rope is the best of 2 encodings" in said and "the next, none, has" in said
+
+
+def test_a_mark_of_the_forest_says_its_label_its_change_and_how_sure_it_is(sweep):
+    comparison = read_comparison(sweep)
+    place = "fixed_targets", "none", comparison.summary["context_length"].max(), comparison.reference
+    found = difference_figure(comparison, styles_of(comparison), *place)
+    assert {trace["meta"] for trace in found.data} == {trace["y"][0] for trace in found.data} == {"alibi", "sinusoidal"}
+    for trace in found.data:
+        (said,) = trace["customdata"]
+        assert trace["meta"] in said and trace["text"][0] in said and trace["hovertemplate"].startswith("%{customdata}")
 
 
 def test_a_single_seed_is_said_to_cover_windows_alone(tmp_path):

@@ -5,6 +5,7 @@ python -m pytest tests/test_tracking.py
 
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -27,6 +28,7 @@ from eval.record.tracking import (
     CURVE,
     FIGURES,
     ID_FILE,
+    OBJECTIVE,
     POSITION,
     Tracker,
     metric,
@@ -36,6 +38,7 @@ from eval.record.tracking import (
     track_scored,
 )
 from eval.record.trained import load
+from tests.synthetic import CONTEXT, make_run
 from tests.test_resume import Killed, stop_at
 from tests.wandb_records import history, offline_runs, records, summary
 from tests.wandb_server import KEY, wandb_server
@@ -140,6 +143,7 @@ def test_a_record_says_everything_once(composed, offline, tmp_path):
         if row["protocol"] == "fixed_targets" and "control" not in row
     }
     assert [last[f"fixed_targets/perplexity/{multiple}x"] for multiple in (1, 2)] == [perplexity[32], perplexity[64]]
+    assert last[OBJECTIVE] == pytest.approx(math.log(perplexity[64]))
     assert last["parameters/total"] == results["parameters"]["total"]
     assert last["tokens_per_second"] == results["training"]["tokens_per_second"]
     assert last["train/loss"] == pytest.approx(results["training"]["loss"])
@@ -369,6 +373,15 @@ def test_charts_can_be_told_apart_by_what_is_shown_of_their_titles_and_the_extra
     assert found[-4:] == sorted(AXES)
 
 
+@pytest.mark.parametrize("longest", [5.0, None])
+def test_a_run_without_a_figure_at_its_longest_context_has_no_objective(tmp_path, longest):
+    folder = make_run(tmp_path, "learned", nats=lambda length: 4.0 if length == CONTEXT else longest)
+    run = SimpleNamespace(step=0, summary={}, config={}, define_metric=lambda *_, **__: None, log=lambda *_, **__: None)
+    Tracker(run).log_run(folder, None, None)
+    assert run.summary["parameters/total"]
+    assert run.summary.get(OBJECTIVE) == (longest and folder.results["rows"][-1]["nats"])
+
+
 def test_of_a_task_the_share_of_right_answers_comes_first():
     found = titles(scored("exact_match", *OF_TASKS, extension=name) for name in options("extension"))
     assert len(found) == 2 * len(options("extension")) + len(CURVE) + len(AXES) - 1  # it has no position
@@ -416,6 +429,9 @@ def test_samples_are_the_most_likely_continuations_of_held_out_texts(composed):
     found = samples(trained.model, trained.data, run.context)
     assert found == samples(trained.model, trained.data, run.context)
     assert len({each["document"] for each in found}) == 3
+    stream = trained.data.streams["validation"]
+    longest = sorted((stream.document(index) for index in range(len(stream.offsets) - 1)), key=len)[:-4:-1]
+    assert [each["prompt"] for each in found] == [trained.data.tokenizer.decode(each[:24]) for each in longest]
     for each in found:
         prompt = trained.encode(each["prompt"])
         assert prompt.shape[1] == min(PROMPT, 24)

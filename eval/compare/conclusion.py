@@ -79,7 +79,11 @@ def _verdict(rows: pd.DataFrame, comparison: Comparison) -> str:
     against = against.merge(rows[["protocol", "extension", "context_length"]].head(1))
     (difference,) = against.itertuples()
     over = "," if other.seeds == lowest.seeds else "; over the seeds that both have,"
-    change = show_change(difference, comparison.level)
+    if other.label in best and difference.verdict != "not separable":  # corrected for the lowest's comparisons
+        corrected = f"; corrected for all comparisons with {other.label}, none is better than it"
+        change = show_change(difference._replace(p_holm=None), comparison.level) + corrected
+    else:
+        change = show_change(difference, comparison.level)
     return f"{said}, {other.label}, has {show_perplexity(other.perplexity)}{over} {change}."
 
 

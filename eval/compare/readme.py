@@ -28,7 +28,8 @@ def readme_part(
     """Markdown. rows: those of `ranking.ranked`; families: by encoding; digest: the bank's SHA-256."""
     training, data = comparison.compared[0].settings.training, comparison.compared[0].settings.data["name"]
     verdict, *others = conclude(replace(comparison, remarks=[]))
-    runs = f"{len(contents.entries)} of {whole()} runs are in it so far"
+    there, all_of_them = len(contents.entries), whole()
+    runs = f"{there} runs" if there == all_of_them else f"{there} of {all_of_them} runs are in it so far"
     parts = [
         f"<!-- of results/standard-v{VERSION}.parquet, sha256 {digest} -->",
         f"Perplexity by fixed targets at the training context of {comparison.context} tokens and beyond it, after "

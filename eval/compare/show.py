@@ -118,7 +118,7 @@ def show_sure(row: Any, level: float) -> str:
 
 
 def show_change(row: Any, level: float) -> str:
-    """ "+3.1 % (95 % interval +2.1 % to +4.0 %; p < 0.001, corrected for all comparisons)"."""
+    """ "+3.1 % (95 % interval +2.1 % to +4.0 %; p < 0.001, corrected for all comparisons)", or without p."""
     if pd.isna(row.difference_percent):
         return "and no seed in common"
     change = show_percent(row.difference_percent)
@@ -128,6 +128,8 @@ def show_change(row: Any, level: float) -> str:
         interval = "too wide to say more"
     else:
         interval = show_interval(row.difference_low, row.difference_high, show_percent)
+    if pd.isna(row.p_holm):
+        return f"{change} ({show_level(level)} interval {interval})"
     p = show_p(row.p_holm)
     p = f"p{SPACE}{p}" if p.startswith("<") else f"p{SPACE}={SPACE}{p}"
     return f"{change} ({show_level(level)} interval {interval}; {p}, corrected for all comparisons)"
