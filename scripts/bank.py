@@ -3,8 +3,8 @@
     python -m scripts.bank                        what is in it, what is missing or stale, and the command that fills it
     python -m scripts.bank gather RUN|SWEEP       takes finished runs of the standard setting into it
     python -m scripts.bank fill                   trains what is missing, and gathers it
-    python -m scripts.bank write                  docs/results/standard.md, the README's table and picture, and a page
-                                                  with figures
+    python -m scripts.bank write                  docs/results/standard.md, the README's table and picture, the part of
+                                                  docs/which.md, and a page with figures
     python -m scripts.bank compare RUN|SWEEP      one's own runs of the standard setting against the whole bank
 
 Options, key=value: bank=FILE (results/standard-v1.parquet); seeds=0,1,2,3,4 and encodings=a,b (what is looked for, or
@@ -191,6 +191,7 @@ def write(bank: Path, options: Mapping[str, str]) -> int:
     from eval.compare.page import page
     from eval.compare.ranking import bank_markdown, ranked
     from eval.compare.readme import PICTURE, readme_part, readme_picture
+    from eval.compare.which import WHICH, which_part
     from eval.record.files import write_atomic
     from model.catalogue import encoding_family
 
@@ -200,11 +201,13 @@ def write(bank: Path, options: Mapping[str, str]) -> int:
     families = {name: encoding_family(name) for name in comparison.encodings}
     digest = hashlib.sha256(bank.read_bytes()).hexdigest()
     readme = Path(options.get("readme", ROOT / "README.md"))
+    which = readme.parent / WHICH
     markdown = Path(options.get("out", ROOT / "docs" / "results" / "standard.md"))
     files = {
         markdown: bank_markdown(comparison, contents, rows, statements),
         Path(options.get("page", bank.with_suffix(".html"))): page(comparison, statements),
         readme: rewritten(readme.read_text("utf-8"), "bank", readme_part(comparison, contents, rows, families, digest)),
+        which: rewritten(which.read_text("utf-8"), "bank", which_part(comparison, rows, digest)),
         readme.parent / PICTURE: readme_picture(comparison, rows, digest),
     }
     for path, made in files.items():

@@ -31,6 +31,7 @@ from eval.compare.comparison import read_comparison
 from eval.compare.literature import check
 from eval.compare.readme import PICTURE, bank_of
 from eval.compare.runs import flatten
+from eval.compare.which import WHICH
 from eval.record.identity import identity, settings_of
 from eval.record.jobs import SWEEP_FAILED
 from scripts import bank as script
@@ -535,8 +536,13 @@ def test_runs_of_another_setting_and_an_empty_bank_are_refused(full, small, tmp_
 
 def test_the_page_ranks_by_groups_that_cannot_be_told_apart(full, tmp_path, capsys):
     out, page, readme = (tmp_path / name for name in ("standard.md", "page.html", "README.md"))
-    readme.write_text("above\n<!-- bank: begin -->\nold\n<!-- bank: end -->\nbelow\n")
+    which = tmp_path / WHICH
+    which.parent.mkdir()
+    for each in (readme, which):
+        each.write_text("above\n<!-- bank: begin -->\nold\n<!-- bank: end -->\nbelow\n")
     assert script.main(["write", f"bank={full}", f"out={out}", f"page={page}", f"readme={readme}"]) == 0
+    text = which.read_text()
+    assert "\nold\n" not in text and f"sha256 {hashlib.sha256(full.read_bytes()).hexdigest()}" in text
     above, *shown, below = readme.read_text().splitlines()
     assert (above, below) == ("above", "below") and "old" not in shown
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown if line.startswith("| ")]
@@ -580,7 +586,8 @@ def test_what_is_committed_is_a_bank_of_this_version():
 
 def test_the_readme_and_its_picture_are_of_the_bank_that_is_committed():
     digest = hashlib.sha256(banks.BANK.read_bytes()).hexdigest()
-    assert f"sha256 {digest} -->" in (ROOT / "README.md").read_text(), f"README.md is stale: {WRITE}"
+    for page in ("README.md", WHICH):
+        assert f"sha256 {digest} -->" in (ROOT / page).read_text(), f"{page} is stale: {WRITE}"
     assert bank_of((ROOT / PICTURE).read_bytes()) == digest, f"{PICTURE} is stale: {WRITE}"
 
 

@@ -31,7 +31,7 @@ def readme_part(
     there, all_of_them = len(contents.entries), whole()
     runs = f"{there} runs" if there == all_of_them else f"{there} of {all_of_them} runs are in it so far"
     parts = [
-        f"<!-- of results/standard-v{VERSION}.parquet, sha256 {digest} -->",
+        signed(digest),
         f"Perplexity by fixed targets at the training context of {comparison.context} tokens and beyond it, after "
         f"{training.tokens:,} tokens of {data.capitalize()}; {runs}. The encodings that are compared "
         f"most, and of every family the lowest at {rows['context_length'].max():,} tokens; "
@@ -41,6 +41,11 @@ def readme_part(
         f"![Perplexity of every encoding at the training context and at the longest]({PICTURE})",
     ]
     return "\n\n".join(parts)
+
+
+def signed(digest: str) -> str:
+    """What says which bank a page's part was made from."""
+    return f"<!-- of results/standard-v{VERSION}.parquet, sha256 {digest} -->"
 
 
 def readme_table(comparison: Comparison, rows: pd.DataFrame, families: Mapping[str, str]) -> Table:

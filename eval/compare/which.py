@@ -1,0 +1,176 @@
+"""Which encoding when: what the bank answers to the questions with which one comes to an encoding. The part of
+docs/which.md that is written from it; it names the file by its hash, so that a test sees when it is stale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from eval.compare.comparison import HEADLINE, Comparison
+from eval.compare.paired import losses_by
+from eval.compare.plots import COLOURS, MOST_USED
+from eval.compare.readme import signed
+from eval.compare.report import markdown_table
+from eval.compare.show import (
+    Table,
+    column,
+    intervals,
+    show_interval,
+    show_length,
+    show_level,
+    show_percent,
+    show_perplexity,
+)
+from eval.measure.statistics import Difference, compare, difference, judged, shared_seeds
+
+WHICH = "docs/which.md"
+# How far a perplexity rises from the training context to the longest: up to so many percent, and how one says that.
+BANDS = {1: "stays", 10: "rises a little", 50: "rises", float("inf"): "breaks"}
+EXTENSIONS = 6  # so many of the lowest are named
+
+
+def which_part(comparison: Comparison, rows: pd.DataFrame, digest: str) -> str:
+    """Markdown. rows: those of `ranking.ranked`; digest: the bank's SHA-256."""
+    return "\n\n".join([signed(digest), *_sections(comparison, rows)])
+
+
+def _sections(comparison: Comparison, rows: pd.DataFrame) -> Iterator[str]:
+    first, last = rows["context_length"].agg(["min", "max"])
+    near, far = (show_length(length, comparison.context) for length in (first, last))
+    at = {length: found.set_index("label") for length, found in rows.groupby("context_length")}
+
+    yield "### Texts no longer than those trained on"
+    yield _best(at[first], near)
+    yield markdown_table(_above_lowest(comparison, at[first], first))
+
+    yield "### Longer texts, without training further"
+    yield _best(at[last], far)
+    yield f"From {near} to {far}, on the same target tokens, the perplexity"
+    yield markdown_table(_growth_table(growth(comparison, first, last)))
+
+    both = [name for name in at[last].index[at[last]["group"] == 1] if at[first]["group"].get(name) == 1]
+    yield "### Both at once"
+    figures = ", ".join(f"{name} {_figure(at[first].loc[name])} and {_figure(at[last].loc[name])}" for name in both)
+    yield f"Among the best at {near} and at {far} are {figures or 'none'}."
+
+    if stretched := [*_extensions(comparison)]:
+        yield "### A trained RoPE, stretched without training"
+        yield from stretched
+
+
+def growth(comparison: Comparison, first: int, last: int) -> dict[str, Difference]:
+    """Of each encoding the loss at the length `last` minus that at `first`, on the same targets, judged together."""
+    windows = _windows(comparison)
+    found = {}
+    for label, own in windows[windows["context_length"].isin([first, last])].groupby("label"):
+        ((_, losses, *scored),) = losses_by(own, ["protocol"], "context_length")
+        if len(losses) == 2 and (pair := shared_seeds(losses[last], losses[first])):
+            found[label] = difference(*pair, *scored, level=comparison.level, comparisons=None)
+    return judged(found, comparison.level)
+
+
+def above(comparison: Comparison, lowest: str, length: int) -> dict[str, Difference]:
+    """Of each other encoding the loss at a length minus that of `lowest`, judged together."""
+    windows = _windows(comparison)
+    ((_, losses, *scored),) = losses_by(windows[windows["context_length"] == length], ["protocol"], "label")
+    others = {name: shared_seeds(own, losses[lowest]) for name, own in losses.items() if name != lowest}
+    pairs = {name: pair for name, pair in others.items() if pair}
+    return compare(pairs, *scored, reference=lowest, level=comparison.level)
+
+
+def _windows(comparison: Comparison) -> pd.DataFrame:
+    """The encodings' scored windows by the headline's protocol, without extensions."""
+    windows = comparison.windows
+    return windows[
+        (windows["protocol"] == HEADLINE)
+        & (windows["extension"] == "none")
+        & (windows["position"] == 0)
+        & windows["control"].isna()
+    ]
+
+
+def _figure(row: Any) -> str:
+    bounds = show_interval(row.perplexity_low, row.perplexity_high, show_perplexity)
+    return f"{show_perplexity(row.perplexity)} ({bounds})"
+
+
+def _best(rows: pd.DataFrame, where: str) -> str:
+    best = rows[rows["group"] == 1].sort_values("nats")
+    if len(best) == 1:
+        return f"At {where} {best.index[0]} is the best of {len(rows)}: {_figure(best.iloc[0])}."
+    names = ", ".join(f"{row.Index} {show_perplexity(row.perplexity)}" for row in best.itertuples())
+    among = f"At {where} {len(best)} of {len(rows)} can't be told from the best: {names}."
+    return f"{among} {best.index[0]}'s interval is {_figure(best.iloc[0])}."
+
+
+def _above_lowest(comparison: Comparison, rows: pd.DataFrame, length: int) -> Table:
+    """The encodings that are compared most beside the lowest, at one length."""
+    lowest = rows["nats"].idxmin()
+    found = above(comparison, lowest, length)
+    known = [name for name in rows.sort_values("nats").index if name in MOST_USED[: len(COLOURS)] and name in found]
+    shown = [found[name] for name in known]
+    return Table(
+        "",
+        [
+            column("encoding", pd.Series(known)),
+            column("perplexity", rows["perplexity"].reindex(known), show_perplexity),
+            column(f"above {lowest}", pd.Series([each.percent for each in shown]), show_percent),
+            column(f"{show_level(comparison.level)} interval", pd.Series([_bounds(each) for each in shown])),
+            column("", pd.Series([each.verdict for each in shown])),
+        ],
+    )
+
+
+def _bounds(change: Difference) -> str:
+    return show_interval(change.percent_low, change.percent_high, show_percent)
+
+
+def _growth_table(found: dict[str, Difference]) -> Table:
+    """A row a band of BANDS, with the encodings in it, each with its change and interval."""
+    said: dict[str, list[str]] = {}
+    for name, change in sorted(found.items(), key=lambda item: item[1].nats):
+        limit = next(limit for limit in BANDS if change.percent <= limit)
+        said.setdefault(limit, []).append(f"{name} {show_percent(change.percent)} ({_bounds(change)})")
+    titles = [BANDS[limit] + (f" (to {limit} %)" if limit < 1000 else "") for limit in said]
+    return Table("", [column("it", pd.Series(titles)), column("under", pd.Series(map(", ".join, said.values())))])
+
+
+def _extensions(comparison: Comparison) -> Iterator[str]:
+    """The lowest at the longest length, with their change against none; and how many are none's equal or worse."""
+    rows = comparison.summary.query("protocol == @HEADLINE and extension != 'none'").dropna(subset="gain_percent")
+    if rows.empty:
+        return
+    last = rows["context_length"].max()
+    here = rows[rows["context_length"] == last].sort_values("nats")
+    plain = comparison.summary.query(
+        "protocol == @HEADLINE and extension == 'none' and context_length == @last and label == @here.label.iloc[0]"
+    )
+    (plain,) = plain.itertuples()
+    where = show_length(last, comparison.context)
+    yield (
+        f"At {where} {plain.label} alone comes to {_figure(plain)}; "
+        f"{(here['gain_verdict'] == 'better').sum()} of {len(here)} extensions are better, "
+        f"{(here['gain_verdict'] == 'worse').sum()} worse. The lowest:"
+    )
+    shown = here.drop_duplicates("nats").head(EXTENSIONS)  # what acts in training alone is as what lies inside it
+    by_length = rows.pivot(index="extension", columns="context_length", values="perplexity").loc[shown["extension"]]
+    yield markdown_table(
+        Table(
+            "",
+            [
+                column("extension", shown["extension"]),
+                *(
+                    column(show_length(at, comparison.context), by_length[at].reset_index(drop=True), show_perplexity)
+                    for at in by_length.columns
+                ),
+                column("against none there", shown["gain_percent"], show_percent),
+                column(
+                    f"{show_level(comparison.level)} interval",
+                    pd.Series(intervals(shown, "gain", show_percent), dtype=object),
+                ),
+                column("", shown["gain_verdict"].astype(object)),
+            ],
+        )
+    )
