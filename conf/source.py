@@ -59,6 +59,7 @@ def _collect(name: str, found: dict[str, Path | None]) -> None:
             _collect(imported, found)
 
 
+@functools.cache  # as `_tree`
 def _imports(path: Path, name: str) -> set[str]:
     """The modules that a file may import: `from a import b` names a and a.b."""
     names: set[str] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -73,9 +73,22 @@ def extension_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]
     return _config("extension", name, overrides)
 
 
+def configs_of(group: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The configs of many of a group ("encoding", "extension"), as plain dicts by name: composed at once, since one by
+    one each takes a twentieth of a second. Raises ValueError as `encoding_config`."""
+    names = [*names]
+    found = OmegaConf.to_container(composed(None, *(f"+{group}@{name}={name}" for name in names)), resolve=True)
+    return {name: _checked(group, name, found[name]) for name in names}
+
+
 def _config(group: str, name: str, overrides: Sequence[str]) -> dict[str, Any]:
     config = OmegaConf.to_container(composed(None, f"+{group}={name}", *overrides)[group], resolve=True)
-    if config.get("name") != name and not any(override.startswith(f"{group}.name=") for override in overrides):
+    renamed = any(override.startswith(f"{group}.name=") for override in overrides)
+    return _checked(group, name, config, renamed)
+
+
+def _checked(group: str, name: str, config: dict[str, Any], renamed: bool = False) -> dict[str, Any]:
+    if config.get("name") != name and not renamed:
         check_name(CONF / group / f"{name}.yaml")
     if "_target_" not in config:
         raise ValueError(f"conf/{group}/{name}.yaml: lacks _target_; see the files beside it")

@@ -57,7 +57,7 @@ def test_version_1_of_the_standard_setting_is_what_it_was():
 
 
 def test_the_catalogue_is_what_the_standard_setting_composes():
-    assert banks.encoding_settings("window") == settings_of("experiment=standard", "encoding=window").encoding
+    assert banks.catalogue()["window"] == settings_of("experiment=standard", "encoding=window").encoding
 
 
 @pytest.mark.slow

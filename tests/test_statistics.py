@@ -97,14 +97,14 @@ def test_a_difference_in_percent_is_the_ratio_of_perplexities():
 
 
 @pytest.mark.parametrize("df", [1, 1.3, 2, 2.7, 5, 60, 400, 1e5])
-@pytest.mark.parametrize("alpha", [0.05, 0.001, 0.05 / 200])
+@pytest.mark.parametrize("alpha", [0.05, 0.001, 0.05 / 200, 1e-8])
 def test_the_t_test_finds_the_detectable_size_with_80_percent_power(df, alpha):
     critical, delta = stats.t.isf(alpha / 2, df), statistics._detectable(alpha, df)
     spread = stats.chi(df, scale=df**-0.5)  # of the estimated standard error over the true one
     power, _ = integrate.quad(
         lambda z: stats.norm.pdf(z) * spread.cdf((delta + z) / critical), -9, 9, points=[critical - delta]
     )
-    assert power == pytest.approx(statistics.POWER, abs=1e-9)
+    assert power == pytest.approx(statistics.POWER, abs=1e-4 if critical > statistics.FAR else 1e-5)
 
 
 # ---- laws

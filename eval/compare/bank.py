@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
-from conf.compose import composed
 from conf.schema import ROOT, Settings, fewest_layers, options
 from conf.source import source_hash
 from conf.typed import plain
@@ -29,6 +28,7 @@ from eval.compare.show import listed, show_length, show_percent, show_perplexity
 from eval.measure.rows import row_key
 from eval.record.folder import RunFolder
 from eval.record.identity import NOT_IDENTITY, settings_of
+from model.catalogue import configs_of
 
 VERSION = 1  # of the standard setting; another one has a bank of its own
 BANK = ROOT / "results" / f"standard-v{VERSION}.parquet"
@@ -60,17 +60,13 @@ def evaluation_key() -> str:
 @functools.cache
 def catalogue() -> dict[str, dict[str, Any]]:
     """The settings, by name, of every encoding that the standard setting's model has layers enough for."""
-    found = {name: encoding_settings(name) for name in options("encoding")}
+    found = configs_of("encoding", options("encoding"))
     return {name: each for name, each in found.items() if fewest_layers(each) <= standard().model.num_layers}
 
 
 def whole() -> int:
     """How many runs a bank without gaps holds."""
     return len(SEEDS) * len(catalogue())
-
-
-def encoding_settings(name: str) -> dict[str, Any]:
-    return OmegaConf.to_container(composed(None, f"+encoding={name}").encoding, resolve=True)
 
 
 def stated(settings: Settings) -> dict[str, Any]:
@@ -245,8 +241,9 @@ def gaps(contents: Contents, seeds: Iterable[int] = SEEDS, encodings: Collection
     """encodings: those to look for; none: all. Raises ValueError for a name that the catalogue doesn't have."""
     if unknown := sorted({*encodings} - catalogue().keys()):
         raise ValueError(f"encodings={','.join(unknown)}: conf/encoding has no such file")
-    stale = {entry.name: why for entry in contents.entries if (why := why_stale(entry))}
-    good = {(entry.name, entry.seed): entry for entry in contents.entries if not why_stale(entry)}
+    known = [(entry, why_stale(entry)) for entry in contents.entries]
+    stale = {entry.name: why for entry, why in known if why}
+    good = {(entry.name, entry.seed): entry for entry, why in known if not why}
     wanted = [(name, seed) for seed in seeds for name in catalogue() if not encodings or name in encodings]
     extended = [(name, seed) for name, seed in wanted if name in EXTENDED]
     lacking = [each for each in extended if each not in good or not _all_extensions(good[each])]
@@ -290,9 +287,11 @@ def bank_runs(contents: Contents, path: Path, mark: str = "") -> list[Run]:
 def _as_folders_have(windows: pd.DataFrame, evaluation: str) -> pd.DataFrame:
     """Windows as `RunFolder.windows` has them, as far as a comparison asks."""
     control = windows["control"].astype(object).where(windows["control"] != "")
-    places = zip(*(windows[name] for name in ("protocol", "extension", "context_length", "control")), strict=True)
-    keys = ["/".join(map(str, place)).removesuffix("/") for place in places]
-    return windows.assign(key=[f"{evaluation}/{key}" for key in keys], control=control, position=float("nan"))
+    place = ["protocol", "extension", "context_length", "control"]
+    each = windows[place].drop_duplicates().itertuples(index=False)
+    keys = np.array([f"{evaluation}/{'/'.join(map(str, names)).removesuffix('/')}" for names in each], dtype=object)
+    number = windows.groupby(place, sort=False).ngroup()  # in the order in which they appear
+    return windows.assign(key=keys[number], control=control, position=float("nan"))
 
 
 def bank_comparison(contents: Contents, path: Path) -> Comparison:

@@ -13,6 +13,7 @@ from conf.source import source_hash
 from data.stream import TokenStream
 from eval.measure.protocols import plan
 from eval.measure.scoring import Scorer
+from model.catalogue import configs_of
 from model.encodings import PositionEncoding, evaluated, named
 from model.extensions import Extension, build_extension, extension_config, extension_names
 from model.transformer import Transformer
@@ -34,10 +35,9 @@ def extension_configs(evaluation: EvaluationSettings) -> list[dict[str, Any]]:
                 f"eval.extension_settings.{name}.{key}={changed[key]}: no such setting of {name}; known are "
                 f"{', '.join(known) or 'none'}"
             )
-    configs = {
-        name: {**extension_config(name), **evaluation.extension_settings.get(name, {})}
-        for name in dict.fromkeys([*names, *evaluation.extension_settings])
-    }
+    asked = dict.fromkeys([*names, *evaluation.extension_settings])
+    of_files = configs_of("extension", asked)
+    configs = {name: {**of_files[name], **evaluation.extension_settings.get(name, {})} for name in asked}
     for name, config in configs.items():
         build_extension(config, _group(name))
     return [configs[name] for name in names]

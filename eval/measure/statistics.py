@@ -47,11 +47,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 MIN_BLOCKS = 10  # below this a spread between blocks says little, and a t interval leans on normality alone
 Key = TypeVar("Key")
+T = TypeVar("T", float, np.ndarray)
 POWER = 0.8  # of `smallest_detectable`: the chance to find a difference of that size
+FAR = 100  # standard errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,16 +155,10 @@ def difference(
             f"{names[0]} has {len(a_SW)} seeds and {names[1]} has {len(b_SW)}, but they are compared seed by seed: "
             "keep the seeds that both have"
         )
-    estimate = _estimate(a_SW - b_SW, tokens_W, blocks_W, level)
-    if "reason" in estimate:
-        return Difference(**estimate)
-    nats, error, df = (estimate[name] for name in ("nats", "standard_error", "degrees_of_freedom"))
-    if error > 0:
-        p = 2 * float(special.stdtr(df, -abs(nats) / error))
-    else:  # the same difference in every window of every seed: no doubt at all
-        p = 0.0 if nats else 1.0
-    seen = None if comparisons is None else error * _detectable((1 - level) / comparisons, df)
-    return Difference(**estimate, p=p, smallest_detectable=seen)
+    a_SB, tokens_B = _by_block(a_SW, tokens_W, blocks_W)
+    b_SB, _ = _by_block(b_SW, tokens_W, blocks_W)
+    (found,) = _differences([a_SB - b_SB], tokens_B, level)
+    return found if comparisons is None else _detected(found, comparisons)
 
 
 def ratio_interval(
@@ -244,13 +240,13 @@ def share_interval(right_SN: np.ndarray, blocks_N: np.ndarray | None = None, *, 
     right_SB, count_B = _by_block(right_SN, count_N, blocks_N)
     seeds, count = right_SN.shape
     share = float(right_SN.mean())
-    error, df = _standard_error(right_SB, count_B)
+    error, df = (float(found[0]) for found in _standard_errors(right_SB[None], count_B))
     alike = float(count_B.sum() ** 2 / np.sum(count_B**2))  # blocks of equal size that count as much
     if error > 0:
         trials = min(share * (1 - share) / error**2, seeds * count)
     else:  # nothing varies: what is known is that so many examples are alike
         trials, df = alike, max(alike - 1, 1)
-    t2 = _critical(1 - level, df) ** 2
+    t2 = float(_critical(1 - level, df)) ** 2
     middle = (share + t2 / (2 * trials)) / (1 + t2 / trials)
     margin = math.sqrt(t2 * (share * (1 - share) / trials + t2 / (4 * trials**2))) / (1 + t2 / trials)
     covers = "seeds and examples" if seeds > 1 else "examples"
@@ -324,10 +320,10 @@ def _each_against_each(
     for name, loss_W in losses.items():
         loss_SB, tokens_B = _by_block(*_checked(str(name), np.stack([*loss_W.values()]), tokens_W), blocks_W)
         summed[name] = dict(zip(loss_W, loss_SB, strict=True))
-    for a, b in itertools.combinations(summed, 2):
-        if pair := shared_seeds(summed[a], summed[b]):
-            found = difference(*pair, tokens_B, level=level, comparisons=None)
-            against[b][a], against[a][b] = found, replace(found, nats=-found.nats)
+    pairs = {(a, b): shared_seeds(summed[a], summed[b]) for a, b in itertools.combinations(summed, 2)}
+    apart = {names: pair[0] - pair[1] for names, pair in pairs.items() if pair}
+    for (a, b), found in zip(apart, _differences([*apart.values()], tokens_B, level), strict=True):
+        against[b][a], against[a][b] = found, replace(found, nats=-found.nats)
     return against
 
 
@@ -397,40 +393,76 @@ def _check_level(level: float) -> None:
 
 def _estimate(loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None, level: float) -> dict:
     """The fields of an `Estimate`."""
-    _check_level(level)
     loss_SB, tokens_B = _by_block(loss_SW, tokens_W, blocks_W)
-    nats = float(loss_SB.sum() / (len(loss_SB) * tokens_B.sum()))
-    estimate = {"nats": nats, "level": level, "covers": "seeds and windows" if len(loss_SB) > 1 else "windows"}
-    if len(tokens_B) < MIN_BLOCKS:
-        reason = (
-            f"an interval needs at least {MIN_BLOCKS} blocks of held-out windows, there are {len(tokens_B)}: "
+    (found,) = _estimates(loss_SB[None], tokens_B, level)
+    return found
+
+
+def _estimates(loss_NSB: np.ndarray, tokens_B: np.ndarray, level: float) -> list[dict]:
+    """The fields of N estimates, of as many seeds each."""
+    _check_level(level)
+    seeds, blocks = loss_NSB.shape[1:]
+    nats_N = loss_NSB.sum(axis=(1, 2)) / (seeds * tokens_B.sum())
+    shared = {"level": level, "covers": "seeds and windows" if seeds > 1 else "windows"}
+    if blocks < MIN_BLOCKS:
+        shared["reason"] = (
+            f"an interval needs at least {MIN_BLOCKS} blocks of held-out windows, there are {blocks}: "
             "score more windows or cut the held-out text into more blocks"
         )
-        return estimate | {"reason": reason}
-    error, df = _standard_error(loss_SB, tokens_B)
-    margin = error * _critical(1 - level, df)
-    return estimate | {"low": nats - margin, "high": nats + margin, "standard_error": error, "degrees_of_freedom": df}
+        return [shared | {"nats": float(nats)} for nats in nats_N]
+    error_N, df_N = _standard_errors(loss_NSB, tokens_B)
+    margin_N = error_N * _critical(1 - level, df_N)
+    names = ("nats", "low", "high", "standard_error", "degrees_of_freedom")
+    values = zip(nats_N, nats_N - margin_N, nats_N + margin_N, error_N, df_N, strict=True)
+    return [shared | dict(zip(names, map(float, each), strict=True)) for each in values]
 
 
-def _standard_error(loss_SB: np.ndarray, tokens_B: np.ndarray) -> tuple[float, float]:
-    """Standard error of all losses over all tokens, and its degrees of freedom; see the head of this file."""
-    seeds, tokens = len(loss_SB), tokens_B.sum()
+def _standard_errors(loss_NSB: np.ndarray, tokens_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard errors of all losses over all tokens, and their degrees of freedom; see the head of this file."""
+    seeds, tokens = loss_NSB.shape[1], tokens_B.sum()
     share_B = tokens_B / tokens
-    mean_S = loss_SB.sum(axis=1) / tokens  # nats a token
-    block_B = (loss_SB.mean(axis=0) - mean_S.mean() * tokens_B) / tokens
-    V_block = np.sum(block_B**2 / (1 - share_B))
+    mean_NS = loss_NSB.sum(axis=2) / tokens  # nats a token
+    block_NB = (loss_NSB.mean(axis=1) - mean_NS.mean(axis=1)[:, None] * tokens_B) / tokens
+    V_block = np.sum(block_NB**2 / (1 - share_B), axis=1)
     df_block = max(1 / np.sum(share_B**2) - 1, 1)  # B_eff - 1
     if seeds == 1:
-        return float(np.sqrt(V_block)), float(df_block)
+        return np.sqrt(V_block), np.full(len(V_block), df_block)
 
-    V_seed = mean_S.var(ddof=1) / seeds
-    rest_SB = (loss_SB - np.outer(mean_S, tokens_B)) / tokens - block_B
-    V_rest = np.sum(rest_SB**2 / (1 - share_B)) / (seeds * (seeds - 1))
-    V = max(V_seed + V_block - V_rest, V_seed, V_block)  # neither the blocks' own variance nor the seeds' is below zero
-    if V == 0:
-        return 0.0, float(min(seeds - 1, df_block))
-    weight = V_seed / V
-    return float(np.sqrt(V)), float(1 / (weight / (seeds - 1) + (1 - weight) / df_block))
+    V_seed = mean_NS.var(axis=1, ddof=1) / seeds
+    rest_NSB = (loss_NSB - mean_NS[:, :, None] * tokens_B) / tokens - block_NB[:, None]
+    V_rest = np.sum(rest_NSB**2 / (1 - share_B), axis=(1, 2)) / (seeds * (seeds - 1))
+    # Neither the blocks' own variance nor the seeds' is below zero.
+    V = np.maximum(V_seed + V_block - V_rest, np.maximum(V_seed, V_block))
+    weight = np.divide(V_seed, V, out=np.zeros_like(V), where=V > 0)
+    df = 1 / (weight / (seeds - 1) + (1 - weight) / df_block)
+    return np.sqrt(V), np.where(V > 0, df, min(seeds - 1, df_block))
+
+
+def _differences(losses_SB: Sequence[np.ndarray], tokens_B: np.ndarray, level: float) -> list[Difference]:
+    """Of differences of losses by seed and block, in their order; those of as many seeds are computed at once."""
+    found: list[Difference | None] = [None] * len(losses_SB)
+    for seeds in {len(loss_SB) for loss_SB in losses_SB}:
+        places = [place for place, loss_SB in enumerate(losses_SB) if len(loss_SB) == seeds]
+        estimates = _estimates(np.stack([losses_SB[place] for place in places]), tokens_B, level)
+        if "reason" not in estimates[0]:
+            nats, error, df = (
+                np.array([each[name] for each in estimates])
+                for name in ("nats", "standard_error", "degrees_of_freedom")
+            )
+            # Where the difference is the same in every window of every seed, there is no doubt at all.
+            t = np.divide(-np.abs(nats), error, out=np.where(nats == 0, 0.0, -np.inf), where=error > 0)
+            estimates = [each | {"p": float(p)} for each, p in zip(estimates, 2 * special.stdtr(df, t), strict=True)]
+        for place, estimate in zip(places, estimates, strict=True):
+            found[place] = Difference(**estimate)
+    return found
+
+
+def _detected(found: Difference, comparisons: int) -> Difference:
+    """With its `smallest_detectable`, as one of so many comparisons."""
+    if found.reason is not None:
+        return found
+    seen = found.standard_error * _detectable((1 - found.level) / comparisons, found.degrees_of_freedom)
+    return replace(found, smallest_detectable=seen)
 
 
 def _detectable(alpha: float, df: float) -> float:
@@ -438,16 +470,18 @@ def _detectable(alpha: float, df: float) -> float:
 
     Solves E[Φ(δ - t s)] = POWER, t the critical value, s = sqrt(χ²/df) the estimated over the true standard error:
     with few seeds a chance-large s hides a difference, and the textbook sum of two t quantiles is up to a fifth short.
-    The left side is the upper tail of the noncentral t: stats.nct.sf, without its slow checks and a slow import.
+    The left side is the upper tail of the noncentral t, of which δ is the noncentrality; at a large t only s counts
+    (to 1e-4 from FAR on, where SciPy's inverse gets slow, and further on never ends).
     """
     critical = _critical(alpha, df)
-    bound = 2 * critical + 2  # s exceeds 2 in less than 5 %, so that the power is above 0.9 there
-    return optimize.brentq(lambda delta: 1 - POWER - special.nctdtr(df, delta, critical), 0, bound)
+    if critical > FAR:
+        return float(critical * math.sqrt(2 * special.gammaincinv(df / 2, POWER) / df))
+    return float(special.nctdtrinc(df, 1 - POWER, critical))
 
 
-def _critical(alpha: float, df: float) -> float:
+def _critical(alpha: float, df: T) -> T:
     """The standard errors that a two-sided t-test at `alpha` asks for: stats.t.isf, without its slow checks."""
-    return -float(special.stdtrit(df, alpha / 2))
+    return -special.stdtrit(df, alpha / 2)
 
 
 def _by_block(loss_SW: np.ndarray, tokens_W: np.ndarray, blocks_W: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
