@@ -175,7 +175,7 @@ ELSEWHERE = {  # what is not run here, and why
     "python -m scripts.dashboard [--project trainshort] [--entity NAME]": "tests/test_dashboard.py",
     "python -m scripts.report SWEEP evaluator=RUN key_gain=0.25 key_loss=2": "tests/test_key_tokens.py",
     "python -m scripts.encodings --write": "tests/test_readme.py",
-    "python -m scripts.gpu_check": "needs a GPU",
+    "python -m scripts.gpu_check FOLDER steps=gpt2-flex,tiny,long-65536,long-262144": "needs a GPU",
     "python -m scripts.gpu_check FOLDER": "needs a GPU",
     "python -m pytest -m gpu": "needs a GPU",
     "python train.py trainer=gpu": "needs a GPU",

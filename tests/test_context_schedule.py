@@ -274,7 +274,7 @@ GROWING = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["skyladder", "warmup"])
+@pytest.mark.parametrize("kind", [pytest.param("skyladder", marks=pytest.mark.slow), "warmup"])
 def test_a_run_that_is_stopped_while_its_context_grows_ends_as_one_never_stopped(composed, tmp_path, monkeypatch, kind):
     def run(folder) -> RunFolder:
         settings = composed(*GROWING, f"training.context_schedule.kind={kind}", f"runs={tmp_path / folder}")

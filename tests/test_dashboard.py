@@ -41,6 +41,7 @@ def panels():
     return [panel for section in spec["section"]["panelBankConfig"]["sections"] for panel in section["panels"]]
 
 
+@pytest.mark.slow
 def test_every_panel_shows_what_a_run_really_logs(program, tmp_path):
     done = program(
         "experiment=smoke",

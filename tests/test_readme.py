@@ -73,6 +73,7 @@ def extended(tmp_path_factory):
 SMALL = ("model=nano", "context=16", "training.tokens=2048", "logger=none", "tokenizer=byte", "trainer=cpu")
 
 
+@pytest.mark.slow
 def test_the_six_examples_run(program, extended, tmp_path):
     """An encoding, an extension, a corpus, a probe and a protocol together."""
     assert len(FILES) == 12
@@ -130,6 +131,7 @@ def test_the_first_run_prints_the_table_that_the_readme_shows(program, tmp_path)
     assert len(shown.splitlines()) > 8 and Close().check_output(shown, printed, 0)
 
 
+@pytest.mark.slow
 def test_the_session_in_python_prints_what_it_says(program, tmp_path, monkeypatch):
     text = PYTHON.partition("\n## What it prints\n")[2]
     command = re.search(r"`python train.py (.*?)`", text, re.DOTALL).group(1).split()

@@ -35,6 +35,7 @@ def test_a_run_made_again_is_the_same(finished, capsys):
     assert (finished.path / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_rows_that_were_scored_later_are_left_out(finished, program, tmp_path, capsys):
     later = RunFolder(shutil.copytree(finished.path, tmp_path / finished.name))
     arguments = (
@@ -49,6 +50,7 @@ def test_rows_that_were_scored_later_are_left_out(finished, program, tmp_path, c
     assert "that `python -m eval` scored later" in printed and printed.rstrip().endswith("the same again")
 
 
+@pytest.mark.slow
 def test_what_differs_is_printed_and_sets_the_exit_code(finished, tmp_path, capsys):
     changed = tmp_path / finished.name
     shutil.copytree(finished.path, changed)

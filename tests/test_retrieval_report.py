@@ -238,6 +238,7 @@ def test_figures_under_extensions_alone_are_shown_without_a_verdict(tmp_path):
     write_files(comparison)
 
 
+@pytest.mark.slow
 def test_many_encodings_of_which_the_reference_was_not_asked_have_a_page(tmp_path):
     for number in range(13):
         make_run(tmp_path, f"encoding{number}", gain=keeps(3.0, number / 13))

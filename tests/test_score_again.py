@@ -89,6 +89,7 @@ print("light")
     assert done.stdout.endswith("light\n") and message in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_could_not_be_scored_counts_in_whatever_process_its_job_ran(score, run):
     done = score("-m", f"run={run},nowhere", "extension=window", "hydra/launcher=two_jobs")
     assert done.returncode == 3 and "nowhere is not the folder of a run or a sweep" in done.stderr
@@ -126,6 +127,7 @@ def test_a_model_is_not_loaded_beside_data_that_it_was_not_trained_on(run):
         load(run)
 
 
+@pytest.mark.slow
 def test_a_sweeps_folder_stands_for_its_runs_and_old_lengths_come_back(score, finished, tmp_path):
     sweep = tmp_path / "sweep"
     folders = [RunFolder(shutil.copytree(finished, sweep / name)) for name in ("one", "two")]

@@ -363,6 +363,7 @@ def test_arms_that_would_read_other_text_are_refused_before_training(composed, u
         train(settings)
 
 
+@pytest.mark.slow
 def test_an_arm_trains_the_parent_that_it_lacks_and_shares_it(program, uneven, tmp_path):
     asked = [*TEXTS, "experiment=extend", uneven, "data.min_tokens=64", "eval.extensions=[none]", "sweep=arms"]
     done = program("-m", *asked, "arm=longer,ceiling,parent,same", "seed=3", runs=tmp_path)

@@ -99,6 +99,7 @@ def test_settings_of_extensions_are_given_and_stand_in_the_rows(score, finished,
     assert not any("extension_settings" in row for row in interpolated)
 
 
+@pytest.mark.slow
 def test_several_runs_and_extensions_are_scored_one_after_the_other(score, finished, tmp_path):
     folders = [shutil.copytree(finished[0], tmp_path / name) for name in ("a", "b")]
     runs = f"run={folders[0]},{tmp_path / 'nowhere'},{folders[1]}"
@@ -183,6 +184,7 @@ def test_a_name_given_twice_is_refused(composed, tmp_path):
     assert RunFolder(tmp_path / "mine").results["encoding"] == "none"
 
 
+@pytest.mark.slow
 def test_a_name_given_twice_in_a_sweep_is_refused_and_the_first_run_is_left_as_it_is(program, composed, tmp_path):
     settings = composed(*SMOKE, "run_id=mine", "sweep=demo", "encoding=none")
     train(settings)
