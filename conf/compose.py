@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from conf.mistakes import naming_settings
 from conf.own import own_folder, used_by
@@ -26,6 +27,14 @@ def composed(name: str | None, *overrides: str) -> DictConfig:
     Raises ValueError, naming the setting, for an override that doesn't fit.
     """
     return _composed(name, used_by(overrides), own_folder())
+
+
+def composed_each(group: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The configs of many files of a group, as plain dicts by name: at once, since one by one each takes a twentieth of
+    a second."""
+    names = [*names]
+    found = OmegaConf.to_container(composed(None, *(f"+{group}@{name}={name}" for name in names)), resolve=True)
+    return {name: found[name] for name in names}
 
 
 @functools.cache  # a fifth of a second each, and the tests ask for the same ones hundreds of times

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from conf.compose import composed
+from conf.compose import composed, composed_each
 from conf.own import check_name, own_encodings, own_folder
 from conf.schema import CONF, options
 
@@ -73,18 +73,14 @@ def extension_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]
     return _config("extension", name, overrides)
 
 
-def configs_of(group: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The configs of many of a group ("encoding", "extension"), as plain dicts by name: composed at once, since one by
-    one each takes a twentieth of a second. Raises ValueError as `encoding_config`."""
-    names = [*names]
-    found = OmegaConf.to_container(composed(None, *(f"+{group}@{name}={name}" for name in names)), resolve=True)
-    return {name: _checked(group, name, found[name]) for name in names}
+def extension_configs(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`extension_config` of each, by name, composed at once."""
+    return {name: _checked("extension", name, found) for name, found in composed_each("extension", names).items()}
 
 
 def _config(group: str, name: str, overrides: Sequence[str]) -> dict[str, Any]:
     config = OmegaConf.to_container(composed(None, f"+{group}={name}", *overrides)[group], resolve=True)
-    renamed = any(override.startswith(f"{group}.name=") for override in overrides)
-    return _checked(group, name, config, renamed)
+    return _checked(group, name, config, any(override.startswith(f"{group}.name=") for override in overrides))
 
 
 def _checked(group: str, name: str, config: dict[str, Any], renamed: bool = False) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def same_random_state():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+    torch.set_num_threads(1)  # whatever a command chose: no fork of a process computes that has computed with several
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from conf.compose import composed_each
 from conf.schema import CONF, CorpusSettings, Settings, TaskSettings, corpus_of, fewest_layers, options, task_of
 from conf.signature import check_types, parameters
 from conf.typed import split
@@ -15,7 +16,7 @@ from data.recipe import build_recipe
 from data.task import Task
 from eval.record.identity import settings_of
 from model.build import build_transformer, check_model
-from model.catalogue import configs_of, encoding_config, extension_config, extension_names
+from model.catalogue import encoding_config, extension_config, extension_names
 from model.extensions import build_extension
 
 GROUPS = ("encoding", "model", "data", "tokenizer", "eval", "compare", "trainer", "logger", "experiment", "arm")
@@ -140,4 +141,4 @@ def test_the_cache_is_where_the_environment_or_the_command_line_says(monkeypatch
 @pytest.mark.parametrize("group", ["encoding", "extension"])
 def test_composed_at_once_they_are_what_each_is_alone(group):
     alone = {"encoding": encoding_config, "extension": extension_config}[group]
-    assert configs_of(group, options(group)) == {name: alone(name) for name in options(group)}
+    assert composed_each(group, options(group)) == {name: alone(name) for name in options(group)}

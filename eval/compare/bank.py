@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conf.compose import composed_each
 from conf.schema import ROOT, Settings, fewest_layers, options
 from conf.source import source_hash
 from conf.typed import plain
@@ -28,7 +29,6 @@ from eval.compare.show import listed, show_length, show_percent, show_perplexity
 from eval.measure.rows import row_key
 from eval.record.folder import RunFolder
 from eval.record.identity import NOT_IDENTITY, settings_of
-from model.catalogue import configs_of
 
 VERSION = 1  # of the standard setting; another one has a bank of its own
 BANK = ROOT / "results" / f"standard-v{VERSION}.parquet"
@@ -60,7 +60,7 @@ def evaluation_key() -> str:
 @functools.cache
 def catalogue() -> dict[str, dict[str, Any]]:
     """The settings, by name, of every encoding that the standard setting's model has layers enough for."""
-    found = configs_of("encoding", options("encoding"))
+    found = composed_each("encoding", options("encoding"))
     return {name: each for name, each in found.items() if fewest_layers(each) <= standard().model.num_layers}
 
 

@@ -13,7 +13,7 @@ from conf.source import source_hash
 from data.stream import TokenStream
 from eval.measure.protocols import plan
 from eval.measure.scoring import Scorer
-from model.catalogue import configs_of
+from model import catalogue
 from model.encodings import PositionEncoding, evaluated, named
 from model.extensions import Extension, build_extension, extension_config, extension_names
 from model.transformer import Transformer
@@ -36,7 +36,7 @@ def extension_configs(evaluation: EvaluationSettings) -> list[dict[str, Any]]:
                 f"{', '.join(known) or 'none'}"
             )
     asked = dict.fromkeys([*names, *evaluation.extension_settings])
-    of_files = configs_of("extension", asked)
+    of_files = catalogue.extension_configs(asked)
     configs = {name: {**of_files[name], **evaluation.extension_settings.get(name, {})} for name in asked}
     for name, config in configs.items():
         build_extension(config, _group(name))
