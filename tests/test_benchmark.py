@@ -63,6 +63,7 @@ def test_attention_alone_is_timed_by_every_executor(tmp_path, monkeypatch):
     assert names == ["none, fused", "alibi, dense"]
 
 
+@pytest.mark.slow
 def test_quick_says_what_to_choose(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "available_cores", lambda: 2)
     quick = rows(tmp_path, monkeypatch, "quick", "--settings", "fp32,bf16", "--rounds", "1", "--threads", "2")

@@ -106,6 +106,7 @@ def test_unknown_settings_and_classes_are_refused():
 def test_a_file_of_an_extension_that_lacks_its_class_is_named(monkeypatch):
     config = {key: value for key, value in extension_config("yarn").items() if key != "_target_"}
     monkeypatch.setattr("model.catalogue.composed", lambda *asked: OmegaConf.create({"extension": config}))
+    monkeypatch.setattr("model.catalogue.composed_each", lambda group, names: dict.fromkeys(names, config))
     with pytest.raises(ValueError, match=r"^conf/extension/yarn\.yaml: lacks _target_"):
         extension_configs(settings_of("eval.extensions=[yarn]").eval)
     with pytest.raises(ValueError, match=r"^conf/extension/yarn\.yaml: lacks _target_"):

@@ -366,6 +366,7 @@ def test_every_executor_that_takes_a_view_gives_what_dense_gives(method, names):
         assert {"blocked", "fused"} <= ran if fused else "blocked" in ran
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted({*extension_names()} - {"none"}))
 def test_a_view_compiles_without_a_break(method):
     name = next(name for name in ("rope", "alibi", "learned", "gpt_oss") if trained_with(method, name) is not None)

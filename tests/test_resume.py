@@ -110,6 +110,7 @@ def kill_at_random(settings: Settings, seed: int, kills: int, expected: RunFolde
         assert_same(folder, expected)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_one_never_stopped(composed, reference):
     kill_at_random(composed(*SETTINGS), seed=1, kills=3, expected=reference, span=5)
 
@@ -120,7 +121,7 @@ def test_a_run_killed_twenty_times_ends_as_one_never_stopped(composed, reference
     kill_at_random(composed(*SETTINGS), seed=2, kills=20, expected=reference, span=5)
 
 
-@pytest.mark.parametrize("step", [3, 17, 24, 39])
+@pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.slow) for step in (3, 17, 39)] + [24])
 def test_a_run_that_breaks_off_at_a_step_ends_as_one_never_stopped(
     composed, tmp_path, monkeypatch, reference, step, capsys
 ):

@@ -110,6 +110,7 @@ def test_a_model_of_a_task_says_that_it_has_no_tokenizer(composed):
         load(RunFolder.of(settings).path).encode("a text")
 
 
+@pytest.mark.slow
 def test_a_whole_file_of_conf_eval_takes_the_place_of_how_the_run_was_scored(score, run):
     done = score(f"run={run}", "eval=smoke", "eval.extensions=[none,yarn]")
     assert done.returncode == 0, done.stderr

@@ -40,6 +40,7 @@ ODD = (None, True, 0, 3, -1, 1e3, 0.5, 2**64, float("nan"), "", "7", "true", "??
 ODD += ({"a": 1},)
 
 
+@pytest.mark.slow
 def test_what_is_read_back_without_omegaconf_is_what_omegaconf_makes_of_it(monkeypatch):
     def both(values):
         """The settings, or what is wrong with them, as each way has them."""

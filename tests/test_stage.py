@@ -148,6 +148,7 @@ def test_the_rest_of_a_run_as_a_stage_ends_as_the_run_does_bit_for_bit(composed,
     assert ends[0]["tokens"] == ends[1]["tokens"] == 20480 and ends[0]["lr"] == ends[1]["lr"]
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_run_in_two_stages_ends_as_the_run_does_bit_for_bit(composed, runs, parent):
     follow = ["training.schedule_from=parent", "training.optimizer_from=parent", f"runs={runs}"]
     middle = composed(f"init={parent.path}", "init_at=0.5", "training.tokens=5120", *follow)
@@ -201,6 +202,7 @@ def test_at_test_time_a_stage_is_stretched_from_the_length_that_it_was_trained_f
     torch.testing.assert_close(longer.frequencies(0), own.frequencies(0) / 2)
 
 
+@pytest.mark.slow
 def test_a_stage_on_a_stage(composed, runs, parent):
     second = composed(f"init={parent.path}", "context=64", "extension=pi", "training.tokens=2048", f"runs={runs}")
     train(second)
@@ -229,6 +231,7 @@ def test_a_stage_that_breaks_off_ends_as_one_never_stopped(composed, runs, paren
     assert_same(*reversed(folders))
 
 
+@pytest.mark.slow
 def test_an_extension_that_chooses_for_itself_does_so_once(composed, runs, parent, capsys):
     asked = [f"init={parent.path}", "context=64", "extension=longrope", "extension.trials=3", "training.tokens=2048"]
     settings = composed(*asked, f"runs={runs}")
@@ -343,6 +346,7 @@ def uneven(tmp_path) -> str:
     return f"data.path={tmp_path / 'uneven'}"
 
 
+@pytest.mark.slow
 def test_a_longer_context_never_changes_the_text_in_silence(composed, tmp_path, uneven, capsys):
     first = composed(*TEXTS, uneven)
     train(first)

@@ -310,6 +310,7 @@ training:
 """
 
 
+@pytest.mark.slow
 def test_a_file_says_that_it_is_a_sweep_and_another_sweeper_gets_its_name_and_numbers(program, tmp_path):
     for path, text in {"hydra_plugins/halving.py": SWEEPER, "conf/experiment/mine.yaml": EXPERIMENT}.items():
         (tmp_path / path).parent.mkdir(parents=True)

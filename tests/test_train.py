@@ -87,7 +87,7 @@ WINDOW = {  # ways to say it
 }
 
 
-@pytest.mark.parametrize("way", WINDOW)
+@pytest.mark.parametrize("way", ["as the extension", pytest.param("as one of several", marks=pytest.mark.slow)])
 def test_settings_of_extensions_are_given_and_stand_in_the_rows(score, finished, tmp_path, way):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     done = score(f"run={folder}", "eval.lengths=[2]", *WINDOW[way])
@@ -112,6 +112,7 @@ def test_several_runs_and_extensions_are_scored_one_after_the_other(score, finis
         assert RunFolder(folder).finished
 
 
+@pytest.mark.slow
 def test_scoring_changes_what_is_given_and_keeps_the_rest_as_the_run_was_scored(score, finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     done = score(f"run={folder}", "eval.targets=4")
@@ -124,6 +125,7 @@ def test_scoring_changes_what_is_given_and_keeps_the_rest_as_the_run_was_scored(
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_from_a_cache_elsewhere(score, finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     done = score(f"run={folder}", f"cache_dir={tmp_path / 'cache'}", "eval.lengths=[1]")
@@ -348,6 +350,7 @@ def test_a_sweep_goes_on_past_a_failing_job_and_exits_with_3(program, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/losses.npz")}
 
 
+@pytest.mark.slow
 def test_an_offline_wandb_run_holds_the_curves(program, tmp_path):
     done = program(*SMOKE, "logger=auto", runs=tmp_path, WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr

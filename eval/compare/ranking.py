@@ -89,7 +89,8 @@ def cost_table(comparison: Comparison, rows: pd.DataFrame) -> Table:
             column("to the fastest", found["speed"], show_percent),
             *columns(found, "peak_memory"),
         ],
-        f"perplexity; parameters of the encoding's own; training speed and memory, medians over the seeds{differ}",
+        "perplexity; parameters of the encoding's own; training speed and memory, medians over the seeds, of jobs that "
+        f"ran side by side: a speed is rough, docs/benchmark/encodings-cpu.csv has that of each alone{differ}",
     )
 
 
