@@ -594,7 +594,10 @@ def test_the_readme_and_its_picture_are_of_the_bank_that_is_committed():
 @pytest.mark.slow
 def test_the_readme_and_the_page_are_what_the_bank_says(tmp_path):
     readme = Path(shutil.copy(ROOT / "README.md", tmp_path))
+    (tmp_path / WHICH).parent.mkdir()
+    shutil.copy(ROOT / WHICH, tmp_path / WHICH)
     out = tmp_path / "standard.md"
     assert script.main(["write", f"out={out}", f"page={tmp_path / 'page.html'}", f"readme={readme}"]) == 0
-    assert readme.read_text() == (ROOT / "README.md").read_text()
+    for page in ("README.md", WHICH):
+        assert (tmp_path / page).read_text() == (ROOT / page).read_text()
     assert out.read_text() == (ROOT / "docs" / "results" / "standard.md").read_text()
