@@ -20,6 +20,7 @@ def comparison(tmp_path_factory):
     """At the training context t5 is the lowest; at the longest alibi, which stays where rope and none rise."""
     folder = tmp_path_factory.mktemp("sweep")
     losses = {"t5": (4.0, 4.2), "alibi": (4.1, 4.1), "rope": (4.05, 4.75), "none": (4.3, 4.35), "learned": (4.2, None)}
+    losses |= {"fire": (4.4, 4.3)}
     for name, (near, far) in losses.items():
         for seed in range(5):
             extensions = EXTENSIONS if name == "rope" else {}
@@ -42,21 +43,22 @@ def cells(part: str, first: str) -> dict[str, list[str]]:
 
 def test_a_rise_is_that_of_the_same_targets_with_its_interval(comparison):
     found = growth(comparison, FIRST, LAST)
-    assert found.keys() == {"t5", "alibi", "rope", "none"}, "learned has no figure at the longest"
-    for name, rise in {"t5": 0.2, "alibi": 0.0, "rope": 0.7, "none": 0.05}.items():
+    assert found.keys() == {"t5", "alibi", "rope", "none", "fire"}, "learned has no figure at the longest"
+    for name, rise in {"t5": 0.2, "alibi": 0.0, "rope": 0.7, "none": 0.05, "fire": -0.1}.items():
         assert found[name].low <= rise <= found[name].high and found[name].nats == pytest.approx(rise, abs=0.03)
-        assert found[name].verdict == ("worse" if rise else "not separable")
+        assert found[name].verdict == ("not separable" if not rise else "worse" if rise > 0 else "better")
 
 
 def test_what_lies_above_the_lowest_is_corrected_for_all(comparison):
     found = above(comparison, "t5", FIRST)
-    assert found.keys() == {"alibi", "rope", "none", "learned"}
+    assert found.keys() == {"alibi", "rope", "none", "learned", "fire"}
     assert all(each.nats > 0 and each.adjusted_p >= each.p and each.verdict == "worse" for each in found.values())
 
 
 def test_the_bands_are_those_of_the_rises(comparison, part):
     rows = cells(part, "it")
     assert {title: [each.split()[0] for each in text.split("), ")] for title, (text,) in rows.items()} == {
+        "falls (by more than 1 %)": ["fire"],
         "stays (to 1 %)": ["alibi"],
         "rises a little (to 10 %)": ["none"],
         "rises (to 50 %)": ["t5"],
@@ -66,10 +68,10 @@ def test_the_bands_are_those_of_the_rises(comparison, part):
 
 
 def test_the_best_are_named_at_each_end_and_for_both(part):
-    assert "At 32 (1x) t5 is the best of 5: " in part and "At 256 (8x) alibi is the best of 4: " in part
+    assert "At 32 (1x) t5 is the best of 6: " in part and "At 256 (8x) alibi is the best of 5: " in part
     assert "Among the best at 32 (1x) and at 256 (8x) are none." in part
     shown = {row.split("|")[1].strip() for row in part.splitlines() if row.endswith("| worse |")}
-    assert {"alibi", "rope", "none", "learned"} == shown - {"pi"}
+    assert {"alibi", "rope", "none", "learned"} == shown - {"pi", "fire"}
 
 
 def test_extensions_stand_lowest_first_each_but_once(part):

@@ -26,8 +26,14 @@ from eval.compare.show import (
 from eval.measure.statistics import Difference, compare, difference, judged, shared_seeds
 
 WHICH = "docs/which.md"
-# How far a perplexity rises from the training context to the longest: up to so many percent, and how one says that.
-BANDS = {1: "stays", 10: "rises a little", 50: "rises", float("inf"): "breaks"}
+# What a perplexity does from the training context to the longest, by its change, up to so many percent.
+BANDS = {
+    -1: "falls (by more than 1 %)",
+    1: "stays (to 1 %)",
+    10: "rises a little (to 10 %)",
+    50: "rises (to 50 %)",
+    float("inf"): "breaks",
+}
 EXTENSIONS = 6  # so many of the lowest are named
 
 
@@ -133,8 +139,8 @@ def _growth_table(found: dict[str, Difference]) -> Table:
     for name, change in sorted(found.items(), key=lambda item: item[1].nats):
         limit = next(limit for limit in BANDS if change.percent <= limit)
         said.setdefault(limit, []).append(f"{name} {show_percent(change.percent)} ({_bounds(change)})")
-    titles = [BANDS[limit] + (f" (to {limit} %)" if limit < 1000 else "") for limit in said]
-    return Table("", [column("it", pd.Series(titles)), column("under", pd.Series(map(", ".join, said.values())))])
+    names = pd.Series(map(", ".join, said.values()))
+    return Table("", [column("it", pd.Series(map(BANDS.get, said))), column("under", names)])
 
 
 def _extensions(comparison: Comparison) -> Iterator[str]:
