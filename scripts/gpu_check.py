@@ -5,7 +5,7 @@
     python -m scripts.gpu_check FOLDER device=cpu            small, to try it out without one
 
 Each step is a command with a time limit of its own, and goes on after a failure of the one before. Its output is in
-FOLDER/STEP.log, its rows in FOLDER/STEP.csv as soon as it has ended, and FOLDER/steps.csv says how each ended.
+FOLDER/STEP.log, a benchmark's rows in FOLDER/STEP.csv as soon as it has ended; FOLDER/steps.csv says how each ended.
 """
 
 from __future__ import annotations
@@ -81,10 +81,12 @@ def steps(folder: Path, gpu: bool) -> list[Step]:
                 [*small, "encoding=rope", "sweep=rope", f"{at_once}=1"],
                 [*small, "encoding=none,alibi", "sweep=others", f"{at_once}=1"],
             )
-        both = " & ".join(shlex.join([*sweep, *each]) for each in which)
-        shared = f"{MPS} -d\n{{sweeps}}\necho quit | {MPS}" if shutil.which(MPS) else "{sweeps}"
-        sweeps = f"timeout {seconds - 20} sh -c {shlex.quote(f'{both} & wait')}"
-        return Step(name, seconds, ["sh", "-c", shared.format(sweeps=sweeps)])
+        one, other = (shlex.join([*sweep, *each]) for each in which)
+        both = f"{one} & first=$!; {other}; code=$?; wait $first || code=$?; exit $code"
+        shared = f"{MPS} -d\n{{sweeps}}\ncode=$?\necho quit | {MPS}\nexit $code" if shutil.which(MPS) else "{sweeps}"
+        return Step(
+            name, seconds, ["sh", "-c", shared.format(sweeps=f"timeout {seconds - 20} sh -c {shlex.quote(both)}")]
+        )
 
     ways = "bf16,bf16 recorded,bf16 compiled,bf16 compiled recorded" if gpu else "bf16"
     compiled = ("--settings", "bf16 compiled" if gpu else "bf16")

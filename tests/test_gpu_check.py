@@ -42,3 +42,11 @@ def test_it_goes_on_after_a_failure_and_keeps_how_each_ended(tmp_path, monkeypat
 def test_unknown_steps_are_refused(tmp_path):
     with pytest.raises(ValueError, match="steps=lawz: must be among default, bank, laws"):
         gpu_check.main([str(tmp_path), "steps=lawz"])
+
+
+@pytest.mark.parametrize(("python", "ended"), [("true", "ok"), ("false", "failed with exit code 1")])
+def test_the_bank_fails_where_one_of_its_sweeps_does(tmp_path, monkeypatch, python, ended):
+    monkeypatch.setattr(gpu_check, "PYTHON", python)
+    (bank,) = (each for each in gpu_check.steps(tmp_path, gpu=False) if each.name == "bank")
+    assert carry_out(bank, tmp_path)["ended"] == ended
+    assert bank.command[-1].count(f"{python} train.py -m experiment=standard") == 2

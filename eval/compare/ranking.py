@@ -90,7 +90,7 @@ def cost_table(comparison: Comparison, rows: pd.DataFrame) -> Table:
             *columns(found, "peak_memory"),
         ],
         "perplexity; parameters of the encoding's own; training speed and memory, medians over the seeds, of jobs that "
-        f"ran side by side: a speed is rough, docs/benchmark/encodings-cpu.csv has that of each alone{differ}",
+        f"ran side by side: a speed is rough, docs/benchmark/encodings-cpu.csv has those of most alone{differ}",
     )
 
 

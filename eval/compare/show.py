@@ -34,7 +34,7 @@ def show_percent(value: float) -> str:
     if value >= 1000:
         times = 1 + value / 100
         return f"{times:,.0f}{SPACE}times" if times < 1e6 else f"{times:.1e}{SPACE}times"
-    digits = f"{value:+.1f}" if abs(value) < 100 else f"{value:+.0f}"
+    digits = f"{round(value, 1) + 0.0:+.1f}" if abs(value) < 100 else f"{value:+.0f}"  # no minus before a zero
     return f"{digits.replace('-', MINUS)}{SPACE}%"
 
 

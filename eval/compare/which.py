@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from conf.compose import composed_each
 from eval.compare.comparison import HEADLINE, Comparison
+from eval.compare.conclusion import ONE_SEED
 from eval.compare.paired import losses_by
 from eval.compare.plots import COLOURS, MOST_USED
 from eval.compare.readme import signed
@@ -17,6 +20,7 @@ from eval.compare.show import (
     Table,
     column,
     intervals,
+    listed,
     show_interval,
     show_length,
     show_level,
@@ -43,26 +47,33 @@ def which_part(comparison: Comparison, rows: pd.DataFrame, digest: str) -> str:
 
 
 def _sections(comparison: Comparison, rows: pd.DataFrame) -> Iterator[str]:
-    first, last = rows["context_length"].agg(["min", "max"])
+    lengths = np.sort(rows["context_length"].unique()).tolist()
+    first, last = lengths[0], lengths[-1]
     near, far = (show_length(length, comparison.context) for length in (first, last))
     at = {length: found.set_index("label") for length, found in rows.groupby("context_length")}
+    if rows["seeds"].min() == 1:
+        yield ONE_SEED
 
     yield "### Texts no longer than those trained on"
-    yield _best(at[first], near)
-    yield markdown_table(_above_lowest(comparison, at[first], first))
+    yield from _best(at[first], near)
+    if len(table := _above_lowest(comparison, at[first], first)):
+        yield markdown_table(table)
 
-    yield "### Longer texts, without training further"
-    yield _best(at[last], far)
-    yield f"From {near} to {far}, on the same target tokens, the perplexity"
-    yield markdown_table(_growth_table(growth(comparison, first, last)))
+    if last > first:
+        yield "### Longer texts, without training further"
+        yield from _best(at[last], far)
+        if missing := sorted({*at[first].index} - {*at[last].index}):
+            yield f"{' and '.join(missing)}: not defined there, or not trained in every seed."
+        yield f"From {near} to {far}, on the same target tokens:"
+        yield markdown_table(_growth_table(growth(comparison, first, last)))
 
-    both = [name for name in at[last].index[at[last]["group"] == 1] if at[first]["group"].get(name) == 1]
-    yield "### Both at once"
-    figures = ", ".join(f"{name} {_figure(at[first].loc[name])} and {_figure(at[last].loc[name])}" for name in both)
-    yield f"Among the best at {near} and at {far} are {figures or 'none'}."
+        both = [name for name in at[last].index[at[last]["group"] == 1] if at[first]["group"].get(name) == 1]
+        yield "### Both at once"
+        figures = ", ".join(f"{name} {_figure(at[first].loc[name])} and {_figure(at[last].loc[name])}" for name in both)
+        yield f"Among the best at {near} and at {far} are {figures or 'none'}."
 
-    if stretched := [*_extensions(comparison)]:
-        yield "### A trained RoPE, stretched without training"
+    if stretched := [*_extensions(comparison, last)]:
+        yield "### A trained RoPE, extended without training"
         yield from stretched
 
 
@@ -102,13 +113,23 @@ def _figure(row: Any) -> str:
     return f"{show_perplexity(row.perplexity)} ({bounds})"
 
 
-def _best(rows: pd.DataFrame, where: str) -> str:
+def _best(rows: pd.DataFrame, where: str) -> Iterator[str]:
     best = rows[rows["group"] == 1].sort_values("nats")
     if len(best) == 1:
-        return f"At {where} {best.index[0]} is the best of {len(rows)}: {_figure(best.iloc[0])}."
+        alone = "alone has a figure" if len(rows) == 1 else f"is the best of {len(rows)}"
+        yield f"At {where} {best.index[0]} {alone}: {_figure(best.iloc[0])}."
+        return
     names = ", ".join(f"{row.Index} {show_perplexity(row.perplexity)}" for row in best.itertuples())
     among = f"At {where} {len(best)} of {len(rows)} can't be told from the best: {names}."
-    return f"{among} {best.index[0]}'s interval is {_figure(best.iloc[0])}."
+    said = f"{among} {best.index[0]}'s interval is {_figure(best.iloc[0])}."
+    last = best.iloc[-1]
+    lower = rows[(rows["group"] > 1) & (rows["nats"] < last["nats"])].sort_values("nats")
+    if len(lower):
+        said += f" Lower than {last.name}, and yet not among them, {'is' if len(lower) == 1 else 'are'} "
+        said += (
+            f"{listed(lower.index)}: their seeds agree that another is better, those of {last.name} differ too much."
+        )
+    yield said
 
 
 def _above_lowest(comparison: Comparison, rows: pd.DataFrame, length: int) -> Table:
@@ -140,16 +161,19 @@ def _growth_table(found: dict[str, Difference]) -> Table:
         limit = next(limit for limit in BANDS if change.percent <= limit)
         said.setdefault(limit, []).append(f"{name} {show_percent(change.percent)} ({_bounds(change)})")
     names = pd.Series(map(", ".join, said.values()))
-    return Table("", [column("it", pd.Series(map(BANDS.get, said))), column("under", names)])
+    return Table("", [column("the perplexity", pd.Series(map(BANDS.get, said))), column("of", names)])
 
 
-def _extensions(comparison: Comparison) -> Iterator[str]:
-    """The lowest at the longest length, with their change against none; and how many are none's equal or worse."""
+def _extensions(comparison: Comparison, last: int) -> Iterator[str]:
+    """The lowest at that length, with their change against none, and how many are better or worse. Of those that come
+    to the same figures, as what acts in training alone and what lies inside it do, the innermost stands for all."""
     rows = comparison.summary.query("protocol == @HEADLINE and extension != 'none'").dropna(subset="gain_percent")
-    if rows.empty:
+    here = rows[rows["context_length"] == last]
+    if here.empty:
         return
-    last = rows["context_length"].max()
-    here = rows[rows["context_length"] == last].sort_values("nats")
+    around = [name for name, config in composed_each("extension", here["extension"]).items() if "inner" in config]
+    here = here.assign(around=here["extension"].isin(around)).sort_values(["nats", "around", "extension"])
+    here = here.drop_duplicates("nats")
     plain = comparison.summary.query(
         "protocol == @HEADLINE and extension == 'none' and context_length == @last and label == @here.label.iloc[0]"
     )
@@ -160,7 +184,7 @@ def _extensions(comparison: Comparison) -> Iterator[str]:
         f"{(here['gain_verdict'] == 'better').sum()} of {len(here)} extensions are better, "
         f"{(here['gain_verdict'] == 'worse').sum()} worse. The lowest:"
     )
-    shown = here.drop_duplicates("nats").head(EXTENSIONS)  # what acts in training alone is as what lies inside it
+    shown = here.head(EXTENSIONS)
     by_length = rows.pivot(index="extension", columns="context_length", values="perplexity").loc[shown["extension"]]
     yield markdown_table(
         Table(
