@@ -30,7 +30,7 @@ from eval.compare.bank_file import BankError, read_bank, write_bank
 from eval.compare.comparison import read_comparison
 from eval.compare.literature import check
 from eval.compare.readme import PICTURE, bank_of
-from eval.compare.runs import flatten
+from eval.compare.runs import flatten, read_runs
 from eval.compare.which import WHICH
 from eval.record.identity import identity, settings_of
 from eval.record.jobs import SWEEP_FAILED
@@ -117,6 +117,22 @@ def full(small, made, tmp_path):
     """A copy of the bank's file, beside the sweep."""
     (tmp_path / "standard").symlink_to(made / "standard")
     return Path(shutil.copy(made / "bank.parquet", tmp_path / "bank.parquet"))
+
+
+def test_windows_of_the_bank_have_the_keys_of_the_folders(full, tmp_path):
+    columns = ["key", "protocol", "context_length", "nats"]
+    ours, theirs = (
+        {
+            (run.label, run.seed): run.windows[run.windows["control"].isna()][columns].reset_index(drop=True)
+            for run in runs
+        }
+        for runs in (banks.bank_runs(open_bank(full), full), read_runs(tmp_path / "standard"))
+    )
+    assert ours.keys() == theirs.keys() and len(ours) == 8
+    for name, found in ours.items():
+        assert found["key"].nunique() > 2
+        found["key"] = found["key"].str.removeprefix(f"{banks.evaluation_key()}/")  # which synthetic folders leave out
+        pd.testing.assert_frame_equal(found, theirs[name], check_dtype=False)
 
 
 def test_a_bank_comes_to_what_its_runs_folders_do(full, tmp_path):

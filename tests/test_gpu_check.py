@@ -44,9 +44,13 @@ def test_unknown_steps_are_refused(tmp_path):
         gpu_check.main([str(tmp_path), "steps=lawz"])
 
 
-@pytest.mark.parametrize(("python", "ended"), [("true", "ok"), ("false", "failed with exit code 1")])
-def test_the_bank_fails_where_one_of_its_sweeps_does(tmp_path, monkeypatch, python, ended):
-    monkeypatch.setattr(gpu_check, "PYTHON", python)
+@pytest.mark.parametrize("failing", ["nothing", "sweep=rope", "sweep=others"])
+def test_the_bank_fails_where_one_of_its_sweeps_does(tmp_path, monkeypatch, failing):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *{failing}*) exit 3;; esac\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(gpu_check, "PYTHON", str(python))
     (bank,) = (each for each in gpu_check.steps(tmp_path, gpu=False) if each.name == "bank")
+    ended = "ok" if failing == "nothing" else "failed with exit code 3"
     assert carry_out(bank, tmp_path)["ended"] == ended
-    assert bank.command[-1].count(f"{python} train.py -m experiment=standard") == 2
+    assert bank.command[-1].count("train.py -m experiment=standard") == 2

@@ -96,6 +96,24 @@ def test_a_difference_in_percent_is_the_ratio_of_perplexities():
     assert found.percent_low < found.percent < found.percent_high
 
 
+def test_the_standard_error_is_that_of_the_mean_squares_of_seeds_blocks_and_rest():
+    """Of blocks of equal size those of the textbook's crossed design: (MS_seed + MS_block - MS_rest) / (S B)."""
+    rng, (S, B) = np.random.default_rng(5), (4, 12)
+    loss_SB = rng.normal(0, 3, (S, 1)) + rng.normal(0, 3, (1, B)) + rng.normal(0, 2, (S, B))
+    rest_SB = loss_SB - loss_SB.mean(1, keepdims=True) - loss_SB.mean(0) + loss_SB.mean()
+    seed, block = B * loss_SB.mean(1).var(ddof=1), S * loss_SB.mean(0).var(ddof=1)
+    rest = (rest_SB**2).sum() / ((S - 1) * (B - 1))
+    found = perplexity_interval(loss_SB, np.ones(B))
+    assert found.standard_error == pytest.approx(((seed + block - rest) / (S * B)) ** 0.5)
+
+
+@pytest.mark.parametrize(("apart", "p"), [(0.0, 1.0), (0.5, 0.0), (-0.5, 0.0)])
+def test_a_difference_that_is_the_same_everywhere_is_beyond_doubt(apart, p):
+    loss_SW = np.random.default_rng(6).integers(50, 60, (3, 20)).astype(float)  # exact in float64
+    found = difference(loss_SW + apart, loss_SW, np.ones(20))
+    assert (found.p, found.standard_error, found.low) == (p, 0.0, apart)
+
+
 @pytest.mark.parametrize("df", [1, 1.3, 2, 2.7, 5, 60, 400, 1e5])
 @pytest.mark.parametrize("alpha", [0.05, 0.001, 0.05 / 200, 1e-8])
 def test_the_t_test_finds_the_detectable_size_with_80_percent_power(df, alpha):
