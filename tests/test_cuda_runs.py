@@ -4,7 +4,6 @@ python -m pytest tests/test_cuda_runs.py -m gpu -n 8
 """
 
 import copy
-import csv
 import warnings
 
 import pytest
@@ -15,6 +14,7 @@ from model.attention import SINKS, attention
 from model.catalogue import encoding_config
 from model.encodings import Shape
 from tests import laws
+from tests.test_growing import curve
 from train import train
 
 pytestmark = pytest.mark.gpu
@@ -56,11 +56,6 @@ STAGES = {
 CLOSE = 5e-3  # what twenty to forty steps in float32 leave of the order of sums
 
 
-def curve(folder: RunFolder) -> list[float]:
-    with open(folder.path / "curve.csv") as file:
-        return [float(point["loss"]) for point in csv.DictReader(file) if point["loss"]]
-
-
 def assert_same_on_both(composed, tmp_path, *given, parents=None):
     """The run on the CPU and on the GPU; none of its steps said that it couldn't be recorded."""
     folders = []
@@ -74,7 +69,7 @@ def assert_same_on_both(composed, tmp_path, *given, parents=None):
         folders.append(RunFolder.of(settings))
     expected, found = folders
     assert found.results["machine"]["device"] != expected.results["machine"]["device"]
-    assert curve(found) == pytest.approx(curve(expected), rel=CLOSE)
+    assert curve(found, "loss") == pytest.approx(curve(expected, "loss"), rel=CLOSE)
     assert len(found.results["rows"]) == len(expected.results["rows"])
     for ours, theirs in zip(found.results["rows"], expected.results["rows"], strict=True):
         place = {key: value for key, value in theirs.items() if key in ("protocol", "extension", "context_length")}
@@ -105,7 +100,7 @@ def test_a_compiled_run_is_the_run(composed, tmp_path):
         settings = composed(*SMALL, f"trainer.compile={compiled}", f"runs={tmp_path / str(compiled)}")
         train(settings)
         folders.append(RunFolder.of(settings))
-    assert curve(folders[1]) == pytest.approx(curve(folders[0]), rel=CLOSE)
+    assert curve(folders[1], "loss") == pytest.approx(curve(folders[0], "loss"), rel=CLOSE)
 
 
 SHAPE = Shape(dim=192, num_heads=6, num_layers=4, context=256, separators=laws.SEPARATORS)

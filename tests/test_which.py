@@ -52,8 +52,9 @@ def test_a_rise_is_that_of_the_same_targets_with_its_interval(comparison):
 
 def test_what_lies_above_the_lowest_is_corrected_for_all(comparison):
     found = above(comparison, "t5", FIRST)
-    assert found.keys() == {"alibi", "rope", "none", "learned", "fire"}
-    assert all(each.nats > 0 and each.adjusted_p >= each.p and each.verdict == "worse" for each in found.values())
+    assert {*found.index} == {"alibi", "rope", "none", "learned", "fire"}
+    assert (found["difference_nats"] > 0).all() and (found["p_holm"] >= found["p"]).all()
+    assert (found["verdict"] == "worse").all()
 
 
 def test_the_bands_are_those_of_the_rises(comparison, part):

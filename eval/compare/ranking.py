@@ -30,13 +30,18 @@ def ranked(comparison: Comparison, protocol: str = HEADLINE) -> pd.DataFrame:
     rows = comparison.summary[comparison.summary["control"].isna()].query(
         "extension == 'none' and protocol == @protocol"
     )
-    windows = comparison.windows.query("extension == 'none' and protocol == @protocol and position == 0")
     found = {}
-    for (_, _, length), losses, *scored in losses_by(windows[windows["control"].isna()], PLACE, "label"):
+    for (_, _, length), losses, *scored in losses_by(plain_windows(comparison, protocol), PLACE, "label"):
         for number, names in enumerate(tiers(losses, *scored, level=comparison.level), start=1):
             found |= {(length, name): number for name in names}
     places = zip(rows["context_length"], rows["label"], strict=True)
     return rows.assign(group=[found[place] for place in places])
+
+
+def plain_windows(comparison: Comparison, protocol: str = HEADLINE) -> pd.DataFrame:
+    """The encodings' scored windows by a protocol, without an extension, controls aside."""
+    windows = comparison.windows.query("extension == 'none' and protocol == @protocol and position == 0")
+    return windows[windows["control"].isna()]
 
 
 def overview_table(comparison: Comparison, rows: pd.DataFrame) -> Table:

@@ -12,8 +12,9 @@ import pandas as pd
 from conf.compose import composed_each
 from eval.compare.comparison import HEADLINE, Comparison
 from eval.compare.conclusion import ONE_SEED
-from eval.compare.paired import losses_by
+from eval.compare.paired import losses_by, paired_differences
 from eval.compare.plots import COLOURS, MOST_USED
+from eval.compare.ranking import plain_windows
 from eval.compare.readme import signed
 from eval.compare.report import markdown_table
 from eval.compare.show import (
@@ -27,7 +28,7 @@ from eval.compare.show import (
     show_percent,
     show_perplexity,
 )
-from eval.measure.statistics import Difference, compare, difference, judged, shared_seeds
+from eval.measure.statistics import Difference, difference, judged, shared_seeds
 
 WHICH = "docs/which.md"
 # What a perplexity does from the training context to the longest, by its change, up to so many percent.
@@ -79,7 +80,7 @@ def _sections(comparison: Comparison, rows: pd.DataFrame) -> Iterator[str]:
 
 def growth(comparison: Comparison, first: int, last: int) -> dict[str, Difference]:
     """Of each encoding the loss at the length `last` minus that at `first`, on the same targets, judged together."""
-    windows = _windows(comparison)
+    windows = plain_windows(comparison)
     found = {}
     for label, own in windows[windows["context_length"].isin([first, last])].groupby("label"):
         ((_, losses, *scored),) = losses_by(own, ["protocol"], "context_length")
@@ -88,24 +89,12 @@ def growth(comparison: Comparison, first: int, last: int) -> dict[str, Differenc
     return judged(found, comparison.level)
 
 
-def above(comparison: Comparison, lowest: str, length: int) -> dict[str, Difference]:
-    """Of each other encoding the loss at a length minus that of `lowest`, judged together."""
-    windows = _windows(comparison)
-    ((_, losses, *scored),) = losses_by(windows[windows["context_length"] == length], ["protocol"], "label")
-    others = {name: shared_seeds(own, losses[lowest]) for name, own in losses.items() if name != lowest}
-    pairs = {name: pair for name, pair in others.items() if pair}
-    return compare(pairs, *scored, reference=lowest, level=comparison.level)
-
-
-def _windows(comparison: Comparison) -> pd.DataFrame:
-    """The encodings' scored windows by the headline's protocol, without extensions."""
-    windows = comparison.windows
-    return windows[
-        (windows["protocol"] == HEADLINE)
-        & (windows["extension"] == "none")
-        & (windows["position"] == 0)
-        & windows["control"].isna()
-    ]
+def above(comparison: Comparison, lowest: str, length: int) -> pd.DataFrame:
+    """By label the difference of each other encoding's loss at a length from that of `lowest`; see
+    `paired_differences`."""
+    windows = plain_windows(comparison)
+    here = windows[windows["context_length"] == length]
+    return paired_differences(here, ["protocol"], "label", {lowest}, comparison.level).reset_index().set_index("label")
 
 
 def _figure(row: Any) -> str:
@@ -136,16 +125,21 @@ def _above_lowest(comparison: Comparison, rows: pd.DataFrame, length: int) -> Ta
     """The encodings that are compared most beside the lowest, at one length."""
     lowest = rows["nats"].idxmin()
     found = above(comparison, lowest, length)
-    known = [name for name in rows.sort_values("nats").index if name in MOST_USED[: len(COLOURS)] and name in found]
-    shown = [found[name] for name in known]
+    known = [
+        name for name in rows.sort_values("nats").index if name in MOST_USED[: len(COLOURS)] and name in found.index
+    ]
+    shown = found.loc[known]
     return Table(
         "",
         [
-            column("encoding", pd.Series(known)),
+            column("encoding", shown.index),
             column("perplexity", rows["perplexity"].reindex(known), show_perplexity),
-            column(f"above {lowest}", pd.Series([each.percent for each in shown]), show_percent),
-            column(f"{show_level(comparison.level)} interval", pd.Series([_bounds(each) for each in shown])),
-            column("", pd.Series([each.verdict for each in shown])),
+            column(f"above {lowest}", shown["difference_percent"], show_percent),
+            column(
+                f"{show_level(comparison.level)} interval",
+                pd.Series(intervals(shown, "difference", show_percent), dtype=object),
+            ),
+            column("", shown["verdict"].astype(object)),
         ],
     )
 
@@ -167,16 +161,15 @@ def _growth_table(found: dict[str, Difference]) -> Table:
 def _extensions(comparison: Comparison, last: int) -> Iterator[str]:
     """The lowest at that length, with their change against none, and how many are better or worse. Of those that come
     to the same figures, as what acts in training alone and what lies inside it do, the innermost stands for all."""
-    rows = comparison.summary.query("protocol == @HEADLINE and extension != 'none'").dropna(subset="gain_percent")
+    summary = comparison.summary[comparison.summary["protocol"] == HEADLINE]
+    rows = summary[summary["extension"] != "none"].dropna(subset="gain_percent")
     here = rows[rows["context_length"] == last]
     if here.empty:
         return
     around = [name for name, config in composed_each("extension", here["extension"]).items() if "inner" in config]
     here = here.assign(around=here["extension"].isin(around)).sort_values(["nats", "around", "extension"])
     here = here.drop_duplicates("nats")
-    plain = comparison.summary.query(
-        "protocol == @HEADLINE and extension == 'none' and context_length == @last and label == @here.label.iloc[0]"
-    )
+    plain = summary.query("extension == 'none' and context_length == @last and label == @here.label.iloc[0]")
     (plain,) = plain.itertuples()
     where = show_length(last, comparison.context)
     yield (

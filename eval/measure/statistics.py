@@ -470,13 +470,22 @@ def _detectable(alpha: float, df: float) -> float:
 
     Solves E[Φ(δ - t s)] = POWER, t the critical value, s = sqrt(χ²/df) the estimated over the true standard error:
     with few seeds a chance-large s hides a difference, and the textbook sum of two t quantiles is up to a fifth short.
-    The left side is the upper tail of the noncentral t, of which δ is the noncentrality; at a large t only s counts
-    (to 1e-4 from FAR on, where SciPy's inverse gets slow, and further on never ends).
+    The left side is the upper tail of the noncentral t, of which δ is the noncentrality. Two of Newton's steps give the
+    digits that SciPy's inverse leaves out. From FAR on, where that gets slow and later never ends, they start from what
+    δ is when only s counts, and stop where the tail itself can't be computed: there that is exact to 1e-4.
     """
     critical = _critical(alpha, df)
     if critical > FAR:
-        return float(critical * math.sqrt(2 * special.gammaincinv(df / 2, POWER) / df))
-    return float(special.nctdtrinc(df, 1 - POWER, critical))
+        delta = critical * math.sqrt(2 * special.gammaincinv(df / 2, POWER) / df)
+    else:
+        delta = special.nctdtrinc(df, 1 - POWER, critical)
+    for _ in range(2):
+        missed, ahead = special.nctdtr(df, np.array([delta, delta * (1 + 1e-4)]), critical) - (1 - POWER)
+        step = 1e-4 * delta * missed / (ahead - missed)
+        if not math.isfinite(step):
+            break
+        delta -= step
+    return float(delta)
 
 
 def _critical(alpha: float, df: T) -> T:
