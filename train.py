@@ -10,7 +10,7 @@ Heavy packages are imported once the configuration is known to be valid, so that
 import math
 import sys
 
-from conf.packages import explain_missing
+from conf.packages import explain_missing, quick_imports
 from model.signals import listen
 
 if __name__ == "__main__":
@@ -28,23 +28,24 @@ from eval.record.identity import register_names
 
 def train(settings: Settings) -> None:
     """One run: data, model, trainer, fit, measure, report. Goes on where an interrupted one stopped."""
-    from conf.progress import side_by_side, speak_as
-    from data.module import build_data
-    from eval.compare.comparison import read_comparison
-    from eval.compare.report import write_files
-    from eval.measure.measurement import Measurement, fingerprint
-    from eval.record.folder import RunFolder
-    from eval.record.provenance import describe_run
-    from eval.record.stage import check_documents, settled, start
-    from eval.record.terminal import announce, in_a_line, print_results
-    from eval.record.tracking import track_run
-    from eval.record.trained import is_trained
-    from eval.record.tuning import tuned
-    from model.build import check_model
-    from model.training.checkpoint import newest
-    from model.training.language_model import build_language_model
-    from model.training.meter import Meter
-    from model.training.trainer import fit, prepare_process, restore
+    with quick_imports():
+        from conf.progress import side_by_side, speak_as
+        from data.module import build_data
+        from eval.compare.comparison import read_comparison
+        from eval.compare.report import write_files
+        from eval.measure.measurement import Measurement, fingerprint
+        from eval.record.folder import RunFolder
+        from eval.record.provenance import describe_run
+        from eval.record.stage import check_documents, settled, start
+        from eval.record.terminal import announce, in_a_line, print_results
+        from eval.record.tracking import track_run
+        from eval.record.trained import is_trained
+        from eval.record.tuning import tuned
+        from model.build import check_model
+        from model.training.checkpoint import newest
+        from model.training.language_model import build_language_model
+        from model.training.meter import Meter
+        from model.training.trainer import fit, prepare_process, restore
 
     prepare_process(settings.trainer.threads)
     folder, asked = RunFolder.of(settings), fingerprint(settings.eval)

@@ -10,7 +10,7 @@ is scored. Where the settings choose other targets, as a longer length does, the
 they are asked for again, and the run shows the new.
 """
 
-from conf.packages import explain_missing
+from conf.packages import explain_missing, quick_imports
 from model.signals import last_words, listen
 
 if __name__ == "__main__":
@@ -54,9 +54,10 @@ def score(cfg: DictConfig) -> None:
         folder: as_given(asked, settings.eval, given) for folder in folders if (settings := _readable(folder, path))
     }
 
-    from eval.compare.comparison import read_comparison
-    from eval.compare.report import print_comparison, write_files
-    from eval.measure.extended import as_chosen
+    with quick_imports():
+        from eval.compare.comparison import read_comparison
+        from eval.compare.report import print_comparison, write_files
+        from eval.measure.extended import as_chosen
 
     elsewhere = {"cache_dir": asked.cache_dir, "num_workers": asked.num_workers}
     elsewhere = {key: value for key, value in elsewhere.items() if value is not None}
@@ -96,13 +97,14 @@ def score_run(folder: RunFolder, evaluation: EvaluationSettings, elsewhere: Mapp
     """Scores one run, writes its report, shows the rows asked for. elsewhere: settings of where its data lie."""
     wait_by_load(folder.settings.trainer.threads)
 
-    from eval.compare.comparison import read_comparison
-    from eval.compare.report import write_files
-    from eval.measure.measurement import Measurement, fingerprint
-    from eval.record.terminal import print_results
-    from eval.record.tracking import track_scored
-    from eval.record.trained import load
-    from model.training.trainer import prepare_process
+    with quick_imports():
+        from eval.compare.comparison import read_comparison
+        from eval.compare.report import write_files
+        from eval.measure.measurement import Measurement, fingerprint
+        from eval.record.terminal import print_results
+        from eval.record.tracking import track_scored
+        from eval.record.trained import load
+        from model.training.trainer import prepare_process
 
     settings = folder.settings
     prepare_process(settings.trainer.threads)

@@ -23,13 +23,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from conf.packages import quick_imports
 from conf.progress import SIDE_BY_SIDE
 from eval.record.jobs import DIED
 from model.devices import wait_asleep
 from model.signals import asked, deferred, end_with_parent
 
 LOOK = 0.2  # seconds between looks at processes that say nothing
-WANDB_NEEDS = "wandb.sdk.launch.inputs.internal"  # each of its runs imports that, and W&B with it: 1.5 s
 JOBS_NEED = ("eval.compare.report", "eval.measure.measurement", "eval.record.tracking", "model.training.trainer")
 
 
@@ -51,11 +51,11 @@ class Processes(Launcher):
         if self.n_jobs > 1:
             wait_asleep()  # they are one another's load
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a process that has looked by CUDA can't be forked
-        for name in JOBS_NEED:  # seconds, once and not in each job; nothing is computed, and no device touched
-            importlib.import_module(name)
-        if (OmegaConf.select(self.config, "logger.name") or "none") != "none":  # of a run; a scoring has no logger
-            with suppress(ImportError):  # its own affair, and another tomorrow
-                importlib.import_module(WANDB_NEEDS)
+        with quick_imports():  # seconds, once and not in each job; nothing is computed, and no device touched
+            for name in JOBS_NEED:
+                importlib.import_module(name)
+            if (OmegaConf.select(self.config, "logger.name") or "none") != "none":  # of a run; a scoring has no logger
+                importlib.import_module("wandb")
         waiting = deque(enumerate(job_overrides, initial_job_idx))
         returned: dict[int, JobReturn] = {}
         running: list[Job] = []

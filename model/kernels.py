@@ -1,18 +1,25 @@
-"""torch.compile for training, and operators for which its own code on the CPU is slow (docs/speed.md has the figures).
-Uncompiled, each is torch's operator of the same name."""
+"""torch.compile for training, operators for which its own code on the CPU is slow, and products in bf16 on processors
+that have no instruction for them (docs/speed.md has the figures). Uncompiled, each operator is torch's of the same name."""
 
 from __future__ import annotations
 
+import functools
+import itertools
+import warnings
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.library import Library, get_kernel
+
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 
 
 def compile_training(function: Callable, gpu: bool) -> Callable:
-    """The function compiled. On the CPU kernels are called from C++: with layers this small, Python's calls count."""
-    return torch.compile(function, options=None if gpu else {"cpp_wrapper": True})
+    """The function compiled. On the CPU kernels are called from C++: with layers this small, Python's calls count. But
+    not where products are widened, which C++ would call past the dispatcher."""
+    return torch.compile(function, options=None if gpu or widen_products() else {"cpp_wrapper": True})
 
 
 def materialise(x: Tensor) -> Tensor:
@@ -107,3 +114,31 @@ class _CrossEntropy(torch.autograd.Function):
         share_NV = (logits_NV.float() - largest_N1 - log_sum_N1).exp()
         one_hot_NV = tokens_V == targets_N[:, None].int()
         return ((share_NV - one_hot_NV.float()) * gradient_N[:, None]).to(logits_NV.dtype), None
+
+
+@functools.cache
+def widen_products() -> Library | None:
+    """From now on matrix products of bf16 numbers are computed in float32, and rounded, where the processor has no
+    instruction for them: torch has a plain loop there, 40 times as slow as float32. None where it has one."""
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    library = Library("aten", "IMPL")  # in place for as long as it lives
+    with warnings.catch_warnings(action="ignore"):  # torch says that it overrides its own
+        for name in itertools.chain(PRODUCTS, (f"{name}.out" for name in PRODUCTS)):  # compiled code calls the latter
+            library.impl(name, _widened(get_kernel(f"aten::{name}", "CPU")), "CPU", with_keyset=True)
+    return library
+
+
+def _widened(kernel) -> Callable[..., Tensor]:
+    """A kernel of a product, whose operands are widened to float32 where they are bf16, and its result rounded."""
+
+    def product(keys, *operands: Tensor, **others) -> Tensor:
+        if operands[-1].dtype != torch.bfloat16:
+            return kernel.call_boxed(keys, *operands, **others)
+        out = others.get("out")
+        if out is not None:
+            others["out"] = torch.empty_like(out, dtype=torch.float32)
+        wide = kernel.call_boxed(keys, *(operand.float() for operand in operands), **others)
+        return wide.to(torch.bfloat16) if out is None else out.copy_(wide)
+
+    return product

@@ -26,21 +26,28 @@ def figures_of(row: Row, units: np.ndarray) -> dict[str, Any]:
     return retrieved(units) if "needle" in row else answered(units)
 
 
+def means_of(row: Row, units: np.ndarray) -> dict[str, float | int]:
+    """Those of the figures that are means or counts, quickly."""
+    return _means_retrieved(units) if "needle" in row else _means_answered(units)
+
+
 def retrieved(units: np.ndarray) -> dict[str, Any]:
     """Of windows (W, 5): the gain (nats a token) with its interval, both losses, and the share of exact matches."""
-    block_W, tokens_W, without_W, found_W, exact_W = units.T
-    gain = difference(without_W[None], found_W[None], tokens_W, block_W)
+    block_W, tokens_W, without_W, found_W, _ = units.T
+    gain = difference(without_W[None], found_W[None], tokens_W, block_W, comparisons=None)
+    interval = {"gain_low": gain.low, "gain_high": gain.high, "interval_level": gain.level, "interval_covers": gain.covers}
+    return _means_retrieved(units) | interval | ({"interval_reason": gain.reason} if gain.reason else {})
+
+
+def _means_retrieved(units: np.ndarray) -> dict[str, float | int]:
+    _, tokens_W, without_W, found_W, exact_W = units.T
+    tokens = tokens_W.sum()
     return {
-        "gain": gain.nats,
-        "gain_low": gain.low,
-        "gain_high": gain.high,
-        "interval_level": gain.level,
-        "interval_covers": gain.covers,
-        **({"interval_reason": gain.reason} if gain.reason else {}),
-        "nats_without": float(without_W.sum() / tokens_W.sum()),
-        "nats_found": float(found_W.sum() / tokens_W.sum()),
+        "gain": float((without_W - found_W).sum() / tokens),
+        "nats_without": float(without_W.sum() / tokens),
+        "nats_found": float(found_W.sum() / tokens),
         "exact_match": float(exact_W.mean()),
-        "tokens": int(tokens_W.sum()),
+        "tokens": int(tokens),
         "windows": len(units),
     }
 
@@ -49,11 +56,13 @@ def answered(units: np.ndarray) -> dict[str, Any]:
     """Of examples (N, 2): the share of those that are right in every token with its interval, and of the tokens."""
     right_N, tokens_N = units.T
     exact = share_interval((right_N == tokens_N)[None])
+    return _means_answered(units) | {"low": exact.low, "high": exact.high, "level": exact.level}
+
+
+def _means_answered(units: np.ndarray) -> dict[str, float | int]:
+    right_N, tokens_N = units.T
     return {
-        "exact_match": exact.share,
-        "low": exact.low,
-        "high": exact.high,
-        "level": exact.level,
+        "exact_match": float((right_N == tokens_N).mean()),
         "examples": len(units),
         "token_accuracy": float(right_N.sum() / tokens_N.sum()),
         "tokens": int(tokens_N.sum()),

@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import math
 import os
 import traceback
 import warnings
@@ -43,7 +44,7 @@ from conf.mistakes import one_sentence
 from conf.schema import CONF, Settings
 from conf.typed import digest, plain, typed
 from eval.measure.rows import PART, PLACE, UNIT, Measured, Row, row_key
-from eval.measure.units import columns_of, figures_of
+from eval.measure.units import columns_of, means_of
 from eval.record.bounds import read_arrays
 from eval.record.files import PARTIAL, DamagedError, as_csv, read_json, remove, set_aside, write_atomic, write_json
 from eval.record.identity import identity, of_now, settings_hash
@@ -63,7 +64,6 @@ WORDS = {  # for what a run's identity differs in
 UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, RuntimeError, MemoryError)
 NOTHING = {"rows": [], "retrieval": [], "probes": {}, "probe_settings": {}, "tasks": []}  # found by an evaluation
 OF_LOSSES = ("rows", "retrieval", "tasks")  # of these, the kinds whose figures follow from losses.npz
-FOLLOWING = ("gain", "nats_without", "nats_found", "exact_match", "token_accuracy", "tokens", "windows", "examples")
 STATES = ("running", "finished", "failed", "interrupted")
 
 
@@ -173,12 +173,9 @@ class RunFolder:
         rows = [row for row in rows if row["status"] == "ok"]
         if not rows:
             return pd.DataFrame(columns=["key", *PLACE, *PART, *WINDOW, "nats"])
-        keys = [row_key(row) for row in rows]
         tables, summed = zip(*(self._summed(losses, row) for row in rows), strict=True)
         windows = pd.DataFrame(np.concatenate(tables), columns=WINDOW).assign(nats=np.concatenate(summed))
-        places = pd.DataFrame(rows).reindex(columns=[*PLACE, *PART]).assign(key=keys)[["key", *PLACE, *PART]]
-        places = places.loc[places.index.repeat([len(table) for table in tables])]
-        return pd.concat([places.reset_index(drop=True), windows], axis=1)
+        return pd.concat([_places(rows, [*PLACE, *PART], tables), windows], axis=1)
 
     def _summed(self, losses: Mapping[str, np.ndarray], row: Row) -> tuple[np.ndarray, np.ndarray]:
         """The windows of a row, (W, 5), and the sum of the losses of each, (W,), float64."""
@@ -202,7 +199,9 @@ class RunFolder:
         Raises DamagedError where it is missing, or a row's figures don't follow from it.
         """
         rows = [row for row in rows if row["status"] == "ok" and "evaluation" in row]
-        losses, found = self.losses if rows else {}, []
+        if not rows:
+            return pd.DataFrame(columns=["key", *PLACE, *UNIT, "unit"])
+        losses, tables = self.losses, []
         for row in rows:
             key, columns = row_key(row), columns_of(row)
             own = losses.get(key)
@@ -211,9 +210,10 @@ class RunFolder:
             if own.ndim != 2 or own.shape[1] != len(columns) or not _follow(row, own.astype(np.float64)):
                 reason = f"is not what results.json goes by: what is behind {key} differs"
                 raise DamagedError(self.path / "losses.npz", reason)
-            place = {name: row[name] for name in (*PLACE, *UNIT) if name in row}
-            found.append(pd.DataFrame(own, columns=columns).assign(key=key, **place, unit=range(len(own))))
-        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["key", *PLACE, *UNIT, "unit"])
+            tables.append(pd.DataFrame(own, columns=columns))
+        units = pd.concat(tables)
+        names = [name for name in (*PLACE, *UNIT) if any(name in row for row in rows)]
+        return pd.concat([_places(rows, names, tables), units.reset_index(names="unit")], axis=1)
 
     @property
     def curve(self) -> pd.DataFrame:
@@ -580,6 +580,13 @@ def runs_of(path: Path) -> list[RunFolder]:
     return finished
 
 
+def _places(rows: Sequence[Row], names: Sequence[str], tables: Sequence[np.ndarray | pd.DataFrame]) -> pd.DataFrame:
+    """The key of each row and what it has by these names, as often as its table has rows."""
+    places = pd.DataFrame(rows).reindex(columns=names)
+    places.insert(0, "key", [row_key(row) for row in rows])
+    return places.loc[places.index.repeat([len(table) for table in tables])].reset_index(drop=True)
+
+
 def _without_figures(part: Mapping[str, Any]) -> dict[str, Any]:
     """What an evaluation holds beside the rows whose figures follow from losses.npz."""
     kinds = {name: part[name] for name in OF_LOSSES if name in part}
@@ -588,12 +595,10 @@ def _without_figures(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _follow(row: Row, units: np.ndarray) -> bool:
     """Whether a row's means and counts are those of its windows or examples, but for rounding."""
-    try:
-        figures = figures_of(row, units)
-    except (ValueError, ZeroDivisionError):  # none, or not finite
+    if not len(units):
         return False
-    means = [name for name in FOLLOWING if name in figures]
-    return all(np.isclose(row[name], figures[name], rtol=1e-6, atol=1e-6) for name in means)
+    means = means_of(row, units)
+    return all(math.isclose(row[name], mean, rel_tol=1e-6, abs_tol=1e-6) for name, mean in means.items())
 
 
 def placed_here(settings: Settings, path: Path) -> Settings:

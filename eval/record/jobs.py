@@ -16,6 +16,7 @@ from typing import NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from conf.mistakes import one_sentence
+from conf.packages import quick_imports
 from conf.schema import Settings, TrainerSettings, check_names
 from eval.record.identity import arms_parent, settings_from
 from eval.record.inherit import given
@@ -38,7 +39,8 @@ def carry_out(job: Callable[[Settings], None], cfg: DictConfig) -> bool:
         settings = settings_from(cfg)
         check_devices(settings, in_multirun())
         wait_by_load(settings.trainer.threads)  # before torch is loaded
-        check_machine(settings.trainer)
+        with quick_imports():
+            check_machine(settings.trainer)
         check_place(settings)
         if parent := _untrained_parent(cfg):
             job(parent)

@@ -14,17 +14,20 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlparse
 
 import pandas as pd
 
 from conf.mistakes import one_sentence
+from conf.packages import quick_imports
 from conf.schema import LoggerSettings, ModelSettings, Settings
 from conf.typed import plain
 from data.module import TextDataModule, WindowDataModule
@@ -367,7 +370,8 @@ def _start(
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
     os.environ.setdefault("WANDB_DATA_DIR", str(place.resolve() / "wandb"))  # what `wandb sync` uploads of artifacts
-    import wandb
+    with quick_imports():
+        import wandb
 
     tags = logger.tags or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
     if "encoding" in config:
@@ -375,20 +379,21 @@ def _start(
     (place / "wandb").mkdir(parents=True, exist_ok=True)
 
     def init(mode: str):
-        return wandb.init(
-            project=logger.project,
-            entity=logger.entity,
-            group=group,
-            job_type=job_type,
-            name=name,
-            notes=logger.notes,
-            id=identifier,
-            tags=tags,
-            config=dict(config),
-            dir=place,
-            mode=mode,
-            settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off", silent=True),
-        )
+        with _without_launch():
+            return wandb.init(
+                project=logger.project,
+                entity=logger.entity,
+                group=group,
+                job_type=job_type,
+                name=name,
+                notes=logger.notes,
+                id=identifier,
+                tags=tags,
+                config=dict(config),
+                dir=place,
+                mode=mode,
+                settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off", silent=True),
+            )
 
     mode, reason = choose_mode()
     try:
@@ -407,6 +412,21 @@ def _start(
         where = f": {run.url}" if run.url else ""
     print(f"W&B: {mode} ({reason}){where}")
     return run
+
+
+@contextmanager
+def _without_launch() -> Iterator[None]:
+    """Spares W&B's start the import of its Launch, a second, which it makes to ask for inputs that were staged by calls
+    of Launch in this process: there are none."""
+    name = "wandb.sdk.launch.inputs.internal"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = SimpleNamespace(StagedLaunchInputs=lambda: SimpleNamespace(apply=lambda run: None))
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _keep_settled(run, config: Mapping[str, Any]) -> None:

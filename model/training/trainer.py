@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from conf.schema import Settings, TrainerSettings
 from model.build import build_transformer
 from model.devices import available_cores, bf16_unit, rank, uses_gpu, within_memory
+from model.kernels import widen_products
 from model.signals import deferred
 from model.training.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
 from model.training.meter import Meter
@@ -147,7 +148,8 @@ def choose_precision(trainer: TrainerSettings) -> Precision:
 
 
 def prepare_process(threads: int | None) -> None:
-    """Settings of the whole process: CPU threads, nothing compiled for another job, and no page faults.
+    """Settings of the whole process: CPU threads, nothing compiled for another job, products in bf16 by what is fastest,
+    and no page faults.
 
     torch.compile keeps what it compiled, and gives up compiling after a few models: a sweep's jobs share a process.
     glibc hands large blocks back to the system at every free and faults them in again at every allocation; keeping
@@ -160,6 +162,7 @@ def prepare_process(threads: int | None) -> None:
         torch.set_num_threads(threads or available_cores())
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+    widen_products()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")  # its advice on workers, loggers and pytrees
