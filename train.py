@@ -10,7 +10,8 @@ Heavy packages are imported once the configuration is known to be valid, so that
 import math
 import sys
 
-from conf.packages import explain_missing, quick_imports
+from conf.packages import explain_missing
+from conf.quick import quick_imports
 from model.signals import listen
 
 if __name__ == "__main__":

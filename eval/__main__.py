@@ -10,7 +10,8 @@ is scored. Where the settings choose other targets, as a longer length does, the
 they are asked for again, and the run shows the new.
 """
 
-from conf.packages import explain_missing, quick_imports
+from conf.packages import explain_missing
+from conf.quick import quick_imports
 from model.signals import last_words, listen
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from conf.packages import quick_imports
 from conf.progress import SIDE_BY_SIDE
+from conf.quick import quick_imports
 from eval.record.jobs import DIED
 from model.devices import wait_asleep
 from model.signals import asked, deferred, end_with_parent

@@ -1,5 +1,5 @@
-"""torch.compile for training, operators for which its own code on the CPU is slow, and products in bf16 on processors
-that have no instruction for them (docs/speed.md has the figures). Uncompiled, each operator is torch's of the same name."""
+"""torch.compile for training, operators for which its own code on the CPU is slow (uncompiled, each is torch's of the
+same name), and products in bf16 on processors that have no instruction for them. docs/speed.md has the figures."""
 
 from __future__ import annotations
 

@@ -8,13 +8,16 @@ Nothing here knows of tables or pages; eval/compare/report.py shows them. A fiel
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from conf.quick import uncollected
 from conf.schema import CompareSettings
 from eval.compare.key_tokens import KeyTokens, find_key_tokens
 from eval.compare.paired import BEST, DIFFERENCE, best_by, frame_of, paired_differences
@@ -87,31 +90,32 @@ class Comparison:
     objection: str | None = None
     remarks: Sequence[str] = ()
 
-    @property
+    @functools.cached_property
     def compared(self) -> list[Run]:
         return [run for run in self.runs if run.problem is None and run.name not in self.apart]
 
-    @property
+    @functools.cached_property
     def left_out(self) -> list[Run]:
         return [run for run in self.runs if run.problem is not None]
 
-    @property
+    @functools.cached_property
     def encodings(self) -> list[str]:
         """The labels that are compared, sorted."""
         return sorted({run.label for run in self.compared if not run.control})
 
-    @property
+    @functools.cached_property
     def labels(self) -> list[str]:
         """The encodings, and after them the controls."""
         controls = {run.label for run in self.compared if run.control}
         return self.encodings + sorted(controls | {*self.scored["label"][self.scored["control"].notna()]})
 
-    @property
+    @functools.cached_property
     def context(self) -> int | None:
         """The training context, in tokens, of the runs that are no controls; of second stages, that of their first."""
         return min((run.settings.first_context for run in self.compared if not run.control), default=None)
 
 
+@uncollected()
 def read_comparison(
     path: Path | str,
     *,
@@ -330,10 +334,12 @@ def summarise(
 def _intervals(windows: pd.DataFrame, level: float) -> pd.DataFrame:
     """Each label's perplexity at each place, over its seeds; by KEYS."""
     records = []
-    for place, here in windows.sort_values(["seed", "window"]).groupby(KEYS):
-        losses_SW = here["nats"].to_numpy().reshape(here["seed"].nunique(), -1)
-        first = here.iloc[: losses_SW.shape[1]]
-        found = perplexity_interval(losses_SW, first["tokens"], first["block"], level=level)
+    windows = windows.sort_values(["seed", "window"])
+    seed, nats, tokens, block = (windows[name].to_numpy() for name in ("seed", "nats", "tokens", "block"))
+    for place, here in sorted(windows.groupby(KEYS).indices.items()):
+        losses_SW = nats[here].reshape(len(np.unique(seed[here])), -1)
+        first = here[: losses_SW.shape[1]]
+        found = perplexity_interval(losses_SW, tokens[first], block[first], level=level)
         figures = {name: getattr(found, name) for name in ("perplexity", "perplexity_low", "perplexity_high", "nats")}
         figures |= {f"interval_{name}": getattr(found, name) for name in ("level", "covers", "reason")}
         records.append(dict(zip(KEYS, place, strict=True)) | figures)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from conf.quick import uncollected
 from conf.schema import CompareSettings
 from eval.compare import tables
 from eval.compare.comparison import Comparison, read_comparison, write_comparison
@@ -60,6 +61,7 @@ def write_report(
     return sum(jobs is None or run.name in jobs for run in comparison.left_out)
 
 
+@uncollected()
 def write_files(comparison: Comparison) -> None:
     """comparison.csv, summary.csv, report.md, report.html and, where there is something of the kind, retrieval.csv and
     stages.csv in the comparison's folder, each whole or not at all."""

@@ -15,7 +15,7 @@ all, and not where one of them couldn't be trained.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,23 +179,27 @@ def _summarise(windows: pd.DataFrame, by: Sequence[str], trained: pd.DataFrame, 
     """FOUND of each label at each place. trained: the windows at the training context over all depths, without an
     extension."""
     records = []
-    bases = {key: _arrays(own) for key, own in trained.groupby(["needle", "label"])}
-    bases = {key: base for key, base in bases.items() if _retrieves(base, level)}
-    for place, own in windows.groupby([*by, "label"]):
-        first, arrays = own.iloc[0], _arrays(own)
-        facts = {name: first[name] for name in ("length_ratio", "encoding", "control")}
-        base = bases.get((first["needle"], first["label"]))
-        records.append(dict(zip([*by, "label"], place, strict=True)) | facts | _found(arrays, base, level))
+    bases = {key: base for key, base in _arrays(trained, ["needle", "label"]) if _retrieves(base, level)}
+    facts = windows.groupby([*by, "label"])[["length_ratio", "encoding", "control"]].first().to_dict("index")
+    for place, own in _arrays(windows, [*by, "label"]):
+        named = dict(zip([*by, "label"], place, strict=True))
+        base = bases.get((named["needle"], named["label"]))
+        records.append(named | facts[place] | _found(own, base, level))
     names = [*by, "length_ratio", "label", "encoding", "control", "seeds", *FOUND, *ABOUT]
     return frame_of(records, names).astype(dict.fromkeys(FOUND, float))
 
 
-def _arrays(own: pd.DataFrame) -> dict[str, np.ndarray]:
-    """What a label's windows came to: seeds in rows (S, W), and of the windows tokens and block (W,)."""
-    own = own.sort_values(["seed", "window"])
-    seeds = own["seed"].nunique()
-    found = {name: own[name].to_numpy(float).reshape(seeds, -1) for name in ("gain", "without", "found", "exact")}
-    return found | {name: own[name].to_numpy(float)[: len(own) // seeds] for name in ("tokens", "block")}
+def _arrays(windows: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple, dict[str, np.ndarray]]]:
+    """Of each group of windows, all of one label, its place and what they came to: seeds in rows (S, W), and of the
+    windows tokens and block (W,)."""
+    windows = windows.sort_values(["seed", "window"])
+    seeds = windows["seed"].to_numpy()
+    by_seed = {name: windows[name].to_numpy(float) for name in ("gain", "without", "found", "exact")}
+    by_window = {name: windows[name].to_numpy(float) for name in ("tokens", "block")}
+    for place, here in sorted(windows.groupby(by).indices.items()):
+        count = len(np.unique(seeds[here]))
+        found = {name: values[here].reshape(count, -1) for name, values in by_seed.items()}
+        yield place, found | {name: values[here[: len(here) // count]] for name, values in by_window.items()}
 
 
 def _found(own: dict[str, np.ndarray], base: dict[str, np.ndarray] | None, level: float) -> dict[str, object]:

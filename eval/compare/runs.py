@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from conf.schema import BLOCK_OPTIONS, Settings, StageSettings
-from eval.record.folder import RunFolder
+from eval.record.folder import ReadOnce, RunFolder
 from eval.record.identity import NOT_TRAINING
 
 # What must be equal between runs that are compared: settings (or whole groups), and the data by results.json. Beside
@@ -131,8 +131,9 @@ def _evaluation(runs: Sequence[Run]) -> str | None:
 def _read_run(folder: RunFolder, evaluation: str | None = None) -> Run:
     """One run, labelled by its folder, with the rows of an evaluation (None: the one that it shows); where a file is
     damaged, with as much as could be read."""
+    kept, folder = folder, ReadOnce(folder.path)
     status = folder.status
-    known: dict[str, Any] = {"folder": folder, "label": folder.name, "state": status["state"]}
+    known: dict[str, Any] = {"folder": kept, "label": folder.name, "state": status["state"]}
     known |= {"time": status.get("time"), "problem": _unfinished(status), "diverged": status.get("diverged", False)}
     try:
         if known["state"] != "missing" or (folder.path / "config.json").exists():

@@ -35,7 +35,12 @@ def retrieved(units: np.ndarray) -> dict[str, Any]:
     """Of windows (W, 5): the gain (nats a token) with its interval, both losses, and the share of exact matches."""
     block_W, tokens_W, without_W, found_W, _ = units.T
     gain = difference(without_W[None], found_W[None], tokens_W, block_W, comparisons=None)
-    interval = {"gain_low": gain.low, "gain_high": gain.high, "interval_level": gain.level, "interval_covers": gain.covers}
+    interval = {
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "interval_level": gain.level,
+        "interval_covers": gain.covers,
+    }
     return _means_retrieved(units) | interval | ({"interval_reason": gain.reason} if gain.reason else {})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -40,7 +42,14 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """Raises ValueError where the header asks for other bytes than there are."""
     with archive.open(member) as file:
         np.lib.format.read_magic(file)
-        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        length = file.read(2)
+        shape, by_column, dtype = _header(length + file.read(int.from_bytes(length, "little")))
         if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
             raise ValueError(f"{member.filename} is no array of numbers")
         return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if by_column else "C")
+
+
+@functools.lru_cache(maxsize=1024)  # a run has hundreds of arrays, of a few shapes
+def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape of an array, whether it lies by column, and its dtype, by the header in its file."""
+    return np.lib.format.read_array_header_1_0(io.BytesIO(content))

@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import math
 import os
 import traceback
@@ -210,10 +211,12 @@ class RunFolder:
             if own.ndim != 2 or own.shape[1] != len(columns) or not _follow(row, own.astype(np.float64)):
                 reason = f"is not what results.json goes by: what is behind {key} differs"
                 raise DamagedError(self.path / "losses.npz", reason)
-            tables.append(pd.DataFrame(own, columns=columns))
-        units = pd.concat(tables)
+            tables.append(own)
+        kinds = itertools.groupby(zip(rows, tables, strict=True), key=lambda each: columns_of(each[0]))
+        units = [pd.DataFrame(np.concatenate([own for _, own in of]), columns=columns) for columns, of in kinds]
         names = [name for name in (*PLACE, *UNIT) if any(name in row for row in rows)]
-        return pd.concat([_places(rows, names, tables), units.reset_index(names="unit")], axis=1)
+        places = _places(rows, names, tables).assign(unit=np.concatenate([np.arange(len(own)) for own in tables]))
+        return pd.concat([places, pd.concat(units, ignore_index=True)], axis=1)
 
     @property
     def curve(self) -> pd.DataFrame:
@@ -569,6 +572,16 @@ class RunFolder:
             raise DamagedError(path, f"is damaged ({one_sentence(error)})") from None
 
 
+class ReadOnce(RunFolder):
+    """A run's folder as it is when first asked for each of its files, and from then on: for whoever asks for much of a
+    run that nobody changes meanwhile."""
+
+    config = functools.cached_property(lambda self: RunFolder.config.fget(self))
+    status = functools.cached_property(lambda self: RunFolder.status.fget(self))
+    results = functools.cached_property(lambda self: RunFolder.results.fget(self))
+    losses = functools.cached_property(lambda self: RunFolder.losses.fget(self))
+
+
 def runs_of(path: Path) -> list[RunFolder]:
     """The run of a folder, or the finished ones of a sweep's. Raises ValueError where it is neither."""
     runs = RunFolder.all_in(path)
@@ -582,9 +595,8 @@ def runs_of(path: Path) -> list[RunFolder]:
 
 def _places(rows: Sequence[Row], names: Sequence[str], tables: Sequence[np.ndarray | pd.DataFrame]) -> pd.DataFrame:
     """The key of each row and what it has by these names, as often as its table has rows."""
-    places = pd.DataFrame(rows).reindex(columns=names)
-    places.insert(0, "key", [row_key(row) for row in rows])
-    return places.loc[places.index.repeat([len(table) for table in tables])].reset_index(drop=True)
+    columns = {"key": [row_key(row) for row in rows]} | {name: [row.get(name) for row in rows] for name in names}
+    return pd.DataFrame(columns).take(np.repeat(np.arange(len(rows)), [*map(len, tables)])).reset_index(drop=True)
 
 
 def _without_figures(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from conf.mistakes import one_sentence
-from conf.packages import quick_imports
+from conf.quick import quick_imports
 from conf.schema import Settings, TrainerSettings, check_names
 from eval.record.identity import arms_parent, settings_from
 from eval.record.inherit import given

@@ -27,7 +27,7 @@ from urllib.parse import urlparse
 import pandas as pd
 
 from conf.mistakes import one_sentence
-from conf.packages import quick_imports
+from conf.quick import quick_imports
 from conf.schema import LoggerSettings, ModelSettings, Settings
 from conf.typed import plain
 from data.module import TextDataModule, WindowDataModule

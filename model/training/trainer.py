@@ -148,8 +148,8 @@ def choose_precision(trainer: TrainerSettings) -> Precision:
 
 
 def prepare_process(threads: int | None) -> None:
-    """Settings of the whole process: CPU threads, nothing compiled for another job, products in bf16 by what is fastest,
-    and no page faults.
+    """Settings of the whole process: CPU threads, nothing compiled for another job, quick products in bf16, and no page
+    faults.
 
     torch.compile keeps what it compiled, and gives up compiling after a few models: a sweep's jobs share a process.
     glibc hands large blocks back to the system at every free and faults them in again at every allocation; keeping
