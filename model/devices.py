@@ -54,6 +54,13 @@ def bf16_unit(gpu: bool) -> str | None:
     return None
 
 
+def bf16_kernels() -> bool:
+    """Whether torch multiplies matrices of bf16 numbers on this processor by kernels, and not by a plain loop."""
+    import torch
+
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def available_cores() -> int:
     """The cores that this process may use: those that it is bound to, no more than its control group's quota."""
     cores = len(_own_cores())

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.library import Library, get_kernel
 
+from model.devices import bf16_kernels
+
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 
 
 def compile_training(function: Callable, gpu: bool) -> Callable:
     """The function compiled. On the CPU kernels are called from C++: with layers this small, Python's calls count. But
     not where products are widened, which C++ would call past the dispatcher."""
-    return torch.compile(function, options=None if gpu or widen_products() else {"cpp_wrapper": True})
+    return torch.compile(function, options={"cpp_wrapper": True} if not gpu and bf16_kernels() else None)
 
 
 def materialise(x: Tensor) -> Tensor:
@@ -117,11 +119,9 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 @functools.cache
-def widen_products() -> Library | None:
-    """From now on matrix products of bf16 numbers are computed in float32, and rounded, where the processor has no
-    instruction for them: torch has a plain loop there, 40 times as slow as float32. None where it has one."""
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return None
+def widen_products() -> Library:
+    """From now on matrix products of bf16 numbers are computed in float32 on the CPU, and rounded: for a processor on
+    which torch has no more for them than a plain loop, 40 times as slow."""
     library = Library("aten", "IMPL")  # in place for as long as it lives
     with warnings.catch_warnings(action="ignore"):  # torch says that it overrides its own
         for name in itertools.chain(PRODUCTS, (f"{name}.out" for name in PRODUCTS)):  # compiled code calls the latter

@@ -37,7 +37,7 @@ from eval.record.provenance import machine
 from eval.record.terminal import console
 from model.attention import attention
 from model.catalogue import encoding_config, encoding_names
-from model.devices import available_cores
+from model.devices import available_cores, bf16_unit
 from model.encodings import Shape, build_encoding
 from model.kernels import compile_training, cross_entropy
 from model.training.graphs import Recorded
@@ -73,7 +73,6 @@ SETTINGS = {
     "bf16 compiled recorded": Setting(torch.bfloat16, compiled=True, recorded=True),
 }
 ON_CPU = ("fp32", "bf16", "fp32 compiled", "bf16 compiled")
-QUICK = {"cpu": ("fp32", "bf16", "bf16 compiled"), "cuda": ("bf16", "bf16 recorded", "bf16 compiled recorded")}
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 operations a second, by the makers' data sheets
 DEFAULT = settings_of().training  # the default job
 STARTING = 6  # processes that compile and take their first steps at once
@@ -404,7 +403,7 @@ def _apart(by_name: list[list[Entry]], options) -> list[dict[str, Any]]:
 
 def quick(options) -> list[dict[str, Any]]:
     """RoPE at the tiny shape and the default job's batch: each setting, and a thread for a job; and what follows."""
-    settings = options.settings or QUICK[options.device.type]
+    settings = options.settings or _worth_a_look(options.device)
     options.encodings, options.batch = ["rope"], options.batch or DEFAULT.batch_size
     options.rounds, options.seconds = min(options.rounds, 3), min(options.seconds, 1.0)
     sizes = _sizes(options)
@@ -421,6 +420,13 @@ def quick(options) -> list[dict[str, Any]]:
     return rows
 
 
+def _worth_a_look(device: torch.device) -> tuple[str, ...]:
+    """The settings that could be the best of a device; compiled, which takes long, is the one that `auto` chooses."""
+    if device.type == "cuda":
+        return "bf16", "bf16 recorded", "bf16 compiled recorded"
+    return "fp32", "bf16", "bf16 compiled" if bf16_unit(gpu=False) else "fp32 compiled"
+
+
 def advice(rows: list[dict[str, Any]]) -> str:
     """What the rows of `quick` say, a line each: precision, compilation, jobs side by side."""
     speed = {row["contestant"]: row["tokens_per_second"] for row in rows}
@@ -430,7 +436,8 @@ def advice(rows: list[dict[str, Any]]) -> str:
     said = [f"fastest without compiling: {best}, {speed[best]:,} tokens/s"]
     if compiled:
         gain = max(map(speed.get, compiled)) / speed[best]
-        said.append(f"compiled: {gain:.2f} times that, for 10 to 60 s at the start (trainer.compile=true)")
+        cost = "for 10 to 60 s at the start (trainer.compile=true)" if gain > 1 else "so don't (trainer.compile=false)"
+        said.append(f"compiled: {gain:.2f} times that, {cost}")
     if lone:
         jobs, share = available_cores(), max(map(speed.get, lone)) / speed[best]
         said.append(

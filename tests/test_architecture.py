@@ -88,3 +88,19 @@ def test_a_report_is_written_without_what_trains():
     code = "import sys, eval.compare.report; print({'torch', 'lightning', 'matplotlib'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"
+
+
+def test_a_job_imports_nothing_that_it_has_no_use_for():
+    """Each of them takes a second or so; whoever wants them afterwards, has them."""
+    code = (
+        "import sys\n"
+        "from conf.quick import quick_imports\n"
+        "with quick_imports():\n"
+        "    import model.training.trainer\n"
+        "import gc, lightning_utilities.core.imports as imports\n"
+        "unused = {'scipy.signal', 'transformers', 'matplotlib'}\n"
+        "print(unused & {*sys.modules}, gc.isenabled(), imports.package_available('scipy'), "
+        "bool(imports.RequirementCache('scipy')))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "set() True True True\n"

@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from scripts import benchmark
 
@@ -63,6 +64,12 @@ def test_attention_alone_is_timed_by_every_executor(tmp_path, monkeypatch):
     assert names == ["none, fused", "alibi, dense"]
 
 
+@pytest.mark.parametrize("unit, compiled", [("AMX", "bf16 compiled"), (None, "fp32 compiled")])
+def test_quick_compiles_what_a_run_takes_on_this_processor(monkeypatch, unit, compiled):
+    monkeypatch.setattr(benchmark, "bf16_unit", lambda gpu: unit)
+    assert benchmark._worth_a_look(torch.device("cpu")) == ("fp32", "bf16", compiled)
+
+
 @pytest.mark.slow
 def test_quick_says_what_to_choose(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "available_cores", lambda: 2)
@@ -79,7 +86,10 @@ def test_advice_follows_from_the_rows():
     said = benchmark.advice([{"contestant": name, "tokens_per_second": speed} for name, speed in speeds.items()])
     first, second, third = said.splitlines()
     assert first == "fastest without compiling: bf16, 4 threads, 200 tokens/s"
-    assert second.startswith("compiled: 1.30 times that") and third.startswith("a job with one thread: 0.40 times that")
+    assert second == "compiled: 1.30 times that, for 10 to 60 s at the start (trainer.compile=true)"
+    slower = benchmark.advice([{"contestant": name, "tokens_per_second": 100} for name in speeds])
+    assert slower.splitlines()[1] == "compiled: 1.00 times that, so don't (trainer.compile=false)"
+    assert third.startswith("a job with one thread: 0.40 times that")
 
 
 def test_operations_of_a_step_are_those_of_palm():

@@ -6,6 +6,7 @@ python -m pytest tests/test_compiled.py -m ""
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.library import get_kernel
 
 from eval.record.identity import settings_of
 from model.block import PLAIN, BlockOptions
@@ -19,6 +20,7 @@ from model.kernels import (
     _gelu,
     _gelu_backward,
     _materialise,
+    _widened,
     compile_training,
 )
 from model.training.language_model import LanguageModel
@@ -37,6 +39,35 @@ TRAINING = settings_of(
     "training.encoding_lr=1",
     "training.clip=1",
 ).training
+
+
+PRODUCTS = {  # operands, and numbers by name
+    "mm": ([(24, 40), (40, 16)], {}),
+    "bmm": ([(3, 24, 40), (3, 40, 16)], {}),
+    "addmm": ([(16,), (24, 40), (40, 16)], {"beta": 0.5, "alpha": 2.0}),
+    "baddbmm": ([(3, 24, 16), (3, 24, 40), (3, 40, 16)], {"beta": 0.5, "alpha": 2.0}),
+}
+
+
+@pytest.mark.parametrize("into", [False, True], ids=["", "out"])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_widened_product_is_that_of_the_same_numbers_rounded_once(name, into):
+    """As a processor's bf16 instruction has it: exact products, sums in float32, and the result in bf16."""
+    shapes, numbers = PRODUCTS[name]
+    torch.manual_seed(0)
+    operands = [torch.randn(shape, dtype=torch.bfloat16) for shape in shapes]
+    torchs = getattr(torch, name)
+    exact = torchs(*(operand.double() for operand in operands), **numbers)
+    rounded = torchs(*(operand.float() for operand in operands), **numbers).bfloat16()
+    out = {"out": torch.empty_like(rounded)} if into else {}
+    product = _widened(get_kernel(f"aten::{name}{'.out' if into else ''}", "CPU"))
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    found = product(keys, *operands, **numbers, **out)
+    assert torch.equal(found, rounded) and (not into or found is out["out"])
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
+    others = [operand.double() for operand in operands]
+    out = {"out": torch.empty_like(exact)} if into else {}
+    assert torch.equal(product(keys, *others, **numbers, **out), exact)  # of other dtypes it is torch's
 
 
 def language_model(name: str, extension: str = "none", options: BlockOptions = PLAIN, **settings) -> LanguageModel:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from conf.schema import ROOT
 from eval.record.identity import settings_of
 from model import devices
 from model.catalogue import encoding_config
@@ -36,6 +37,30 @@ def test_bf16_is_chosen_where_the_processor_has_a_unit_for_it(monkeypatch, tmp_p
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512)
     assert choose_precision(settings_of("trainer=cpu").trainer) == (chosen, reason)
     assert choose_precision(settings_of("trainer=cpu", "trainer.precision=32").trainer) == ("32-true", "as set")
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_where_products_in_bf16_go_through_float32_the_reason_says_so(monkeypatch, kernels):
+    monkeypatch.setattr("model.training.trainer.bf16_kernels", lambda: kernels)
+    said = "as set" if kernels else "as set; products go through float32, and are rounded"
+    assert choose_precision(settings_of("trainer=cpu", "trainer.precision=bf16").trainer) == ("bf16-mixed", said)
+    assert choose_precision(settings_of("trainer=cpu", "trainer.precision=32").trainer) == ("32-true", "as set")
+
+
+def test_a_process_is_prepared_for_products_in_bf16_where_torch_has_no_kernels():
+    """In another process, since what is prepared stays so."""
+    code = (
+        "import torch\n"
+        "from model.training import trainer\n"
+        "for there in (True, False):\n"
+        "    trainer.bf16_kernels = lambda: there\n"
+        "    trainer.prepare_process(1)\n"
+        "    print('kernels.py' in str(torch.library.get_kernel('aten::mm', 'CPU')))\n"
+        "a = torch.randn(64, 64, dtype=torch.bfloat16)\n"
+        "print(torch.equal(a @ a, (a.float() @ a.float()).bfloat16()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True"]
 
 
 @pytest.mark.parametrize(

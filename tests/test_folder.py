@@ -12,7 +12,7 @@ import pytest
 
 from eval.measure.measurement import Measurement
 from eval.measure.rows import Measured, row_key
-from eval.record.folder import RunFolder
+from eval.record.folder import ReadOnce, RunFolder
 from tests.small import CONTEXT, SETTINGS, small_stream
 
 
@@ -49,6 +49,17 @@ def test_the_evaluation_that_was_shown_is_kept_while_another_is(folder):
     assert folder.shown_as("one")["rows"] == shown["rows"] and folder.shown_as("two") == folder.results
     folder.turn_to("one")
     assert {**folder.results, "others": {}} == shown
+
+
+def test_a_folder_that_is_read_once_stays_what_it_was(folder):
+    folder.turn_to("one")
+    folder.add(Measured(rows=[row()], losses={row_key(row()): np.zeros(3, np.float32)}))
+    before = ReadOnce(folder.path)
+    first, losses = before.results, before.losses
+    folder.add(Measured(rows=[row("pi")], losses={row_key(row("pi")): np.ones(3, np.float32)}))
+    assert before.results is first != folder.results
+    assert before.losses is losses and losses.keys() < folder.losses.keys()
+    assert ReadOnce(folder.path).results == folder.results
 
 
 def test_rows_of_an_earlier_version_do_not_stand_beside_new_ones(folder):

@@ -4,6 +4,7 @@ python -m pytest tests/test_tracking.py
 """
 
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -101,6 +102,14 @@ def test_an_id_stays_its_folders(tmp_path):
     first = record_id(tmp_path, "rope")
     assert record_id(tmp_path, "rope") == first == (tmp_path / ID_FILE).read_text()
     assert record_id(tmp_path, "rope", given="of-an-agent") == "of-an-agent" == record_id(tmp_path, "rope")
+
+
+def test_wandbs_launch_which_takes_a_second_is_not_imported_to_start(offline, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("wandb.sdk.launch")]:
+        monkeypatch.delitem(sys.modules, name)
+    with track(LOGGER, "run", tmp_path, tmp_path) as tracker:
+        assert tracker.run is not None and not [name for name in sys.modules if name.startswith("wandb.sdk.launch")]
+    assert importlib.import_module("wandb.sdk.launch.inputs.internal").StagedLaunchInputs  # W&B's own, for who asks
 
 
 @pytest.mark.slow

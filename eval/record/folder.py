@@ -607,7 +607,8 @@ def _without_figures(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _follow(row: Row, units: np.ndarray) -> bool:
     """Whether a row's means and counts are those of its windows or examples, but for rounding."""
-    if not len(units):
+    tokens = units[:, columns_of(row).index("tokens")]
+    if not (len(units) and np.isfinite(units).all() and (tokens > 0).all()):
         return False
     means = means_of(row, units)
     return all(math.isclose(row[name], mean, rel_tol=1e-6, abs_tol=1e-6) for name, mean in means.items())

@@ -14,7 +14,7 @@ import torch
 
 from conf.schema import Settings
 from data.module import WindowDataModule
-from model.devices import waits_asleep
+from model.devices import bf16_unit, waits_asleep
 from model.training.language_model import LanguageModel
 from model.training.meter import Meter
 from model.training.trainer import choose_precision
@@ -66,10 +66,12 @@ def commit() -> str | None:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Device, processor, cores, threads and how they wait, how float32 numbers are multiplied."""
+    """Device, processor and its vector instructions, cores, threads and how they wait, how float32 numbers are
+    multiplied."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processor": processor(),
+        "instructions": ", ".join(filter(None, [torch.backends.cpu.get_cpu_capability(), bf16_unit(gpu=False)])),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "waiting": "asleep" if waits_asleep() else "spinning",

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from conf.schema import Settings, TrainerSettings
 from model.build import build_transformer
-from model.devices import available_cores, bf16_unit, rank, uses_gpu, within_memory
+from model.devices import available_cores, bf16_kernels, bf16_unit, rank, uses_gpu, within_memory
 from model.kernels import widen_products
 from model.signals import deferred
 from model.training.checkpoint import AtomicCheckpointIO, Checkpoint, load_weights, newest
@@ -141,9 +141,12 @@ class Precision(NamedTuple):
 
 def choose_precision(trainer: TrainerSettings) -> Precision:
     """The precision of a training; "auto" is bf16-mixed where the device has a unit for it, else 32-true."""
+    gpu = uses_gpu(trainer.accelerator)
     if trainer.precision != "auto":
-        return Precision(SHORT.get(trainer.precision, trainer.precision), "as set")
-    unit = bf16_unit(uses_gpu(trainer.accelerator))
+        name = SHORT.get(trainer.precision, trainer.precision)
+        widened = name.startswith("bf16") and not gpu and not bf16_kernels()
+        return Precision(name, f"as set{'; products go through float32, and are rounded' * widened}")
+    unit = bf16_unit(gpu)
     return Precision("bf16-mixed", f"by {unit}") if unit else Precision("32-true", "nothing here computes in bf16")
 
 
@@ -162,7 +165,8 @@ def prepare_process(threads: int | None) -> None:
         torch.set_num_threads(threads or available_cores())
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
-    widen_products()
+    if not bf16_kernels():
+        widen_products()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")  # its advice on workers, loggers and pytrees
