@@ -4,6 +4,7 @@ hardly any is made. Light."""
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,8 +26,10 @@ def uncollected() -> Iterator[None]:
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Importing Lightning takes half the time inside: torchmetrics, which comes with it, finds none of UNUSED, and
-    nothing is collected."""
+    nothing is collected, nor looked at by later searches what the first of these imports has made."""
     from lightning_utilities.core import imports
+
+    first = "lightning" not in sys.modules  # later there may be models, which are garbage one day
 
     class Requirement(imports.RequirementCache):
         def __bool__(self) -> bool:
@@ -38,5 +41,7 @@ def quick_imports() -> Iterator[None]:
     try:
         with uncollected():
             yield
+            if first:
+                gc.freeze()
     finally:
         vars(imports).update(own)

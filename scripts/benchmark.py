@@ -76,6 +76,7 @@ ON_CPU = ("fp32", "bf16", "fp32 compiled", "bf16 compiled")
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 operations a second, by the makers' data sheets
 DEFAULT = settings_of().training  # the default job
 STARTING = 6  # processes that compile and take their first steps at once
+PAYS = 1.05  # times as fast, from which on more speed is more than the swing of a measurement
 SEPARATORS = {"line": (3,), "sentence": (4,)}
 
 
@@ -428,16 +429,20 @@ def _worth_a_look(device: torch.device) -> tuple[str, ...]:
 
 
 def advice(rows: list[dict[str, Any]]) -> str:
-    """What the rows of `quick` say, a line each: precision, compilation, jobs side by side."""
-    speed = {row["contestant"]: row["tokens_per_second"] for row in rows}
+    """What the rows of `quick` say, a line each: precision, compilation, jobs side by side. By the ratios, which swing
+    less than the speeds."""
+    speed = {row["contestant"]: row["ratio"] for row in rows}
+    tokens = {row["contestant"]: row["tokens_per_second"] for row in rows}
     lone = [name for name in speed if name.endswith(" 1 thread")]
     compiled = [name for name in speed if "compiled" in name and name not in lone]
     best = max(speed.keys() - {*lone, *compiled}, key=speed.get)
-    said = [f"fastest without compiling: {best}, {speed[best]:,} tokens/s"]
+    said = [f"fastest without compiling: {best}, {tokens[best]:,} tokens/s"]
     if compiled:
         gain = max(map(speed.get, compiled)) / speed[best]
-        cost = "for 10 to 60 s at the start (trainer.compile=true)" if gain > 1 else "so don't (trainer.compile=false)"
-        said.append(f"compiled: {gain:.2f} times that, {cost}")
+        pays = (
+            "for 10 to 60 s at the start (trainer.compile=true)" if gain > PAYS else "too little to pay for its start"
+        )
+        said.append(f"compiled: {gain:.2f} times that, {pays}")
     if lone:
         jobs, share = available_cores(), max(map(speed.get, lone)) / speed[best]
         said.append(
@@ -471,6 +476,7 @@ def evaluation(options) -> list[dict[str, Any]]:
                     "peak_memory_gb": round(peak_memory() / 1e9, 2),
                 }
             )
+            print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     return rows
 
 

@@ -82,14 +82,21 @@ def test_quick_says_what_to_choose(tmp_path, monkeypatch, capsys):
 
 
 def test_advice_follows_from_the_rows():
-    speeds = {"fp32, 4 threads": 100, "bf16, 4 threads": 200, "bf16 compiled, 4 threads": 260, "bf16, 1 thread": 80}
-    said = benchmark.advice([{"contestant": name, "tokens_per_second": speed} for name, speed in speeds.items()])
-    first, second, third = said.splitlines()
+    names = ["fp32, 4 threads", "bf16, 4 threads", "bf16 compiled, 4 threads", "bf16, 1 thread"]
+
+    def said(*ratios: float) -> list[str]:
+        rows = zip(names, ratios, strict=True)
+        rows = [{"contestant": name, "tokens_per_second": round(100 * ratio), "ratio": ratio} for name, ratio in rows]
+        return benchmark.advice(rows).splitlines()
+
+    first, second, third = said(1, 2, 2.6, 0.8)
     assert first == "fastest without compiling: bf16, 4 threads, 200 tokens/s"
     assert second == "compiled: 1.30 times that, for 10 to 60 s at the start (trainer.compile=true)"
-    slower = benchmark.advice([{"contestant": name, "tokens_per_second": 100} for name in speeds])
-    assert slower.splitlines()[1] == "compiled: 1.00 times that, so don't (trainer.compile=false)"
     assert third.startswith("a job with one thread: 0.40 times that")
+    assert said(1, 0.8, 1.02, 0.5)[:2] == [
+        "fastest without compiling: fp32, 4 threads, 100 tokens/s",
+        "compiled: 1.02 times that, too little to pay for its start",
+    ]
 
 
 def test_operations_of_a_step_are_those_of_palm():
