@@ -55,7 +55,8 @@ class Processes(Launcher):
             for name in JOBS_NEED:
                 importlib.import_module(name)
             if (OmegaConf.select(self.config, "logger.name") or "none") != "none":  # of a run; a scoring has no logger
-                importlib.import_module("wandb")
+                with suppress(ImportError):  # a run says so, and goes on without
+                    importlib.import_module("wandb")
         waiting = deque(enumerate(job_overrides, initial_job_idx))
         returned: dict[int, JobReturn] = {}
         running: list[Job] = []

@@ -95,12 +95,12 @@ def steps(folder: Path, gpu: bool) -> list[Step]:
         train("default", 60, "trainer.compile=false"),
         bank("bank", 420),
         tests("laws", 150, "tests/test_cuda_runs.py", "tests/test_cuda.py"),
-        benchmark("tiny", 180, "encodings", "tiny", "--batch", "8", "--encodings", "none,rope,t5", "--settings", ways),
-        benchmark("gpt2-flex", 240, "encodings", "gpt2", "--encodings", "none,t5,fire", *compiled),
         *(
             benchmark(f"long-{length}", 60, "evaluation", "tiny", "--length", str(length), "--encodings", BIASED)
             for length in ((65536, 262144) if gpu else (128, 256))
         ),
+        benchmark("tiny", 180, "encodings", "tiny", "--batch", "8", "--encodings", "none,rope,t5", "--settings", ways),
+        benchmark("gpt2-flex", 240, "encodings", "gpt2", "--encodings", "none,t5,fire", *compiled),
         benchmark("gpt2", 110, "peers", "gpt2", "--encodings", "none,rope,alibi,fox", *compiled, *peers),
         train("compiled", 90, "trainer.compile=true", "seed=1"),
         benchmark("attention", 120, "attention", "gpt2", *compiled),

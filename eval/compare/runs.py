@@ -131,19 +131,19 @@ def _evaluation(runs: Sequence[Run]) -> str | None:
 def _read_run(folder: RunFolder, evaluation: str | None = None) -> Run:
     """One run, labelled by its folder, with the rows of an evaluation (None: the one that it shows); where a file is
     damaged, with as much as could be read."""
-    kept, folder = folder, ReadOnce(folder.path)
-    status = folder.status
-    known: dict[str, Any] = {"folder": kept, "label": folder.name, "state": status["state"]}
+    once = ReadOnce(folder.path)
+    status = once.status
+    known: dict[str, Any] = {"folder": folder, "label": once.name, "state": status["state"]}
     known |= {"time": status.get("time"), "problem": _unfinished(status), "diverged": status.get("diverged", False)}
     try:
-        if known["state"] != "missing" or (folder.path / "config.json").exists():
-            known |= {"settings": folder.settings, "flat": flatten(folder.config)}
-            results = known["results"] = folder.shown_as(evaluation)
+        if known["state"] != "missing" or (once.path / "config.json").exists():
+            known |= {"settings": once.settings, "flat": flatten(once.config)}
+            results = known["results"] = once.shown_as(evaluation)
             known["flat"]["source"] = results.get("identity", {}).get("source", "")[:6]
         if known["problem"] is None:
-            folder.check_owner()
-            known |= {"windows": folder.windows_of(results["rows"]), "curve": folder.curve}
-            known["units"] = folder.units_of([*results.get("retrieval", []), *results.get("tasks", [])])
+            once.check_owner()
+            known |= {"windows": once.windows_of(results["rows"]), "curve": once.curve}
+            known["units"] = once.units_of([*results.get("retrieval", []), *results.get("tasks", [])])
     except (ValueError, OSError) as error:
         if known["state"] != "failed":  # settings that can't be may be what it failed by
             known |= {"state": "damaged", "problem": str(error)}
