@@ -100,9 +100,10 @@ def test_more_lengths_and_protocols_are_scored_and_not_trained(run):
 def test_a_model_that_was_trained_in_bfloat16_is_scored_as_its_rows_say(run, capsys):
     settings = run("trainer.precision=bf16-true")
     train(settings)
-    assert "in bf16-true (as set)" in capsys.readouterr().out
+    reason = choose_precision(settings.trainer).reason  # it says more on processors without bf16
+    assert reason.startswith("as set") and f"in bf16-true ({reason})" in capsys.readouterr().out
     folder = RunFolder.of(settings)
-    assert folder.results["training"]["precision_reason"] == "as set"
+    assert folder.results["training"]["precision_reason"] == reason
     machine = folder.results["machine"]
     assert machine["waiting"] in ("asleep", "spinning") and machine["float32_products"] == "highest"
     rows, losses = folder.results["rows"], folder.losses
