@@ -44,6 +44,7 @@ def trained_at(folder: RunFolder) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.checkpoints.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_changed_text_is_another_run_and_the_message_says_so(run, texts, capsys):
     before = run()
     train(before)
@@ -70,6 +71,7 @@ def test_a_changed_source_is_another_run(run, monkeypatch, capsys):
     assert RunFolder.of(after).name != before.run_id and "is finished already" not in said
 
 
+@pytest.mark.slow
 def test_under_a_name_of_ones_own_it_is_refused_and_force_trains_it_anew(run, monkeypatch):
     settings = replace(run(), run_id="mine")
     train(settings)

@@ -138,7 +138,9 @@ def test_cross_entropy_is_torchs(dtype, tolerance, size):
     torch.testing.assert_close(gradient, wanted, rtol=tolerance, atol=2e-7)
 
 
-@pytest.mark.parametrize("name", ["none", "rope", "alibi", "t5"])
+@pytest.mark.parametrize(
+    "name", ["rope", *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "alibi", "t5"))]
+)
 def test_mixed_precision_trains_as_float32(name):
     plain, mixed = (train(module := language_model(name), module.token_losses, bf16) for bf16 in (False, True))
     assert plain[-1] < 0.75 * plain[0]

@@ -51,7 +51,9 @@ def test_a_process_is_prepared_for_products_in_bf16_where_torch_has_no_kernels()
     """In another process, since what is prepared stays so."""
     code = (
         "import torch\n"
-        "from model.training import trainer\n"
+        "from conf.quick import quick_imports\n"
+        "with quick_imports():\n"
+        "    from model.training import trainer\n"
         "for there in (True, False):\n"
         "    trainer.bf16_kernels = lambda: there\n"
         "    trainer.prepare_process(1)\n"

@@ -203,8 +203,8 @@ def simulated(rng, seeds, gains_N, labels=8, windows=40):
 SWEEPS = 150
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("true_steps", [0, 1])
+@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("true_steps", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_no_label_of_a_sweep_is_put_too_long_in_more_than_5_percent(seeds, true_steps):
     wrong, found = 0, 0
     sweeps = simulated(np.random.default_rng([seeds, true_steps]), seeds, [0.5] * true_steps + [0.0])

@@ -169,7 +169,7 @@ def test_evaluation_goes_on_at_the_length_where_it_stopped(composed, tmp_path, m
 
 
 @pytest.mark.parametrize("name", ["results.json", "losses.npz", "status.json"])
-@pytest.mark.parametrize("part", [0, 0.5, 0.9])
+@pytest.mark.parametrize("part", [0.5, *(pytest.param(part, marks=pytest.mark.slow) for part in (0, 0.9))])
 def test_a_cut_file_is_set_aside_and_made_again(composed, tmp_path, reference, name, part):
     shutil.copytree(reference.path, tmp_path / reference.name)
     path = tmp_path / reference.name / name
@@ -185,7 +185,7 @@ def test_a_cut_file_is_set_aside_and_made_again(composed, tmp_path, reference, n
 SIGNALS = {signal.SIGTERM: 143, signal.SIGHUP: 129}  # Ctrl-C: tests/test_signals.py
 
 
-@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_saves_marks_the_run_interrupted_and_sets_the_exit_code(start, tmp_path, reference, signum):
     settings = [*SETTINGS, "training.tokens=4_000_000", "training.log_every=2"]
     process = start(*settings, runs=tmp_path)

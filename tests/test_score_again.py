@@ -41,7 +41,11 @@ def score(program):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        (["extension=yarn", "extension.beta_slow=abc"], "extension.beta_slow='abc': must be a finite number"),
+        pytest.param(
+            ["extension=yarn", "extension.beta_slow=abc"],
+            "extension.beta_slow='abc': must be a finite number",
+            marks=pytest.mark.slow,
+        ),
         (["+eval.extension_settings.yarn._target_=os.system"], "no such setting of yarn"),
     ],
 )
