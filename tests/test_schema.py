@@ -315,7 +315,7 @@ def test_the_program_refuses_at_once_and_imports_nothing_heavy(override, tmp_pat
         if line.startswith("import time:")
     }
     assert "omegaconf" in imported and not imported & HEAVY
-    assert seconds < importing_torch  # before which it would be no use to look
+    assert seconds < 0.8 * importing_torch  # 1 s where that takes 1.25
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from conf.quick import uncollected
 from conf.schema import CompareSettings
 from eval.compare.key_tokens import KeyTokens, find_key_tokens
-from eval.compare.paired import BEST, DIFFERENCE, best_by, frame_of, paired_differences
+from eval.compare.paired import BEST, DIFFERENCE, arrays_by, best_by, frame_of, paired_differences
 from eval.compare.runs import Run, find_objection, find_reference, read_runs
 from eval.compare.tasks import TASK, summarise_tasks
 from eval.measure.effective import EFFECTIVE, effective_contexts, gains
@@ -334,12 +333,8 @@ def summarise(
 def _intervals(windows: pd.DataFrame, level: float) -> pd.DataFrame:
     """Each label's perplexity at each place, over its seeds; by KEYS."""
     records = []
-    windows = windows.sort_values(["seed", "window"])
-    seed, nats, tokens, block = (windows[name].to_numpy() for name in ("seed", "nats", "tokens", "block"))
-    for place, here in sorted(windows.groupby(KEYS).indices.items()):
-        losses_SW = nats[here].reshape(len(np.unique(seed[here])), -1)
-        first = here[: losses_SW.shape[1]]
-        found = perplexity_interval(losses_SW, tokens[first], block[first], level=level)
+    for place, own in arrays_by(windows, KEYS, ["nats"]):
+        found = perplexity_interval(own["nats"], own["tokens"], own["block"], level=level)
         figures = {name: getattr(found, name) for name in ("perplexity", "perplexity_low", "perplexity_high", "nats")}
         figures |= {f"interval_{name}": getattr(found, name) for name in ("level", "covers", "reason")}
         records.append(dict(zip(KEYS, place, strict=True)) | figures)

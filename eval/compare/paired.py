@@ -23,6 +23,21 @@ def frame_of(records: Iterable[Mapping[str, Any]], columns: Sequence[str] | None
     return frame.infer_objects().astype({name: kind for name, kind in types.items() if kind})
 
 
+def arrays_by(
+    windows: pd.DataFrame, by: Sequence[str], by_seed: Sequence[str]
+) -> Iterator[tuple[tuple, dict[str, np.ndarray]]]:
+    """Of each group `by`, one label's windows at one place, the place and these columns with seeds in rows (S, W); and
+    of each window tokens and block (W,)."""
+    windows = windows.sort_values(["seed", "window"])
+    seeds = windows["seed"].to_numpy()
+    values = {name: windows[name].to_numpy(float) for name in by_seed}
+    scored = {name: windows[name].to_numpy() for name in ("tokens", "block")}
+    for place, here in sorted(windows.groupby(by).indices.items()):
+        count = len(np.unique(seeds[here]))
+        found = {name: own[here].reshape(count, -1) for name, own in values.items()}
+        yield place, found | {name: own[here[: len(here) // count]] for name, own in scored.items()}
+
+
 def losses_by(
     windows: pd.DataFrame, by: Sequence[str], side: str
 ) -> Iterator[tuple[tuple, dict[str, dict[int, np.ndarray]], np.ndarray, np.ndarray]]:

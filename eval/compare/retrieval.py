@@ -15,14 +15,14 @@ all, and not where one of them couldn't be trained.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from eval.compare.comparison import Comparison, last_place, units_of
-from eval.compare.paired import DIFFERENCE, frame_of, losses_by, paired_differences
+from eval.compare.paired import DIFFERENCE, arrays_by, frame_of, losses_by, paired_differences
 from eval.compare.runs import Run
 from eval.measure.rows import row_key
 from eval.measure.statistics import among_best, p_values, perplexity_interval, ratio_interval, share_interval
@@ -37,6 +37,7 @@ DEEP = [*PLACE, "depth"]
 SEEN = [*DEEP, "length_ratio", "label", "encoding", "control", "seed", "run_id", "targets_id"]
 FOUND = ["gain", "gain_low", "gain_high", "recovery", "recovery_low", "recovery_high", "worst_seed", "best_seed"]
 FOUND += ["passed", "exact_match", "exact_low", "exact_high", "nats_without", "nats_found"]
+SUMS = ["gain", "without", "found", "exact"]  # what a seed came to in each window
 ABOUT = ["windows", "interval_covers", "interval_reason"]
 
 
@@ -179,27 +180,14 @@ def _summarise(windows: pd.DataFrame, by: Sequence[str], trained: pd.DataFrame, 
     """FOUND of each label at each place. trained: the windows at the training context over all depths, without an
     extension."""
     records = []
-    bases = {key: base for key, base in _arrays(trained, ["needle", "label"]) if _retrieves(base, level)}
+    bases = {key: base for key, base in arrays_by(trained, ["needle", "label"], SUMS) if _retrieves(base, level)}
     facts = windows.groupby([*by, "label"])[["length_ratio", "encoding", "control"]].first().to_dict("index")
-    for place, own in _arrays(windows, [*by, "label"]):
+    for place, own in arrays_by(windows, [*by, "label"], SUMS):
         named = dict(zip([*by, "label"], place, strict=True))
         base = bases.get((named["needle"], named["label"]))
         records.append(named | facts[place] | _found(own, base, level))
     names = [*by, "length_ratio", "label", "encoding", "control", "seeds", *FOUND, *ABOUT]
     return frame_of(records, names).astype(dict.fromkeys(FOUND, float))
-
-
-def _arrays(windows: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple, dict[str, np.ndarray]]]:
-    """Of each group of windows, all of one label, its place and what they came to: seeds in rows (S, W), and of the
-    windows tokens and block (W,)."""
-    windows = windows.sort_values(["seed", "window"])
-    seeds = windows["seed"].to_numpy()
-    by_seed = {name: windows[name].to_numpy(float) for name in ("gain", "without", "found", "exact")}
-    by_window = {name: windows[name].to_numpy(float) for name in ("tokens", "block")}
-    for place, here in sorted(windows.groupby(by).indices.items()):
-        count = len(np.unique(seeds[here]))
-        found = {name: values[here].reshape(count, -1) for name, values in by_seed.items()}
-        yield place, found | {name: values[here[: len(here) // count]] for name, values in by_window.items()}
 
 
 def _found(own: dict[str, np.ndarray], base: dict[str, np.ndarray] | None, level: float) -> dict[str, object]:
