@@ -70,6 +70,16 @@ def test_a_widened_product_is_that_of_the_same_numbers_rounded_once(name, into):
     assert torch.equal(product(keys, *others, **numbers, **out), exact)  # of other dtypes it is torch's
 
 
+@pytest.mark.parametrize(
+    ("gpu", "there", "options"), [(False, True, {"cpp_wrapper": True}), (False, False, None), (True, True, None)]
+)
+def test_what_is_compiled_calls_kernels_from_cpp_but_where_products_are_widened(monkeypatch, gpu, there, options):
+    """C++ calls torch's own products, past what stands in their place."""
+    monkeypatch.setattr("model.kernels.bf16_kernels", lambda: there)
+    monkeypatch.setattr(torch, "compile", lambda function, options: (function, options))
+    assert compile_training(print, gpu) == (print, options)
+
+
 def language_model(name: str, extension: str = "none", options: BlockOptions = PLAIN, **settings) -> LanguageModel:
     encoding = build_encoding(encoding_config(name), SHAPE)
     extended = build_extension({**extension_config(extension), **settings}).apply(encoding, 16, 64)

@@ -14,6 +14,7 @@ import torch
 
 from conf.schema import ROOT
 from eval.record.identity import settings_of
+from eval.record.provenance import machine
 from model import devices
 from model.catalogue import encoding_config
 from model.encodings import Shape, build_encoding
@@ -37,6 +38,14 @@ def test_bf16_is_chosen_where_the_processor_has_a_unit_for_it(monkeypatch, tmp_p
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512)
     assert choose_precision(settings_of("trainer=cpu").trainer) == (chosen, reason)
     assert choose_precision(settings_of("trainer=cpu", "trainer.precision=32").trainer) == ("32-true", "as set")
+
+
+@pytest.mark.parametrize(("unit", "said"), [("AVX-512 BF16", "AVX512, AVX-512 BF16"), (None, "AVX512")])
+def test_a_machine_is_told_by_its_instructions_too(monkeypatch, unit, said):
+    """Processors of one name have had three kinds of them."""
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr("eval.record.provenance.bf16_unit", lambda gpu: unit)
+    assert machine(torch.device("cpu"))["instructions"] == said
 
 
 @pytest.mark.parametrize("kernels", [True, False])
