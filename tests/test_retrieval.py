@@ -13,6 +13,7 @@ from conf.schema import ProbeSettings
 from eval.measure.retrieval import FEWEST, Retrieval, words_of
 from eval.measure.rows import row_key
 from eval.measure.streams import Streams
+from eval.measure.units import RETRIEVED, means_of
 from eval.record.files import DamagedError
 from eval.record.folder import RunFolder
 from tests.small import CONTEXT, SEPARATOR, SETTINGS, VOCABULARY, small_model, small_stream, token_loss
@@ -158,6 +159,17 @@ def test_what_is_behind_a_row_is_kept_and_held_against_it(tmp_path):
     np.savez(folder.path / "losses.npz", **losses)
     with pytest.raises(DamagedError, match="differs"):
         folder.units_of(rows)
+
+
+def test_a_window_in_which_nothing_was_scored_is_damage_whatever_follows_from_it(tmp_path):
+    folder = RunFolder(tmp_path)
+    row, *_ = measured(small_model(), folder=folder)
+    losses = folder.losses
+    units = losses[row_key(row)].copy()
+    units[0, RETRIEVED.index("tokens")] = 0
+    np.savez(folder.path / "losses.npz", **{**losses, row_key(row): units})
+    with pytest.raises(DamagedError, match="differs"):
+        folder.units_of([{**row, **means_of(row, units.astype(float))}])
 
 
 def test_what_no_row_has_any_more_is_dropped(tmp_path):
